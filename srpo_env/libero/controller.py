@@ -1,0 +1,171 @@
+"""robosuite's operational-space controller without its overhead, equal to it to the last bit.
+
+Upstream's controller asks MuJoCo for the same quantities again and again, by name. Here they are
+read once per substep, and one compiled function turns them into joint torques. The arithmetic (its
+order, its memory layouts) is robosuite's own, as is the quirk after a reset: see `OscController.reset`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numba
+import numpy as np
+import numpy.typing as npt
+from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
+
+Floats = npt.NDArray[np.float64]
+
+ARM_JOINTS = 7
+NULLSPACE_KP = 10  # robosuite's default gain; its compiled function does not take a default from here
+
+
+class OscController:
+    """Turns 7-d actions (position, axis-angle, gripper; each in [-1, 1]) into MuJoCo's controls.
+
+    The robot's arm must own the first seven joints and actuators of the model, the gripper the next
+    two actuators, as LIBERO's Panda does.
+    """
+
+    def __init__(self, robot: Any, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        """Takes over the constants of ``robot`` (robosuite's), which must have been reset."""
+        self._model, self._data = model, data
+        self._osc = osc = robot.controller
+        self._site = model.site(osc.eef_name).id
+        self._initial_ori = osc.goal_ori.copy()
+        self._initial = _Kinematics.of(osc)
+        low, high = robot.torque_limits
+        self._torque_low, self._torque_high = np.array(low), np.array(high)
+        finger_range = model.actuator_ctrlrange[ARM_JOINTS : ARM_JOINTS + 2]
+        self._finger_bias = 0.5 * (finger_range[:, 1] + finger_range[:, 0])
+        self._finger_weight = 0.5 * (finger_range[:, 1] - finger_range[:, 0])
+        self._finger_speed = np.array([-1.0, 1.0]) * robot.gripper.speed
+
+        # Views into MuJoCo's memory: looking an attribute up costs as much as the arithmetic.
+        self._eef_pos = data.site_xpos[self._site]
+        self._eef_ori = data.site_xmat[self._site].reshape(3, 3)
+        self._qpos, self._qvel, self._bias, self._ctrl = data.qpos, data.qvel, data.qfrc_bias, data.ctrl
+        self._jac_pos, self._jac_ori = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+        self._mass = np.zeros((model.nv, model.nv))
+        self._arm = _ArmBuffers()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the goal, as a fresh robosuite controller has none."""
+        self.goal_ori = self._initial_ori.copy()
+        self.fingers = np.zeros(2)
+        # robosuite computes a controller's state when it is made, before the initial state is set, and
+        # not again in the first substep. So the first torque of an episode is for the arm's rest pose.
+        self.fresh = True
+
+    def set_goal(self, action: Floats) -> None:
+        """Sets the goal of one control step; call it after ``mj_step1`` of its first substep."""
+        osc = self._osc
+        if self.fresh:
+            osc.ee_pos, osc.ee_ori_mat = self._initial.eef_pos, self._initial.eef_ori
+        else:
+            osc.ee_pos, osc.ee_ori_mat = self._eef_pos.copy(), self._eef_ori.copy()
+        osc.new_update = False  # keeps robosuite from another mj_forward
+        osc.goal_ori = self.goal_ori
+        osc.set_goal(action[:6])
+        self.goal_pos, self.goal_ori = osc.goal_pos, osc.goal_ori
+        self._finger_delta = self._finger_speed * np.sign(action[6:7])
+
+    def apply(self) -> None:
+        """Writes the controls of one substep; call it between ``mj_step1`` and ``mj_step2``."""
+        osc = self._osc
+        if self.fresh:
+            self.fresh = False
+            torques = _torques(
+                *self._initial.arguments(), self._bias, self.goal_pos, self.goal_ori, osc.initial_joint,
+                osc.kp, osc.kd, self._torque_low, self._torque_high,
+            )  # fmt: skip
+        else:
+            mujoco.mj_jacSite(self._model, self._data, self._jac_pos, self._jac_ori, self._site)
+            mujoco.mj_fullM(self._model, self._mass, self._data.qM)
+            arm = self._arm
+            torques = _torques_from_simulator(
+                self._jac_pos, self._jac_ori, self._qvel, self._qpos, self._mass, self._eef_pos, self._eef_ori,
+                self._bias, self.goal_pos, self.goal_ori, osc.initial_joint, osc.kp, osc.kd,
+                self._torque_low, self._torque_high, arm.jac_pos, arm.jac_ori, arm.jac, arm.mass,
+            )  # fmt: skip
+        self._ctrl[:ARM_JOINTS] = torques
+        self.fingers = np.clip(self.fingers + self._finger_delta, -1.0, 1.0)
+        self._ctrl[ARM_JOINTS : ARM_JOINTS + 2] = self._finger_bias + self._finger_weight * self.fingers
+
+
+class _ArmBuffers:
+    """Where the arm's part of the simulator's matrices goes.
+
+    In column order, as robosuite's fancy indexing leaves them: the order decides which BLAS routine
+    multiplies them, and so the last bit.
+    """
+
+    def __init__(self) -> None:
+        self.jac_pos = np.zeros((3, ARM_JOINTS), order="F")
+        self.jac_ori = np.zeros((3, ARM_JOINTS), order="F")
+        self.jac = np.zeros((6, ARM_JOINTS), order="F")
+        self.mass = np.zeros((ARM_JOINTS, ARM_JOINTS), order="F")
+
+
+class _Kinematics:
+    """What robosuite's controller knew of the arm when it was made."""
+
+    def __init__(self, osc: Any) -> None:
+        self.eef_pos, self.eef_ori = osc.ee_pos.copy(), osc.ee_ori_mat.copy()
+        self._values = tuple(
+            np.copy(value, order="K")
+            for value in (
+                osc.ee_pos_vel, osc.ee_ori_vel, osc.joint_pos, osc.joint_vel, osc.mass_matrix,
+                osc.ee_pos, osc.ee_ori_mat, osc.J_pos, osc.J_ori, osc.J_full,
+            )
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, osc: Any) -> _Kinematics:
+        if not osc.new_update:
+            return cls(osc)
+        raise ValueError("the controller has run since it was made; take its constants before a step")
+
+    def arguments(self) -> tuple[Floats, ...]:
+        return self._values
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _torques_from_simulator(
+    jac_pos_all, jac_ori_all, qvel, qpos, mass_all, eef_pos, eef_ori, bias, goal_pos, goal_ori,
+    rest_joints, kp, kd, low, high, jac_pos, jac_ori, jac, mass,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    for j in range(7):
+        for i in range(3):
+            jac_pos[i, j] = jac[i, j] = jac_pos_all[i, j]
+            jac_ori[i, j] = jac[i + 3, j] = jac_ori_all[i, j]
+        for i in range(7):
+            mass[i, j] = mass_all[i, j]
+    # Over all joints of the scene, not the arm's seven: the zeros do not change the value, but the
+    # number of terms decides how BLAS groups them.
+    vel_pos = np.dot(jac_pos_all, qvel)
+    vel_ori = np.dot(jac_ori_all, qvel)
+    return _torques(
+        vel_pos, vel_ori, qpos[:7].copy(), qvel[:7].copy(), mass, eef_pos, eef_ori, jac_pos, jac_ori, jac,
+        bias, goal_pos, goal_ori, rest_joints, kp, kd, low, high,
+    )  # fmt: skip
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _torques(
+    vel_pos, vel_ori, joint_pos, joint_vel, mass, eef_pos, eef_ori, jac_pos, jac_ori, jac,
+    bias, goal_pos, goal_ori, rest_joints, kp, kd, low, high,
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Joint torques of the arm, shape ``(7,)``. Khatib (1987), as robosuite 1.4 writes it."""
+    ori_error = orientation_error(goal_ori, eef_ori)
+    force = (goal_pos - eef_pos) * kp[:3] + (-vel_pos) * kd[:3]
+    torque = ori_error * kp[3:6] + (-vel_ori) * kd[3:6]
+    _, lambda_pos, lambda_ori, nullspace = opspace_matrices(mass, jac, jac_pos, jac_ori)
+    wrench = np.empty(6)
+    wrench[:3] = np.dot(lambda_pos, force)
+    wrench[3:] = np.dot(lambda_ori, torque)
+    torques = np.dot(jac.T, wrench) + bias[:7]
+    torques += nullspace_torques(mass, nullspace, rest_joints, joint_pos, joint_vel, NULLSPACE_KP)
+    return np.minimum(np.maximum(torques, low), high)

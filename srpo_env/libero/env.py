@@ -1,0 +1,185 @@
+"""LIBERO as a Gymnasium environment."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box, Dict
+
+from srpo_env.libero.pool import Seat, shared_simulation
+from srpo_env.libero.simulation import CAMERAS, Simulation
+from srpo_env.libero.suites import MAX_STEPS, check_suite_name, get_task, tasks_of
+
+Observation = dict[str, npt.NDArray[Any]]
+
+
+class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
+    """The tasks of one LIBERO suite; which task and initial state, each reset decides.
+
+    Observation, a Dict:
+
+    * ``agentview``, ``wrist``: uint8 images, upright, ``(image_size, image_size, 3)``;
+    * ``proprio``: float32 ``(8,)``: gripper position (m), its orientation as axis-angle (rad), two
+      finger positions (m).
+
+    Action: a *chunk* of control steps, ``(chunk, 7)`` in [-1, 1]: change of position (1 is 5 cm) and of
+    orientation (1 is 0.5 rad), gripper (negative opens, positive closes). Values beyond are cut off, as
+    robosuite does. The images show the end of the chunk, which stops early when the episode ends.
+
+    Reward 1 on success, else 0. The episode terminates on success and is truncated at the suite's limit
+    of control steps. ``info``: ``task_id``, ``task`` (the instruction), ``init_state_id``,
+    ``is_success``, ``control_steps`` (how many of the episode have run).
+
+    ``reset(options={"task_id": .., "init_state_id": ..})`` selects; what is left open is drawn from
+    the environment's generator. Environments of one process share the compiled tasks.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(
+        self,
+        suite: str = "libero_object",
+        *,
+        chunk: int = 8,
+        image_size: int = 128,
+        settle_steps: int = 10,
+        max_steps: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        """Prepares the suite; a task is compiled when it is first reset to.
+
+        Args:
+            suite: ``libero_spatial``, ``libero_object``, ``libero_goal``, ``libero_10`` or ``libero_90``.
+            chunk: Control steps (of 50 ms) per call of :meth:`step`.
+            image_size: Height and width of the images in pixels, at most 480.
+            settle_steps: Control steps without motion after a reset; they do not count as steps.
+            max_steps: Control steps before truncation; default: the suite's limit.
+            render_mode: ``"rgb_array"`` or None.
+
+        Raises:
+            ValueError: If an argument is out of its range.
+            ModuleNotFoundError: If LIBERO is not installed.
+        """
+        self.suite = check_suite_name(suite)
+        for name, value, least in (("chunk", chunk, 1), ("settle_steps", settle_steps, 0)):
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}")
+        if not 1 <= image_size <= 480:
+            raise ValueError(f"`image_size` must be in 1..480 pixels, got {image_size}")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
+        self.chunk, self.image_size, self.settle_steps = chunk, image_size, settle_steps
+        self.max_steps = MAX_STEPS[self.suite] if max_steps is None else max_steps
+        self.render_mode = render_mode
+        self.num_tasks = len(tasks_of(self.suite))
+        image = Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.observation_space = Dict(
+            {
+                "agentview": image,
+                "wrist": image,
+                "proprio": Box(-np.inf, np.inf, (8,), np.float32),
+            }
+        )
+        self.action_space = Box(-1.0, 1.0, (chunk, 7), np.float32)
+        self._seat: Seat | None = None
+        self._task_id, self._init_state_id, self._steps = 0, 0, 0
+        self._ended = True
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Starts an episode; ``options`` may hold ``task_id`` and ``init_state_id``.
+
+        Raises:
+            ValueError: If an option is unknown, or there is no such task or initial state.
+        """
+        super().reset(seed=seed)
+        options = dict(options or {})
+        task_id = self._choose(options, "task_id", self.num_tasks)
+        task = get_task(self.suite, task_id)
+        states = task.init_states()
+        init_state_id = self._choose(options, "init_state_id", len(states))
+        if options:
+            raise ValueError(f"`options` may hold task_id and init_state_id, got {', '.join(map(str, options))} too")
+        self.close()
+        shared = shared_simulation(self.suite, task_id, self.image_size)
+        self._seat = Seat(shared, init_state_id, self.settle_steps)
+        self._task_id, self._init_state_id, self._steps = task_id, init_state_id, 0
+        self._ended = False
+        return self._observe(), self._info(is_success=False)
+
+    def step(
+        self, action: npt.NDArray[np.float32]
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Executes a chunk; the class says what comes back.
+
+        Raises:
+            ValueError: If the action's shape is not ``(chunk, 7)``, or it has NaN.
+            gymnasium.error.ResetNeeded: If the episode has ended.
+        """
+        if self._ended:
+            raise gymnasium.error.ResetNeeded("the episode has ended or not begun: call `reset` before `step`")
+        actions = np.asarray(action, dtype=np.float64)
+        if actions.shape != (self.chunk, 7):
+            raise ValueError(f"an action must have shape ({self.chunk}, 7): (chunk, 7), got {actions.shape}")
+        if not np.isfinite(actions).all():
+            raise ValueError(f"an action must be finite, got NaN or infinity in step {int(np.argmin(np.isfinite(actions).all(axis=1)))} of the chunk")
+        simulation = self.simulation
+        success = False
+        for single in actions[: self.max_steps - self._steps]:
+            success = simulation.step(single)
+            self._steps += 1
+            if success:
+                break
+        truncated = not success and self._steps >= self.max_steps
+        self._ended = success or truncated
+        return self._observe(), float(success), success, truncated, self._info(is_success=success)
+
+    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+        """The agent view now, or None without a ``render_mode``."""
+        if self.render_mode is None:
+            return None
+        return self.simulation.render("agentview")
+
+    def close(self) -> None:
+        """Lets go of the simulator; may be called twice. Compiled tasks stay for other environments."""
+        if self._seat is not None:
+            self._seat.leave()
+        self._seat, self._ended = None, True
+
+    @property
+    def simulation(self) -> Simulation:
+        """The simulator, holding this environment's episode; for experts and for looking inside.
+
+        Raises:
+            gymnasium.error.ResetNeeded: Before the first reset.
+        """
+        if self._seat is None:
+            raise gymnasium.error.ResetNeeded("the environment has no simulator before its first `reset`")
+        return self._seat.take()
+
+    # --- What comes out -------------------------------------------------------------------------
+
+    def _observe(self) -> Observation:
+        simulation = self.simulation
+        return {**{name: simulation.render(name) for name in CAMERAS}, "proprio": simulation.proprio()}
+
+    def _info(self, is_success: bool) -> dict[str, Any]:
+        return {
+            "task_id": self._task_id,
+            "task": get_task(self.suite, self._task_id).instruction,
+            "init_state_id": self._init_state_id,
+            "is_success": is_success,
+            "control_steps": self._steps,
+        }
+
+    def _choose(self, options: dict[str, Any], name: str, count: int) -> int:
+        value = options.pop(name, None)
+        if value is None:
+            return int(self.np_random.integers(count))
+        if not isinstance(value, (int, np.integer)) or not 0 <= value < count:
+            raise ValueError(f"`{name}` must be an integer in 0..{count - 1} for {self.suite}, got {value!r}")
+        return int(value)

@@ -1,0 +1,255 @@
+"""One LIBERO task in MuJoCo: stepped without upstream's waste, and equal to it to the last bit.
+
+Upstream computes the simulator's derived quantities three times per substep and 39 observables 25
+times per control step. Here each substep is one pass (``mj_step1``, controller, ``mj_step2``), an
+image is rendered when asked for, and a reset writes a state into the compiled model instead of
+building it anew. The tasks, the goal predicates and the robot are LIBERO's and robosuite's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from srpo_env.libero.assets import check_suite, prepare_libero
+from srpo_env.libero.gl import choose_gl
+from srpo_env.libero.suites import Task
+
+choose_gl()  # before the first import of MuJoCo and robosuite, which both read the choice
+
+import mujoco  # noqa: E402
+
+from srpo_env.libero.rendering import Renderer  # noqa: E402
+
+Floats = npt.NDArray[np.float64]
+
+SUBSTEPS = 25
+"""MuJoCo steps of 2 ms per control step of 50 ms"""
+
+CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
+"""Names of the images that a policy sees, and of LIBERO's cameras that take them"""
+
+SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+"""No motion, gripper open: what evaluations of LIBERO run first, while the objects come to rest"""
+
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that decides how a simulation goes on; small, picklable, good for the same task only."""
+
+    physics: Floats
+    seen_qpos: Floats
+    """joint positions that the derived quantities belong to: MuJoCo's lag one substep behind"""
+    goal_ori: Floats
+    fingers: Floats
+    fresh: bool
+
+
+class Simulation:
+    """A compiled task. Several episodes can take turns in it by :meth:`save` and :meth:`load`."""
+
+    def __init__(self, task: Task, image_size: int = 128) -> None:
+        """Builds and compiles the task; about a second.
+
+        Fixtures whose place upstream draws anew at every reset (and which no stored state
+        restores) stand where seed 0 puts them.
+
+        Raises:
+            FileNotFoundError: If the suite's assets are not there.
+            ModuleNotFoundError: If LIBERO is not installed.
+        """
+        self.task = task
+        self.image_size = image_size
+        self._env = _build_upstream(task)
+        self.model: mujoco.MjModel = self._env.sim.model._model
+        self.data: mujoco.MjData = self._env.sim.data._data
+        # Imported here because it compiles against robosuite, which the build above has prepared.
+        from srpo_env.libero.controller import OscController
+
+        self._controller = OscController(self._env.robots[0], self.model, self.data)
+        self._has_visual_state = bool(
+            self._env.tracking_object_states_change or self._env.visualization_sites_list
+        )
+        self._hand = self.model.body(self._env.robots[0].robot_model.eef_name).id
+        self._grip_site = self._env.robots[0].eef_site_id
+        self._renderer: Renderer | None = None
+
+    # --- The episode --------------------------------------------------------------------------
+
+    def reset(self, state: Floats) -> None:
+        """Puts a stored state, shape ``(1 + nq + nv,)``, into the simulator.
+
+        Raises:
+            ValueError: If the state has another length than the task's.
+        """
+        nq, nv = self.model.nq, self.model.nv
+        if state.shape != (1 + nq + nv,):
+            raise ValueError(
+                f"a state of {self.task.name} must have shape ({1 + nq + nv},), got {state.shape}; "
+                "does it belong to another task, or to another version of LIBERO?"
+            )
+        mujoco.mj_resetData(self.model, self.data)
+        self.data.time = state[0]
+        self.data.qpos[:] = state[1 : 1 + nq]
+        self.data.qvel[:] = state[1 + nq :]
+        mujoco.mj_forward(self.model, self.data)
+        self._controller.reset()
+        self._seen_qpos = self.data.qpos.copy()
+        self._update_visual_state()
+
+    def step(self, action: Floats) -> bool:
+        """Runs one control step with an action in [-1, 1], shape ``(7,)``; returns whether the goal is reached."""
+        model, data, controller = self.model, self.data, self._controller
+        for substep in range(SUBSTEPS):
+            mujoco.mj_step1(model, data)
+            if substep == 0:
+                controller.set_goal(action)
+            controller.apply()
+            if substep == SUBSTEPS - 1:
+                self._seen_qpos = data.qpos.copy()
+            mujoco.mj_step2(model, data)
+        self._update_visual_state()
+        return self.is_success()
+
+    def is_success(self) -> bool:
+        """Whether LIBERO's goal predicates hold now."""
+        return bool(self._env._check_success())
+
+    def save(self) -> Snapshot:
+        """What :meth:`load` needs to go on from here."""
+        physics = np.empty(mujoco.mj_stateSize(self.model, _STATE))
+        mujoco.mj_getState(self.model, self.data, physics, _STATE)
+        controller = self._controller
+        return Snapshot(
+            physics,
+            self._seen_qpos.copy(),
+            controller.goal_ori.copy(),
+            controller.fingers.copy(),
+            controller.fresh,
+        )
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Goes back to a snapshot: images, positions and what follows are equal to the last bit."""
+        model, data, controller = self.model, self.data, self._controller
+        mujoco.mj_setState(model, data, snapshot.physics, _STATE)
+        qpos = data.qpos.copy()
+        data.qpos[:] = self._seen_qpos = snapshot.seen_qpos.copy()
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_camlight(model, data)
+        data.qpos[:] = qpos
+        controller.goal_ori = snapshot.goal_ori.copy()
+        controller.fingers = snapshot.fingers.copy()
+        controller.fresh = snapshot.fresh
+        self._update_visual_state()
+
+    # --- What can be seen ---------------------------------------------------------------------
+
+    def render(self, camera: str) -> npt.NDArray[np.uint8]:
+        """An image of ``agentview`` or ``wrist``, upright, shape ``(image_size, image_size, 3)``."""
+        if self._renderer is None:
+            self._renderer = Renderer(self.model, self.image_size)
+        return self._renderer.render(self.data, CAMERAS[camera])
+
+    def proprio(self) -> npt.NDArray[np.float32]:
+        """Gripper position (m), orientation as axis-angle (rad), two finger positions (m); shape ``(8,)``."""
+        rotation = _axis_angle(self.data.xquat[self._hand])
+        fingers = self.data.qpos[7:9]
+        return np.concatenate([self.data.site_xpos[self._grip_site], rotation, fingers]).astype(np.float32)
+
+    @property
+    def grip_position(self) -> Floats:
+        """Position of the point between the fingers, in metres, shape ``(3,)``."""
+        return self.data.site_xpos[self._grip_site].copy()
+
+    @property
+    def objects(self) -> dict[str, int]:
+        """Body ids of the task's movable objects by name."""
+        return {name: self._env.obj_body_id[name] for name in self._env.objects_dict}
+
+    @property
+    def objects_of_interest(self) -> list[str]:
+        """Names of the objects that the task is about: what to move, and where to."""
+        return list(self._env.obj_of_interest)
+
+    def close(self) -> None:
+        """Frees the OpenGL context; may be called twice."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _update_visual_state(self) -> None:
+        # Upstream's burner lights and the like: sites that show or hide with a joint. Costs little,
+        # but most tasks have none.
+        if self._has_visual_state:
+            self._env._post_process()
+
+
+def _axis_angle(quat_wxyz: Floats) -> Floats:
+    w, axis = float(np.clip(quat_wxyz[0], -1.0, 1.0)), quat_wxyz[1:]
+    length = math.sqrt(1.0 - w * w)
+    return np.zeros(3) if length < 1e-9 else axis * (2.0 * math.acos(w) / length)
+
+
+# --- Building ---------------------------------------------------------------------------------
+
+
+def _build_upstream(task: Task) -> Any:
+    assets = prepare_libero()
+    check_suite(assets, task.suite)
+    make, controller_config = _upstream(task)
+    with _fixed_global_randomness():
+        env = make(
+            str(task.bddl_file),
+            robots=["Panda"],
+            controller_configs=controller_config,
+            initialization_noise=None,
+            use_camera_obs=False,
+            has_renderer=False,
+            has_offscreen_renderer=False,
+            control_freq=20,
+            ignore_done=True,
+            # The model that the constructor compiles is the one that we keep.
+            hard_reset=False,
+        )
+        # As upstream's `reset` does: the gripper's coloured aiming marks are not for policies to see.
+        env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))
+    return env
+
+
+def _upstream(task: Task) -> tuple[Any, Any]:
+    """The class of LIBERO that builds the task, and robosuite's controller settings."""
+    _quieten_upstream()
+    import robosuite
+    from libero.libero.envs import TASK_MAPPING
+    from libero.libero.envs.bddl_utils import get_problem_info
+
+    problem = get_problem_info(str(task.bddl_file))["problem_name"]
+    return TASK_MAPPING[problem], robosuite.load_controller_config(default_controller="OSC_POSE")
+
+
+@functools.cache
+def _quieten_upstream() -> None:
+    # robosuite logs a warning about a settings file that nobody needs, and writes a log to /tmp.
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _fixed_global_randomness() -> Iterator[None]:
+    # Upstream draws placements from NumPy's global generator; the user's must not notice.
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002

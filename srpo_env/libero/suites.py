@@ -1,0 +1,155 @@
+"""LIBERO's suites: their tasks, instructions, time limits and stored initial states.
+
+Reads files of the ``hf-libero`` package, imports none of its code and needs no simulator.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import pickle
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_STEPS = {
+    "libero_spatial": 280,
+    "libero_object": 280,
+    "libero_goal": 300,
+    "libero_10": 520,
+    "libero_90": 400,
+}
+"""Control steps after which an episode is cut off, per suite; the limits that lerobot evaluates with."""
+
+SUITES = tuple(MAX_STEPS)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One language goal of a suite; ``task_id`` counts in the order in which LIBERO lists them."""
+
+    suite: str
+    task_id: int
+    name: str
+    """file name of the task, without its ending"""
+    instruction: str
+    """what the policy is told, in lower case"""
+    bddl_file: Path
+    init_states_file: Path
+
+    def init_states(self) -> npt.NDArray[np.float64]:
+        """The stored simulator states, shape ``(num_states, 1 + nq + nv)``: time, positions, velocities."""
+        return _read_init_states(self.init_states_file)
+
+
+def check_suite_name(suite: str) -> str:
+    """Returns ``suite`` in LIBERO's spelling; ``libero-object`` and ``libero_object`` both do.
+
+    Raises:
+        ValueError: If there is no such suite.
+    """
+    name = suite.replace("-", "_").lower()
+    if name not in MAX_STEPS:
+        raise ValueError(f"`suite` must be one of {', '.join(SUITES)}, got {suite!r}")
+    return name
+
+
+@functools.cache
+def tasks_of(suite: str) -> tuple[Task, ...]:
+    """The tasks of a suite, in LIBERO's order.
+
+    Raises:
+        ValueError: If there is no such suite.
+        ModuleNotFoundError: If LIBERO is not installed.
+    """
+    suite = check_suite_name(suite)
+    package = _package_folder()
+    names = _task_names(package)[suite]
+    return tuple(
+        Task(
+            suite,
+            task_id,
+            name,
+            _instruction(name),
+            package / "bddl_files" / suite / f"{name}.bddl",
+            package / "init_files" / suite / f"{name}.pruned_init",
+        )
+        for task_id, name in enumerate(names)
+    )
+
+
+def get_task(suite: str, task_id: int) -> Task:
+    """One task of a suite.
+
+    Raises:
+        ValueError: If the suite or the task does not exist.
+    """
+    tasks = tasks_of(suite)
+    if not 0 <= task_id < len(tasks):
+        raise ValueError(f"`task_id` must be in 0..{len(tasks) - 1} for {suite}, got {task_id}")
+    return tasks[task_id]
+
+
+def _package_folder() -> Path:
+    # Found, not imported: LIBERO asks a question on standard input when it is imported unprepared.
+    spec = importlib.util.find_spec("libero")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            "LIBERO is not installed: run `pip install 'srpo-env[libero]'` and "
+            "`pip install --no-deps hf-libero==0.1.4`",
+            name="libero",
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / "libero"
+
+
+@functools.cache
+def _task_names(package: Path) -> dict[str, list[str]]:
+    # The map is a module of pure data, loaded from its file for the reason above.
+    file = package / "benchmark" / "libero_suite_task_map.py"
+    spec = importlib.util.spec_from_file_location("_libero_suite_task_map", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    task_map: dict[str, list[str]] = module.libero_task_map
+    return task_map
+
+
+def _instruction(name: str) -> str:
+    # Tasks of libero_10 and libero_90 carry their scene in front: KITCHEN_SCENE3_turn_on_the_stove.
+    return re.sub(r"^[A-Z_]+SCENE\d+_", "", name).replace("_", " ").lower()
+
+
+@functools.cache
+def _read_init_states(file: Path) -> npt.NDArray[np.float64]:
+    # A zip made by torch.save, holding one pickled NumPy array. torch is not needed to read it (each
+    # simulator process would pay 200 MB for it), and nothing but an array may come out.
+    with zipfile.ZipFile(file) as archive:
+        member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        states = _ArrayUnpickler(io.BytesIO(archive.read(member))).load()
+    states = np.asarray(states, dtype=np.float64)
+    states.setflags(write=False)
+    return states
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Loads NumPy arrays and refuses all else: a pickle can run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_reconstruct" and module.endswith("multiarray"):
+            return np.ndarray.__reduce__(np.empty(0))[0]
+        allowed = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
+        if (module, name) in allowed:
+            return allowed[module, name]
+        if (module, name) == ("_codecs", "encode"):
+            return _encode
+        raise pickle.UnpicklingError(f"initial states must be a plain array, found {module}.{name}")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    return text.encode(encoding)

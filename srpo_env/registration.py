@@ -1,0 +1,20 @@
+"""Registers LIBERO's suites with Gymnasium; loads nothing of LIBERO."""
+
+from __future__ import annotations
+
+import gymnasium
+
+SUITE_IDS = ("libero-spatial", "libero-object", "libero-goal", "libero-10", "libero-90")
+
+
+def register_envs() -> None:
+    """Makes ``gymnasium.make("srpo_env/libero-object")`` and ``make_vec`` work; may be called twice."""
+    for suite in SUITE_IDS:
+        env_id = f"srpo_env/{suite}"
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                env_id,
+                entry_point="srpo_env.libero.env:LiberoEnv",
+                vector_entry_point="srpo_env.libero.vector:LiberoVectorEnv",
+                kwargs={"suite": suite},
+            )
