@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Makes .venv with everything that `make train` and `make test` need. Called by the Makefile;
+# running it again is harmless. PYTHON=/path/to/python3 chooses the interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() {
+    echo "set-up: $1" >&2
+    exit 1
+}
+
+# Prints the first argument that is a Python new enough for us; pyenv and the like put names on
+# the PATH that do not run, so each is asked and not only looked up.
+first_python() {
+    local candidate
+    for candidate in "$@"; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# Succeeds if the system has the shared library, named as in `-lNAME`.
+has_library() {
+    "$python" -c 'import ctypes.util, sys; sys.exit(ctypes.util.find_library(sys.argv[1]) is None)' "$1"
+}
+
+# Installs Debian or Ubuntu packages, or says which are missing; $1 says what for.
+install_packages() {
+    local purpose=$1
+    shift
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        fail "$purpose missing. On Debian or Ubuntu: sudo apt-get install $*   Then run this again."
+    fi
+    echo "set-up: installing $* ($purpose)"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+        --no-install-recommends "$@"; } </dev/null >/dev/null ||
+        fail "apt-get could not install $*; see above."
+}
+
+# --- Python ---
+if [ -n "${PYTHON:-}" ]; then
+    python=$(first_python "$PYTHON") || fail "PYTHON=$PYTHON is not a Python of 3.10 or newer."
+else
+    python=$(first_python .venv/bin/python python3 python3.13 python3.12 python3.11 python3.10) ||
+        fail "no Python 3.10 or newer found. Install one, or name it: make PYTHON=/path/to/python3 ..."
+fi
+
+# --- Software OpenGL, and what OpenCV (a requirement of robosuite) loads ---
+if [ "$(uname -s)" = Linux ]; then
+    packages=()
+    has_library OSMesa || packages+=(libosmesa6)
+    has_library GL || packages+=(libgl1)
+    has_library gthread-2.0 || packages+=(libglib2.0-0)
+    [ ${#packages[@]} = 0 ] || install_packages "libraries for rendering are" "${packages[@]}"
+fi
+
+# --- .venv ---
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    "$python" -c 'import ensurepip' 2>/dev/null ||
+        install_packages "Python's venv module is" "$("$python" -c \
+            'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+    echo "set-up: creating .venv with $("$python" --version)"
+    "$python" -m venv --clear .venv
+fi
+pip_install=(.venv/bin/python -m pip install --disable-pip-version-check --no-input
+    --constraint constraints.txt)
+
+# PyPI's torch for Linux brings several GB of CUDA libraries. Without an NVIDIA GPU we want the CPU
+# build, which has an index of its own; `--retries 0` as that index may be out of reach.
+if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then
+    echo "set-up: installing torch for the CPU"
+    "${pip_install[@]}" --quiet --no-deps --retries 0 --timeout 30 \
+        --extra-index-url https://download.pytorch.org/whl/cpu torch
+fi
+echo "set-up: installing srpo-env and what it needs, at the versions of constraints.txt"
+"${pip_install[@]}" --quiet --editable '.[encoders,libero,agents,sb3,dev]'
+# Its simulator without its training code, whose requirements are several GB.
+"${pip_install[@]}" --quiet --no-deps hf-libero
+echo "set-up: done"
