@@ -1,0 +1,23 @@
+"""Self-referential progress rewards (SRPO, arXiv:2511.15605) for vector environments."""
+
+from srpo_env.encoders import PixelEncoder, RandomProjectionEncoder, TrajectoryEncoder
+from srpo_env.episodes import Episode, Group
+from srpo_env.registration import register_envs
+from srpo_env.reward import Relabeling, relabel
+from srpo_env.wrapper import SelfReferentialProgressWrapper
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Episode",
+    "Group",
+    "PixelEncoder",
+    "RandomProjectionEncoder",
+    "Relabeling",
+    "SelfReferentialProgressWrapper",
+    "TrajectoryEncoder",
+    "register_envs",
+    "relabel",
+]
+
+register_envs()

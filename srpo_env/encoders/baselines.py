@@ -1,0 +1,82 @@
+"""Encoders that have learnt nothing: what a world model has to beat, and fakes for a first try."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Video = npt.NDArray[np.uint8]
+
+
+class PixelEncoder:
+    """Small averaged frames at evenly spaced times: how alike two videos look, and no more.
+
+    Examples:
+        >>> encoder = PixelEncoder(num_times=2, size=4)
+        >>> encoder.encode([np.zeros((5, 32, 32, 3), np.uint8)]).shape
+        (1, 96)
+    """
+
+    def __init__(self, *, num_times: int = 8, size: int = 16) -> None:
+        """Chooses the resolution.
+
+        Args:
+            num_times: Frames that are looked at, the first and the last among them.
+            size: Height and width in pixels to which a frame is averaged.
+        """
+        if num_times < 1 or size < 1:
+            raise ValueError(
+                f"`num_times` and `size` must be at least 1, got {num_times} and {size}"
+            )
+        self.num_times = num_times
+        self.size = size
+        self.latent_dim = num_times * size * size * 3
+
+    def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
+        """Encodes videos ``(num_frames, height, width, 3)``, to ``(num_videos, latent_dim)``.
+
+        Pixel values are scaled to [0, 1].
+        """
+        latents = np.empty((len(videos), self.latent_dim), dtype=np.float32)
+        for row, video in enumerate(videos):
+            times = np.linspace(0, len(video) - 1, self.num_times).round().astype(int)
+            latents[row] = _shrink(video[times], self.size).ravel() / 255.0
+        return latents
+
+
+class RandomProjectionEncoder:
+    """`PixelEncoder` through a fixed random matrix: the distances of pixels, in few dimensions."""
+
+    def __init__(self, *, latent_dim: int = 256, seed: int = 0, num_times: int = 8) -> None:
+        """Draws the matrix.
+
+        Args:
+            latent_dim: Length of a latent.
+            seed: Of the matrix; equal seeds encode equally.
+            num_times: Frames that are looked at.
+        """
+        self.latent_dim = latent_dim
+        self._pixels = PixelEncoder(num_times=num_times)
+        # Entries of variance 1 / latent_dim keep distances, in expectation (Johnson-Lindenstrauss).
+        self._matrix = np.random.default_rng(seed).standard_normal(
+            (self._pixels.latent_dim, latent_dim), dtype=np.float32
+        ) / np.float32(np.sqrt(latent_dim))
+
+    def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
+        """Encodes videos ``(num_frames, height, width, 3)``, to ``(num_videos, latent_dim)``."""
+        latents: npt.NDArray[np.float32] = self._pixels.encode(videos) @ self._matrix
+        return latents
+
+
+def _shrink(frames: Video, size: int) -> npt.NDArray[np.float32]:
+    """Averages blocks of pixels, shape ``(num_frames, size, size, 3)``; repeats them if too few."""
+    _, height, width, _ = frames.shape
+    small = frames.astype(np.float32)
+    for axis, extent in ((1, height), (2, width)):
+        edges = np.arange(size) * extent // size
+        blocks = np.maximum(np.diff(np.append(edges, extent)), 1)
+        small = np.add.reduceat(small, edges, axis=axis)
+        small /= blocks.reshape([-1 if a == axis else 1 for a in range(4)])
+    return small

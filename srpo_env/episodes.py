@@ -1,0 +1,145 @@
+"""What is kept of an episode: bounded frames while it runs, numbers and a latent afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Video = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One finished episode and its reward."""
+
+    episode_id: int
+    """unique within a wrapper, counting from 0 in the order of the starts"""
+    env_index: int
+    """sub-environment in which it ran"""
+    first_step: int
+    """number of its first step, counting the calls of `step` from 0"""
+    last_step: int
+    """number of the step that ended it; its reward belongs there"""
+    success: bool
+    env_return: float
+    """sum of the environment's own rewards"""
+    last_env_reward: float
+    """the environment's own reward of the last step, which `rewrite` adds the progress reward to"""
+    distance: float
+    """L2 from its latent to the nearest center; NaN where there was no success to compare with"""
+    progress_reward: float
+    """1 for a success; for a failure below the weight, and 0 in a group that is not shaped"""
+    nearest_center: int
+    """row of that center in `Group.centers`; -1 without"""
+    latent: npt.NDArray[np.float32]
+    """the encoder's vector, shape ``(latent_dim,)``"""
+
+    @property
+    def length(self) -> int:
+        """Number of steps."""
+        return self.last_step - self.first_step + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Episodes that were compared with each other, in the order in which they started."""
+
+    key: Hashable
+    """what `group_key` returned for each of them"""
+    task: Hashable
+    """what `task_key` returned for each of them"""
+    episodes: tuple[Episode, ...]
+    centers: npt.NDArray[np.float64]
+    """what the distances lead to, shape ``(num_centers, latent_dim)``; of the task or memory with
+    those references"""
+    num_clusters: int
+    """centers that are the mean of several successes"""
+    num_singles: int
+    """centers that are one success without neighbours"""
+
+    @property
+    def num_successes(self) -> int:
+        """Number of its own episodes that succeeded."""
+        return sum(episode.success for episode in self.episodes)
+
+    @property
+    def shaped(self) -> bool:
+        """Whether a failure in it was rewarded for its progress."""
+        return any(
+            not episode.success and np.isfinite(episode.distance) for episode in self.episodes
+        )
+
+    @cached_property
+    def rewards(self) -> npt.NDArray[np.float64]:
+        """Progress rewards of the episodes, shape ``(len(episodes),)``."""
+        return np.array([episode.progress_reward for episode in self.episodes])
+
+    @cached_property
+    def latents(self) -> npt.NDArray[np.float32]:
+        """Latents of the episodes, shape ``(len(episodes), latent_dim)``."""
+        return np.stack([episode.latent for episode in self.episodes])
+
+
+class FrameRecorder:
+    """Keeps a video of any length in at most ``2 * max_frames`` frames.
+
+    Every `stride`-th frame is kept and the newest one besides; when the store is full, every other
+    frame goes and the stride doubles. So between ``max_frames`` and twice as many are always there
+    to choose from, and a chosen frame is less than half a stride from its even place.
+    """
+
+    def __init__(self, max_frames: int) -> None:
+        """Starts an empty video.
+
+        Args:
+            max_frames: Frames to hand over, at least 2: the first and the last.
+        """
+        if max_frames < 2:
+            raise ValueError(f"`max_frames` must be at least 2, got {max_frames}")
+        self.max_frames = max_frames
+        self.num_seen = 0
+        self.stride = 1
+        self.kept: list[Video] = []
+        self.newest: Video | None = None
+
+    @property
+    def num_held(self) -> int:
+        """Number of different frames in memory."""
+        on_grid = self.num_seen > 0 and (self.num_seen - 1) % self.stride == 0
+        return len(self.kept) + (self.newest is not None and not on_grid)
+
+    def add(self, frame: Video) -> None:
+        """Takes the next frame, shape ``(height, width, 3)``, and copies it.
+
+        The copy matters: environments reuse the arrays that they return.
+        """
+        self.newest = frame = np.array(frame)
+        if self.num_seen % self.stride == 0:
+            self.kept.append(frame)
+            if len(self.kept) == 2 * self.max_frames:
+                self.kept = self.kept[::2]
+                self.stride *= 2
+        self.num_seen += 1
+
+    def video(self) -> Video:
+        """The frames to encode, evenly spaced, the first and the last among them.
+
+        Returns:
+            Shape ``(num_frames, height, width, 3)``, where ``num_frames`` is ``max_frames``, or
+            the number of frames seen where that is smaller.
+        """
+        if self.newest is None:
+            raise ValueError("A video needs at least one frame, none was added")
+        last = self.num_seen - 1
+        if self.num_seen <= self.max_frames:
+            return np.stack(self.kept)
+        # The kept frame nearest to i * last / intervals, rounded in whole numbers: with floats,
+        # places halfway between two frames could name one frame twice.
+        intervals, stride = self.max_frames - 1, self.stride
+        rows = [(2 * i * last + intervals * stride) // (2 * intervals * stride)
+                for i in range(intervals)]  # fmt: skip
+        return np.stack([*(self.kept[row] for row in rows), self.newest])

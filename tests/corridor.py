@@ -1,0 +1,89 @@
+"""Fakes with known answers: a corridor whose frames tell its state, an encoder that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+WALK, STAY, GIVE_UP = 1, 0, 2
+GOAL = 3
+
+
+class Corridor(gymnasium.Env):
+    """Walk right `GOAL` times to succeed; give up to fail at once; truncated after `limit` steps.
+
+    The frame tells everything: ``frame[0, 0] == (position, time, slot)``.
+    """
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, slot: int = 0, limit: int = 5, as_dict: bool = False, render: bool = False):
+        image = spaces.Box(0, 255, (4, 4, 3), np.uint8)
+        position = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+        self.observation_space = (
+            spaces.Dict({"agentview": image, "proprio": position}) if as_dict else image
+        )
+        self.action_space = spaces.Discrete(3)
+        self.render_mode = "rgb_array" if render else None
+        self.slot, self.limit, self.as_dict = slot, limit, as_dict
+        self.resets = 0
+
+    def observation(self):
+        if self.as_dict:
+            return {"agentview": self.render(), "proprio": np.array([self.position], np.float64)}
+        return self.render()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        options = options or {}
+        self.position = self.time = 0
+        self.resets += 1
+        self.task_id, self.init_state_id = (
+            int(np.broadcast_to(options.get(name, 0), (self.slot + 1,))[self.slot])
+            for name in ("task_id", "init_state_id")
+        )
+        return self.observation(), {"task_id": self.task_id, "init_state_id": self.init_state_id}
+
+    def step(self, action):
+        self.position += int(action == WALK)
+        self.time += 1
+        success = self.position == GOAL
+        gave_up = action == GIVE_UP
+        truncated = self.time >= self.limit and not (success or gave_up)
+        info = {"is_success": success}
+        return self.observation(), float(success), success or gave_up, truncated, info
+
+    def render(self):
+        pixel = np.array([self.position, self.time, self.slot], np.uint8)
+        return np.tile(pixel, (4, 4, 1))
+
+
+class ReadingEncoder:
+    """Latent ``(last position, number of frames)``, so that distances can be told by hand."""
+
+    latent_dim = 2
+
+    def __init__(self):
+        self.videos: list[np.ndarray] = []
+
+    def encode(self, videos: Sequence[np.ndarray]) -> np.ndarray:
+        self.videos += list(videos)
+        return np.array([[video[-1, 0, 0, 0], len(video)] for video in videos], np.float32)
+
+
+def make_corridor(
+    num_envs: int = 2,
+    *,
+    mode: AutoresetMode = AutoresetMode.NEXT_STEP,
+    vector: type[VectorEnv] | Callable[..., VectorEnv] = SyncVectorEnv,
+    **kwargs: Any,
+) -> VectorEnv:
+    """Corridors in a vector environment; `kwargs` go to `Corridor`."""
+    makers = [partial(Corridor, slot, **kwargs) for slot in range(num_envs)]
+    return vector(makers, autoreset_mode=mode)
