@@ -1,0 +1,350 @@
+"""LIBERO environments in parallel: one process per core, several environments in each.
+
+Compiled tasks are what costs memory and start-up time, and a process shares them among its
+environments. So the number of processes follows the cores, and the number of environments what the
+policy likes to see in one batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space, create_shared_memory, read_from_shared_memory
+
+from srpo_env.libero.assets import check_suite, resolve_assets
+from srpo_env.libero.env import LiberoEnv
+from srpo_env.libero.suites import get_task
+from srpo_env.libero.worker import Call, Command, Failure, Outcome, Reset, SetAttr, Step, run_worker
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+Observations = dict[str, Array]
+
+MAX_FAILURES_IN_A_ROW = 3
+
+
+class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
+    """``num_envs`` :class:`LiberoEnv` of one suite, in ``num_workers`` processes.
+
+    Any mixture of tasks: ``reset(options={"task_id": .., "init_state_id": .., "reset_mask": ..})``, each a
+    number for all or an array of shape ``(num_envs,)``. ``reset_mask`` selects the environments to reset
+    while the others' episodes go on.
+
+    A worker that dies, hangs or raises does not end the run: it is logged with its task, state and
+    traceback, and replaced; the episodes that it had come back truncated, with ``infos["worker_error"]``.
+    After three in a row of one kind the environment gives up.
+    """
+
+    def __init__(
+        self,
+        suite: str = "libero_object",
+        num_envs: int = 8,
+        *,
+        num_workers: int | None = None,
+        autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
+        timeout: float = 120.0,
+        **env_kwargs: Any,
+    ) -> None:
+        """Starts the workers, which compile a task when it is first reset to.
+
+        Args:
+            suite: LIBERO's name of the suite.
+            num_envs: Environments.
+            num_workers: Processes; default: one per core that this process may use, at most ``num_envs``.
+            autoreset_mode: What happens after an episode's end; as Gymnasium defines it.
+            timeout: Seconds that a worker may take for one command before it counts as hung.
+            **env_kwargs: Further arguments of :class:`LiberoEnv`.
+
+        Raises:
+            ValueError: If an argument is out of its range.
+            FileNotFoundError: If the suite's assets are not there.
+            ModuleNotFoundError: If LIBERO is not installed.
+        """
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_workers = min(num_envs, cores) if num_workers is None else num_workers
+        if num_envs < 1 or not 1 <= num_workers <= num_envs:
+            raise ValueError(
+                f"`num_envs` must be at least 1 and `num_workers` in 1..num_envs, got {num_envs} and {num_workers}"
+            )
+        # One environment here checks every argument before a process is started; it compiles nothing.
+        self._env_kwargs = {"suite": suite, **env_kwargs}
+        single = LiberoEnv(**self._env_kwargs)
+        check_suite(resolve_assets(), single.suite)
+        self.suite, self.num_tasks, self.num_envs = single.suite, single.num_tasks, num_envs
+        self.num_workers = num_workers
+        self.metadata = {**single.metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}
+        self.render_mode = single.render_mode
+        self.single_observation_space = single.observation_space
+        self.single_action_space = single.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+        self._timeout = timeout
+        self._ended = np.ones(num_envs, dtype=bool)
+        self._tasks_and_states = [(-1, -1)] * num_envs
+        self._failures: list[str] = []
+        # Spawned, not forked: a fork of a process that has used torch's or OpenGL's threads can hang.
+        self._context = multiprocessing.get_context("spawn")
+        self._memory = create_shared_memory(self.single_observation_space, n=num_envs, ctx=self._context)
+        slots = np.array_split(np.arange(num_envs), num_workers)
+        self._workers = [_Worker(self, [int(slot) for slot in part]) for part in slots]
+
+    # --- Gymnasium's interface --------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        """Starts episodes: in all environments, or in those of ``options["reset_mask"]``.
+
+        Raises:
+            ValueError: If an option is unknown, of the wrong shape, or names a task or state that does not exist.
+        """
+        self._check_open()
+        options = dict(options or {})  # the caller's stays as it is
+        mask = self._per_env("reset_mask", options.pop("reset_mask", True), bool)
+        task_ids = self._per_env("task_id", options.pop("task_id", -1), int)
+        state_ids = self._per_env("init_state_id", options.pop("init_state_id", -1), int)
+        if options:
+            raise ValueError(
+                f"`options` may hold reset_mask, task_id and init_state_id, got {', '.join(map(str, options))} too"
+            )
+        if isinstance(seed, Sequence):
+            seeds = list(seed)
+        else:
+            seeds = [None if seed is None else seed + slot for slot in range(self.num_envs)]
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"`seed` must be a number or a list of {self.num_envs}, got {len(seeds)} of them")
+        commands: dict[int, Command] = {}
+        for slot in map(int, np.flatnonzero(mask)):
+            chosen = {
+                name: int(ids[slot])
+                for name, ids in (("task_id", task_ids), ("init_state_id", state_ids))
+                if ids[slot] != -1
+            }
+            self._check_choice(chosen)
+            commands[slot] = Reset(seeds[slot], chosen)
+        outcomes = self._run(commands)
+        failed = {slot: outcome for slot, outcome in outcomes.items() if "worker_error" in outcome.info}
+        if failed:
+            raise RuntimeError(f"environments could not be reset: {next(iter(failed.values())).info['worker_error']}")
+        infos: dict[str, Any] = {}
+        for slot, outcome in outcomes.items():
+            infos = self._add_info(infos, outcome.info, slot)
+        return self._read_observations(), infos
+
+    def step(self, actions: Array) -> tuple[Observations, Array, Array, Array, dict[str, Any]]:
+        """Executes one chunk in every environment.
+
+        Raises:
+            ValueError: If the actions' shape is not ``(num_envs, chunk, 7)``, or they have NaN.
+            gymnasium.error.ResetNeeded: If an episode has ended and autoreset is disabled.
+        """
+        self._check_open()
+        actions = np.asarray(actions)
+        if actions.shape != self.action_space.shape:
+            raise ValueError(
+                f"actions must have shape {self.action_space.shape}: (num_envs, chunk, 7), got {actions.shape}"
+            )
+        if not np.isfinite(actions).all():
+            bad = np.flatnonzero(~np.isfinite(actions).all(axis=(1, 2)))
+            raise ValueError(f"actions must be finite, got NaN or infinity for environments {bad.tolist()}")
+        mode = self.metadata["autoreset_mode"]
+        was_ended = self._ended.copy()
+        if mode != AutoresetMode.NEXT_STEP and was_ended.any():
+            raise gymnasium.error.ResetNeeded(
+                f"the episodes of environments {np.flatnonzero(was_ended).tolist()} have ended or not begun: "
+                "call `reset`, with options={'reset_mask': ...} for these alone"
+            )
+        if was_ended.all() and self._tasks_and_states[0] == (-1, -1):
+            raise gymnasium.error.ResetNeeded("call `reset` before the first `step`")
+        outcomes = self._run(
+            {slot: Reset() if was_ended[slot] else Step(actions[slot]) for slot in range(self.num_envs)}
+        )
+        rewards = np.array([outcomes[slot].reward for slot in range(self.num_envs)])
+        terminations = np.array([outcomes[slot].terminated for slot in range(self.num_envs)])
+        truncations = np.array([outcomes[slot].truncated for slot in range(self.num_envs)])
+        infos: dict[str, Any] = {}
+        if mode == AutoresetMode.SAME_STEP:
+            outcomes, infos = self._reset_ended(outcomes, terminations | truncations)
+        for slot in range(self.num_envs):
+            infos = self._add_info(infos, outcomes[slot].info, slot)
+        return self._read_observations(), rewards, terminations, truncations, infos
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Calls a method of every environment, or reads an attribute."""
+        self._check_open()
+        outcomes = self._run({slot: Call(name, args, kwargs) for slot in range(self.num_envs)}, must_work=True)
+        return tuple(outcomes[slot].value for slot in range(self.num_envs))
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Reads an attribute of every environment."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Sets an attribute of every environment: one value for all, or a list with one for each."""
+        self._check_open()
+        if not isinstance(values, (list, tuple)):
+            values = [values] * self.num_envs
+        if len(values) != self.num_envs:
+            raise ValueError(f"`values` must be one value or {self.num_envs}, got {len(values)}")
+        self._run({slot: SetAttr(name, value) for slot, value in enumerate(values)}, must_work=True)
+
+    def render(self) -> tuple[Any, ...] | None:
+        """The agent view of every environment, or None without a ``render_mode``."""
+        return None if self.render_mode is None else self.call("render")
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Ends the workers."""
+        for worker in self._workers:
+            worker.ask_to_end()
+        for worker in self._workers:
+            worker.end()
+
+    # --- Commands and their outcomes --------------------------------------------------------------
+
+    def _run(self, commands: dict[int, Command], must_work: bool = False) -> dict[int, Outcome]:
+        busy = [worker for worker in self._workers if any(slot in commands for slot in worker.slots)]
+        for worker in busy:
+            worker.send({slot: commands[slot] for slot in worker.slots if slot in commands})
+        outcomes: dict[int, Outcome] = {}
+        for worker in busy:
+            answers = worker.receive(self._timeout)
+            if isinstance(answers, Failure):
+                # The process is gone, and with it all of its episodes.
+                worker.replace()
+                answers = dict.fromkeys((slot for slot in worker.slots if slot in commands), answers)
+            for slot, answer in answers.items():
+                if isinstance(answer, Failure):
+                    if must_work:
+                        raise RuntimeError(f"environment {slot} raised {answer.kind}: {answer.message}\n{answer.traceback}")
+                    answer = self._worker_error(slot, answer)
+                elif isinstance(commands[slot], Step | Reset):
+                    self._failures.clear()
+                outcomes[slot] = answer
+                if isinstance(commands[slot], Step | Reset):
+                    self._ended[slot] = answer.terminated or answer.truncated
+                    if "task_id" in answer.info:
+                        self._tasks_and_states[slot] = (answer.info["task_id"], answer.info["init_state_id"])
+        return outcomes
+
+    def _worker_error(self, slot: int, failure: Failure) -> Outcome:
+        task_id, state_id = self._tasks_and_states[slot]
+        report = (
+            f"environment {slot} ({self.suite} task {task_id}, initial state {state_id}) failed with "
+            f"{failure.kind}: {failure.message}\n{failure.traceback}"
+        )
+        logger.error("%s", report)
+        self._failures.append(failure.kind)
+        if self._failures[-MAX_FAILURES_IN_A_ROW:] == [failure.kind] * MAX_FAILURES_IN_A_ROW:
+            self.close()
+            raise RuntimeError(f"{MAX_FAILURES_IN_A_ROW} failures in a row of the same kind; the last one: {report}")
+        info = {"worker_error": report, "is_success": False, "task_id": task_id, "init_state_id": state_id}
+        return Outcome(truncated=True, info=info)
+
+    def _reset_ended(
+        self, outcomes: dict[int, Outcome], dones: npt.NDArray[np.bool_]
+    ) -> tuple[dict[int, Outcome], dict[str, Any]]:
+        infos: dict[str, Any] = {}
+        if not dones.any():
+            return outcomes, infos
+        last = self._read_observations()
+        ended = [int(slot) for slot in np.flatnonzero(dones)]
+        for slot in ended:
+            final = {"final_obs": {name: last[name][slot] for name in last}, "final_info": outcomes[slot].info}
+            infos = self._add_info(infos, final, slot)
+        return {**outcomes, **self._run({slot: Reset() for slot in ended})}, infos
+
+    def _read_observations(self) -> Observations:
+        views = read_from_shared_memory(self.single_observation_space, self._memory, self.num_envs)
+        return deepcopy(dict(views))
+
+    # --- Checks at the door -----------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise gymnasium.error.ClosedEnvironmentError("the environment is closed")
+
+    def _per_env(self, name: str, value: Any, dtype: type) -> Array:
+        values = np.asarray(value)
+        if values.shape not in ((), (self.num_envs,)):
+            raise ValueError(f"`{name}` must be one value or of shape ({self.num_envs},), got {values.shape}")
+        kinds = "b" if dtype is bool else "iu"
+        if values.dtype.kind not in kinds:
+            raise ValueError(f"`{name}` must be of type {dtype.__name__}, got {values.dtype}")
+        return np.broadcast_to(values, (self.num_envs,))
+
+    def _check_choice(self, chosen: dict[str, int]) -> None:
+        if "task_id" in chosen:
+            num_states = len(get_task(self.suite, chosen["task_id"]).init_states())
+            state_id = chosen.get("init_state_id", 0)
+            if not 0 <= state_id < num_states:
+                raise ValueError(f"`init_state_id` must be in 0..{num_states - 1} for {self.suite}, got {state_id}")
+
+
+class _Worker:
+    """One process and the pipe to it."""
+
+    def __init__(self, envs: LiberoVectorEnv, slots: list[int]) -> None:
+        self.slots = slots
+        self._envs = envs
+        self._start()
+
+    def _start(self) -> None:
+        context = self._envs._context
+        self._connection: Connection
+        self._connection, theirs = context.Pipe()
+        self._process: BaseProcess = context.Process(
+            target=run_worker,
+            args=(theirs, self._envs._env_kwargs, self.slots, self._envs._memory),
+            name=f"libero-{self.slots[0]}-{self.slots[-1]}",
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()
+
+    def send(self, commands: dict[int, Command] | None) -> None:
+        try:
+            self._connection.send(commands)
+        except (BrokenPipeError, ConnectionError):
+            pass  # `receive` finds out and says why
+
+    def receive(self, timeout: float) -> dict[int, Outcome | Failure] | Failure:
+        """The answers, or one failure if there is no process to answer any more."""
+        try:
+            if self._connection.poll(timeout):
+                answers: dict[int, Outcome | Failure] = self._connection.recv()
+                return answers
+            return Failure("TimeoutError", f"no answer from its worker for {timeout:g} s", "")
+        except (EOFError, ConnectionError):
+            self._process.join(timeout=5)
+            return Failure("WorkerDied", f"its worker process ended with exit code {self._process.exitcode}", "")
+
+    def replace(self) -> None:
+        self._kill()
+        self._start()
+
+    def ask_to_end(self) -> None:
+        if self._process.is_alive():
+            self.send(None)
+
+    def end(self) -> None:
+        self._process.join(timeout=5)
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._connection.close()
