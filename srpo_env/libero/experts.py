@@ -1,0 +1,186 @@
+"""A scripted expert for "pick up the X and place it in the basket", the ten tasks of libero_object.
+
+It sees the simulator's state and controls in closed loop. What it does depends on that state alone:
+it remembers no phase, so the same picture always calls for the same action, and a grasp that was
+missed or an object that was lost simply looks like one not yet taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.transform import Rotation
+
+from srpo_env.libero.grasps import Grasp, Shape, plan_grasp
+from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
+from srpo_env.libero.suites import MAX_STEPS
+
+Floats = npt.NDArray[np.float64]
+
+POSITION_SCALE = 0.05
+"""Metres that an action of 1 asks for. Source: robosuite's OSC_POSE defaults."""
+ROTATION_SCALE = 0.5
+"""Radians that an action of 1 asks for. Source: robosuite's OSC_POSE defaults."""
+
+OPEN, CLOSE = -1.0, 1.0
+
+HOVER = 0.14
+"""Height over the grasp, in metres, at which the hand travels to the object"""
+FUNNEL_SLOPE = 4.0
+"""Metres of height that a metre of sideways error costs: the hand comes down in a funnel"""
+CLEARANCE = 0.03
+"""Air between a carried object and the basket's rim, in metres"""
+LOW = 0.05
+"""Height over the basket's floor, in metres, to which an object is lowered before it is let go"""
+
+DOWNWARD = Rotation.from_rotvec([np.pi, 0.0, 0.0])
+
+
+class PickAndPlaceExpert:
+    """Puts the task's object into the task's basket; one action per call of :meth:`act`."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        """Reads names and geometry; works for every episode of this simulation.
+
+        Raises:
+            ValueError: If the task is not one of libero_object.
+        """
+        task = simulation.task
+        if task.suite != "libero_object":
+            raise ValueError(f"the expert solves tasks of libero_object, got {task.name} of {task.suite}")
+        self._simulation = simulation
+        model, self._data = simulation.model, simulation.data
+        bodies = simulation.objects
+        target, basket = simulation.objects_of_interest
+        self._body, self._basket_body = bodies[target], bodies[basket]
+        self._shape = Shape(model, self._data, self._body)
+        self._basket = Shape(model, self._data, self._basket_body)
+        self._obstacles = [Shape(model, self._data, body) for name, body in bodies.items() if name != target]
+        self._fingers = [
+            Shape(model, self._data, model.body(f"gripper0_{side}finger").id).geoms
+            for side in ("left", "right")
+        ]
+        self._grasp: tuple[Floats, Grasp] | None = None
+
+    def act(self) -> Floats:
+        """The next action, shape ``(7,)``, in [-1, 1], for the state that the simulator is in."""
+        proprio = self._simulation.proprio().astype(np.float64)
+        position, hand = proprio[:3], Rotation.from_rotvec(proprio[3:6])
+        opening = proprio[6] - proprio[7]
+        if self._is_held():
+            goal, gripper = self._carry(position)
+            yaw = self._yaw_of(hand)
+        elif self._is_in_basket():
+            goal, gripper, yaw = position, OPEN, self._yaw_of(hand)
+        else:
+            goal, gripper, yaw = self._approach(position, hand, opening)
+        turn = (Rotation.from_euler("z", yaw) * DOWNWARD * hand.inv()).as_rotvec()
+        action = np.empty(7)
+        action[:3] = _limited((goal - position) / POSITION_SCALE)
+        action[3:6] = _limited(turn / ROTATION_SCALE, 0.5)
+        action[6] = gripper
+        return action
+
+    # --- The two halves of the job --------------------------------------------------------------
+
+    def _approach(self, position: Floats, hand: Rotation, opening: float) -> tuple[Floats, float, float]:
+        grasp = self._current_grasp()
+        sideways = float(np.linalg.norm(grasp.position[:2] - position[:2]))
+        above = position[2] - grasp.position[2]
+        turn = abs(grasp.yaw - self._yaw_of(hand))
+        # Fingers that have begun to close push a little; that is no reason to begin anew.
+        reach = 0.008 if opening > 0.07 else 0.02
+        if sideways < reach and abs(above) < reach and turn < 0.15:
+            return grasp.position, CLOSE, grasp.yaw
+        funnel = FUNNEL_SLOPE * (max(0.0, sideways - 0.004) + 0.05 * max(0.0, turn - 0.1))
+        goal = grasp.position + (0.0, 0.0, min(HOVER, funnel))
+        return goal, OPEN, grasp.yaw
+
+    def _carry(self, position: Floats) -> tuple[Floats, float]:
+        center = self._data.xpos[self._basket_body][:2]
+        to_basket = center - self._data.xpos[self._body][:2]
+        distance = float(np.linalg.norm(to_basket))
+        bottom = self._shape.corners()[..., 2].min()
+        rim = self._basket.corners()[..., 2].max()
+        funnel = FUNNEL_SLOPE * max(0.0, distance - 0.03)
+        height = min(rim + CLEARANCE, LOW + funnel)
+        if distance > 0.06:
+            height = rim + CLEARANCE
+        # Up first: sideways only as fast as the object has risen.
+        freedom = np.clip((bottom - 0.05) / 0.1, 0.0, 1.0) if distance > 0.05 else 1.0
+        goal = position + (*(freedom * to_basket), height - bottom)
+        gripper = OPEN if distance < 0.04 and bottom < LOW + 0.01 else CLOSE
+        return goal, gripper
+
+    # --- What the state says ----------------------------------------------------------------------
+
+    def _is_held(self) -> bool:
+        """Whether both fingers press on the object."""
+        pairs = self._data.contact.geom  # (contacts, 2)
+        mine = np.isin(pairs, self._shape.geoms)
+        others = pairs[:, ::-1][mine]
+        return all(np.isin(others, finger).any() for finger in self._fingers)
+
+    def _is_in_basket(self) -> bool:
+        corners = self._basket.corners()
+        where = self._data.xpos[self._body]
+        low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
+        return bool(np.all(where > low - (0.0, 0.0, 0.01)) and np.all(where < high))
+
+    def _current_grasp(self) -> Grasp:
+        # Planned again only when the object has moved: it is the slow part, and a plan that follows
+        # every millimetre dithers.
+        where = self._data.geom_xpos[self._shape.geoms].copy()
+        if self._grasp is None or np.abs(where - self._grasp[0]).max() > 0.005:
+            self._grasp = where, plan_grasp(self._shape, self._obstacles)
+        return self._grasp[1]
+
+    @staticmethod
+    def _yaw_of(hand: Rotation) -> float:
+        x_axis = hand.apply([1.0, 0.0, 0.0])
+        return float(np.arctan2(x_axis[1], x_axis[0]))
+
+
+def _limited(vector: Floats, limit: float = 1.0) -> Floats:
+    """Shortens a vector so that no entry is beyond ``limit``; keeps its direction."""
+    return vector / max(1.0, np.abs(vector).max() / limit)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of one episode of an expert."""
+
+    success: bool
+    actions: Floats
+    """what the expert chose, shape ``(num_steps, 7)``"""
+    executed_actions: Floats
+    """the same with noise, as it was executed, shape ``(num_steps, 7)``"""
+
+
+def run_expert(
+    simulation: Simulation,
+    init_state_id: int,
+    *,
+    noise: float = 0.0,
+    rng: np.random.Generator | None = None,
+    settle_steps: int = 10,
+    max_steps: int | None = None,
+) -> Attempt:
+    """Plays one episode without rendering."""
+    rng = rng or np.random.default_rng(0)
+    simulation.reset(simulation.task.init_states()[init_state_id])
+    for _ in range(settle_steps):
+        simulation.step(SETTLE_ACTION)
+    expert = PickAndPlaceExpert(simulation)
+    actions, executed = [], []
+    success = False
+    for _ in range(max_steps or MAX_STEPS[simulation.task.suite]):
+        action = expert.act()
+        actions.append(action)
+        executed.append(np.clip(action + noise * rng.standard_normal(7), -1.0, 1.0))
+        success = simulation.step(executed[-1])
+        if success:
+            break
+    return Attempt(success, np.array(actions), np.array(executed))
