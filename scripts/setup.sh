@@ -51,7 +51,12 @@ fi
 # --- Software OpenGL, and what OpenCV (a requirement of robosuite) loads ---
 if [ "$(uname -s)" = Linux ]; then
     packages=()
-    has_library OSMesa || packages+=(libosmesa6)
+    # As srpo_env/libero/gl.py chooses: EGL beside a GPU's driver, else OSMesa.
+    if [ -e /dev/nvidiactl ] || [ -e /dev/dri/renderD128 ]; then
+        has_library EGL || packages+=(libegl1)
+    else
+        has_library OSMesa || packages+=(libosmesa6)
+    fi
     has_library GL || packages+=(libgl1)
     has_library gthread-2.0 || packages+=(libglib2.0-0)
     [ ${#packages[@]} = 0 ] || install_packages "libraries for rendering are" "${packages[@]}"
@@ -65,18 +70,19 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     echo "set-up: creating .venv with $("$python" --version)"
     "$python" -m venv --clear .venv
 fi
-pip_install=(.venv/bin/python -m pip install --disable-pip-version-check --no-input
-    --constraint constraints.txt)
+# No warnings about conflicts, as hf-libero misses requirements on purpose; see below.
+pip_install=(.venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet
+    --no-warn-conflicts --constraint constraints.txt)
 
 # PyPI's torch for Linux brings several GB of CUDA libraries. Without an NVIDIA GPU we want the CPU
 # build, which has an index of its own; `--retries 0` as that index may be out of reach.
 if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then
     echo "set-up: installing torch for the CPU"
-    "${pip_install[@]}" --quiet --no-deps --retries 0 --timeout 30 \
+    "${pip_install[@]}" --no-deps --retries 0 --timeout 30 \
         --extra-index-url https://download.pytorch.org/whl/cpu torch
 fi
 echo "set-up: installing srpo-env and what it needs, at the versions of constraints.txt"
-"${pip_install[@]}" --quiet --editable '.[encoders,libero,agents,sb3,dev]'
+"${pip_install[@]}" --editable '.[encoders,libero,agents,sb3,dev]'
 # Its simulator without its training code, whose requirements are several GB.
-"${pip_install[@]}" --quiet --no-deps hf-libero
+"${pip_install[@]}" --no-deps hf-libero
 echo "set-up: done"
