@@ -12,6 +12,7 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -45,6 +46,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
     A worker that dies, hangs or raises does not end the run: it is logged with its task, state and
     traceback, and replaced; the episodes that it had come back truncated, with ``infos["worker_error"]``.
     After three in a row of one kind the environment gives up.
+
+    With autoreset disabled, an environment whose episode has ended waits for its reset: a step does
+    nothing there, and repeats the episode's end with reward 0.
     """
 
     def __init__(
@@ -92,8 +96,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
         self._timeout = timeout
-        self._ended = np.ones(num_envs, dtype=bool)
-        self._tasks_and_states = [(-1, -1)] * num_envs
+        self._last: list[Outcome | None] = [None] * num_envs
+        """of each environment's last reset or step"""
         self._failures: list[str] = []
         # Spawned, not forked: a fork of a process that has used torch's or OpenGL's threads can hang.
         self._context = multiprocessing.get_context("spawn")
@@ -149,7 +153,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 
         Raises:
             ValueError: If the actions' shape is not ``(num_envs, chunk, 7)``, or they have NaN.
-            gymnasium.error.ResetNeeded: If an episode has ended and autoreset is disabled.
+            gymnasium.error.ResetNeeded: Before the first reset, or when all episodes have ended and
+                autoreset is disabled.
         """
         self._check_open()
         actions = np.asarray(actions)
@@ -160,18 +165,25 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         if not np.isfinite(actions).all():
             bad = np.flatnonzero(~np.isfinite(actions).all(axis=(1, 2)))
             raise ValueError(f"actions must be finite, got NaN or infinity for environments {bad.tolist()}")
+        if any(outcome is None for outcome in self._last):
+            raise gymnasium.error.ResetNeeded("call `reset` for all environments before the first `step`")
         mode = self.metadata["autoreset_mode"]
-        was_ended = self._ended.copy()
-        if mode != AutoresetMode.NEXT_STEP and was_ended.any():
+        ended = np.array([o is not None and (o.terminated or o.truncated) for o in self._last])
+        if mode == AutoresetMode.DISABLED and ended.all():
             raise gymnasium.error.ResetNeeded(
-                f"the episodes of environments {np.flatnonzero(was_ended).tolist()} have ended or not begun: "
-                "call `reset`, with options={'reset_mask': ...} for these alone"
+                "all episodes have ended: call `reset`, with options={'reset_mask': ...} for some alone"
             )
-        if was_ended.all() and self._tasks_and_states[0] == (-1, -1):
-            raise gymnasium.error.ResetNeeded("call `reset` before the first `step`")
-        outcomes = self._run(
-            {slot: Reset() if was_ended[slot] else Step(actions[slot]) for slot in range(self.num_envs)}
-        )
+        commands: dict[int, Command] = {
+            slot: Reset() if ended[slot] else Step(actions[slot])
+            for slot in range(self.num_envs)
+            if not (mode == AutoresetMode.DISABLED and ended[slot])
+        }
+        outcomes = self._run(commands)
+        for slot in range(self.num_envs):
+            if slot not in outcomes:
+                last = self._last[slot]
+                assert last is not None
+                outcomes[slot] = replace(last, reward=0.0)
         rewards = np.array([outcomes[slot].reward for slot in range(self.num_envs)])
         terminations = np.array([outcomes[slot].terminated for slot in range(self.num_envs)])
         truncations = np.array([outcomes[slot].truncated for slot in range(self.num_envs)])
@@ -234,13 +246,13 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                     self._failures.clear()
                 outcomes[slot] = answer
                 if isinstance(commands[slot], Step | Reset):
-                    self._ended[slot] = answer.terminated or answer.truncated
-                    if "task_id" in answer.info:
-                        self._tasks_and_states[slot] = (answer.info["task_id"], answer.info["init_state_id"])
+                    self._last[slot] = answer
         return outcomes
 
     def _worker_error(self, slot: int, failure: Failure) -> Outcome:
-        task_id, state_id = self._tasks_and_states[slot]
+        last = self._last[slot]
+        info = {"task_id": -1, "init_state_id": -1, "control_steps": 0} if last is None else dict(last.info)
+        task_id, state_id = info["task_id"], info["init_state_id"]
         report = (
             f"environment {slot} ({self.suite} task {task_id}, initial state {state_id}) failed with "
             f"{failure.kind}: {failure.message}\n{failure.traceback}"
@@ -250,8 +262,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         if self._failures[-MAX_FAILURES_IN_A_ROW:] == [failure.kind] * MAX_FAILURES_IN_A_ROW:
             self.close()
             raise RuntimeError(f"{MAX_FAILURES_IN_A_ROW} failures in a row of the same kind; the last one: {report}")
-        info = {"worker_error": report, "is_success": False, "task_id": task_id, "init_state_id": state_id}
-        return Outcome(truncated=True, info=info)
+        return Outcome(truncated=True, info={**info, "is_success": False, "worker_error": report})
 
     def _reset_ended(
         self, outcomes: dict[int, Outcome], dones: npt.NDArray[np.bool_]
