@@ -1,10 +1,10 @@
 """Finds LIBERO's meshes and textures, and prepares LIBERO to use them without a question asked.
 
-LIBERO's assets (XML, meshes, textures) are looked for in four places: the folder that the environment
-variable ``LIBERO_ASSETS`` names, the installed package, the caches of earlier downloads, and last the
-stand-ins that :mod:`srpo_env.libero.standins` generates. :func:`prepare_libero` then sets LIBERO up. It has
-to run before the first ``import libero``, which otherwise asks a question on the terminal and writes to
-the home directory.
+LIBERO's assets (XML, meshes, textures) are looked for in four places: the folder that the
+environment variable ``LIBERO_ASSETS`` names, the installed package, the caches of earlier
+downloads, and last the stand-ins that :mod:`srpo_env.libero.standins` generates.
+:func:`prepare_libero` then sets LIBERO up. It has to run before the first ``import libero``, which
+otherwise asks a question on the terminal and writes to the home directory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from srpo_env.libero import standins
 logger = logging.getLogger(__name__)
 
 HUB_REPOSITORY = "lerobot/libero-assets"
-"""Dataset repository with LIBERO's assets. Source: ``libero/libero/utils/download_utils.py``, hf-libero 0.1.4."""
+"""Dataset repository of LIBERO's assets. Source: hf-libero 0.1.4, ``utils/download_utils.py``."""
 
 FOLDERS = (
     "articulated_objects",
@@ -55,11 +55,12 @@ class LiberoAssets:
 def resolve_assets() -> LiberoAssets:
     """Finds the asset folder; generates the stand-ins when there is no other.
 
-    Downloads nothing. A ``LIBERO_ASSETS`` that is set decides alone: a mistake in it must not
-    turn into results on other assets.
+    Downloads nothing. A ``LIBERO_ASSETS`` that is set decides alone: a mistake in it must not turn
+    into results on other assets.
 
     Raises:
-        FileNotFoundError: If ``LIBERO_ASSETS`` is set but is no folder or lacks files that the tasks load.
+        FileNotFoundError: If ``LIBERO_ASSETS`` is set but is no folder or lacks files that the
+            tasks load.
         ModuleNotFoundError: If LIBERO is not installed.
     """
     named = os.environ.get("LIBERO_ASSETS", "")
@@ -79,10 +80,11 @@ def resolve_assets() -> LiberoAssets:
 def prepare_libero(assets: LiberoAssets | None = None) -> LiberoAssets:
     """Makes LIBERO load ``assets`` (default: those that :func:`resolve_assets` finds) from now on.
 
-    Call it before the first ``import libero``: it points ``LIBERO_CONFIG_PATH`` at a private folder, so
-    that the import neither asks nor writes to the home directory. A configuration of the user's own is
-    not altered; its dataset folder is carried over. If LIBERO is imported already, its configuration
-    is left as it is. It may be called again with other assets; environments built before keep theirs.
+    Call it before the first ``import libero``: it points ``LIBERO_CONFIG_PATH`` at a private
+    folder, so that the import neither asks nor writes to the home directory. A configuration of the
+    user's own is not altered; its dataset folder is carried over. If LIBERO is imported already,
+    its configuration is left as it is. It may be called again with other assets; environments built
+    before keep theirs.
 
     Raises:
         ModuleNotFoundError: If LIBERO is not installed.
@@ -94,7 +96,7 @@ def prepare_libero(assets: LiberoAssets | None = None) -> LiberoAssets:
         _keep_matplotlib_out_of_home()
     import libero.libero as libero
 
-    # What `get_assets_path` returns. Every object class and scene asks that function, none the config.
+    # What `get_assets_path` returns; every object class and scene asks it, none the configuration.
     libero._assets_path_cache = str(assets.path)
     return assets
 
@@ -109,8 +111,8 @@ def check_suite(assets: LiberoAssets, suite: str) -> None:
         return
     if assets.kind == "stand-in":
         raise FileNotFoundError(
-            f"The generated stand-in assets cover libero_object only, and {suite!r} needs LIBERO's own: "
-            "run `srpo-env assets download`, or set LIBERO_ASSETS to a folder that has them"
+            f"Stand-in assets cover libero_object only, and {suite!r} needs LIBERO's own: run "
+            "`srpo-env assets download`, or set LIBERO_ASSETS to a folder that has them"
         )
     missing = [name for name in FOLDERS if not (assets.path / name).is_dir()]
     if missing:
@@ -121,7 +123,7 @@ def check_suite(assets: LiberoAssets, suite: str) -> None:
 
 
 def download_assets() -> LiberoAssets:
-    """Downloads LIBERO's own assets into the Hugging Face cache, where :func:`resolve_assets` finds them.
+    """Downloads LIBERO's own assets into the Hugging Face cache; :func:`resolve_assets` looks there.
 
     Raises:
         ModuleNotFoundError: If ``huggingface_hub`` is not installed.
@@ -137,13 +139,11 @@ def download_assets() -> LiberoAssets:
         ) from error
     try:
         folder = Path(snapshot_download(HUB_REPOSITORY, repo_type="dataset"))
-    except (
-        Exception
-    ) as error:  # the library, its HTTP client and the socket each raise their own kind
+    except Exception as error:  # the library, its HTTP client, the socket: each raises its own kind
         raise ConnectionError(
-            f"LIBERO's assets could not be downloaded from https://huggingface.co/datasets/{HUB_REPOSITORY} "
-            f"({type(error).__name__}: {error}). Without network, copy the folder from a machine "
-            "that has it and set LIBERO_ASSETS to it"
+            "LIBERO's assets could not be downloaded from "
+            f"https://huggingface.co/datasets/{HUB_REPOSITORY} ({type(error).__name__}: {error}). "
+            "Without network, copy the folder from another machine and set LIBERO_ASSETS to it"
         ) from error
     _require_complete(
         folder, f"The download of {HUB_REPOSITORY}", "delete the folder and download again"
@@ -174,9 +174,9 @@ def missing_files(folder: Path) -> list[str]:
 
 @functools.cache
 def cache_folder() -> Path:
-    """A folder of this user's own for generated files: ``$XDG_CACHE_HOME/srpo-env`` or ``~/.cache/srpo-env``.
+    """This user's folder for generated files: ``srpo-env`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
-    Where neither can be written, a folder in the system's temporary directory.
+    Where that cannot be written, a folder in the system's temporary directory.
     """
     home_cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     in_temporary = Path(tempfile.gettempdir()) / f"srpo-env-{_user_id()}"
@@ -193,7 +193,7 @@ def _named_assets(folder: Path) -> LiberoAssets:
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
         raise FileNotFoundError(
-            f"LIBERO_ASSETS must name the folder with LIBERO's assets, but {str(folder)!r} {state}; "
+            f"LIBERO_ASSETS must name a folder with LIBERO's assets, but {str(folder)!r} {state}: "
             "correct it, or unset it to use generated stand-ins"
         )
     _require_complete(
@@ -210,12 +210,11 @@ def _named_assets(folder: Path) -> LiberoAssets:
 def _require_complete(folder: Path, subject: str, way_out: str) -> None:
     missing = missing_files(folder)
     if missing:
-        shown = ", ".join(missing[:3]) + (
-            f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        )
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        shown = ", ".join(missing[:3]) + more
         raise FileNotFoundError(
-            f"{subject} must hold the files that LIBERO's tasks load, but {str(folder)!r} lacks {shown}; "
-            f"{way_out}"
+            f"{subject} must hold the files that LIBERO's tasks load, but {str(folder)!r} lacks "
+            f"{shown}: {way_out}"
         )
 
 
@@ -249,8 +248,8 @@ def _download_folders() -> list[Path]:
 def _standin_folder() -> Path:
     folder = cache_folder() / f"stand-ins-{standins.source_digest()}"
     if folder.is_dir() and missing_files(folder):
-        # A cleaner of old files was here. Moved away first: a delete that another process sees half done
-        # would look like a folder to use.
+        # A cleaner of old files was here. Moved away first: to another process, a folder half
+        # deleted would look like one to use.
         shutil.rmtree(_moved_away(folder), ignore_errors=True)
     if not folder.is_dir():
         _create_atomically(folder, standins.generate)
@@ -263,8 +262,8 @@ def _announce_standins(folder: Path) -> None:
     level = logging.INFO if multiprocessing.parent_process() else logging.WARNING
     logger.log(
         level,
-        "LIBERO's assets were not found: using generated stand-ins (%s). Results on them are not LIBERO "
-        "results; `srpo-env assets download` fetches the real ones.",
+        "No complete LIBERO assets were found: using generated stand-ins (%s). Results on them are not "
+        "LIBERO results; `srpo-env assets download` fetches the real ones.",
         folder,
     )
 
@@ -282,7 +281,7 @@ def _write_libero_config(assets: Path) -> Path:
         "assets": str(assets),
     }
     content = json.dumps(paths, indent=2)  # JSON is YAML, and is what LIBERO's reader gets to see
-    # One folder per content: processes with other assets must not pull the file from under this one.
+    # One folder per content: a process with other assets must not change this one's file.
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
     folder = cache_folder() / f"libero-config-{digest}"
     if not (folder / "config.yaml").is_file():
@@ -291,14 +290,11 @@ def _write_libero_config(assets: Path) -> Path:
 
 
 def _datasets_of_user() -> str | None:
-    file = (
-        Path(os.environ.get("LIBERO_CONFIG_PATH") or os.path.expanduser("~/.libero"))
-        / "config.yaml"
-    )
     import yaml
 
+    folder = Path(os.environ.get("LIBERO_CONFIG_PATH") or os.path.expanduser("~/.libero"))
     try:
-        config = yaml.safe_load(file.read_text())
+        config = yaml.safe_load((folder / "config.yaml").read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None  # no configuration, or one that LIBERO could not read either
     datasets = config.get("datasets") if isinstance(config, dict) else None
@@ -308,10 +304,8 @@ def _datasets_of_user() -> str | None:
 def _keep_matplotlib_out_of_home() -> None:
     # LIBERO imports matplotlib, which creates its folders in the home directory. Where they exist,
     # the user's own settings may be in them, and they stay in force.
-    config = (
-        Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")) / "matplotlib"
-    )
-    if "matplotlib" not in sys.modules and not config.is_dir():
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
+    if "matplotlib" not in sys.modules and not (config / "matplotlib").is_dir():
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
 
 
@@ -345,7 +339,7 @@ def _user_id() -> int:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether ``folder`` exists or can be made, is writable, and nobody else could have put files in it."""
+    """Whether ``folder`` exists or can be made, belongs to this user and can be written."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.stat().st_uid != _user_id():

@@ -1,4 +1,4 @@
-"""Textures drawn from simple shapes and words; small, so that they cost next to nothing to render."""
+"""Textures drawn from simple shapes and words; small, so that they render fast."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Panel:
 def sheet(
     sides: Iterable[Panel], first_cap: Panel | Colour, last_cap: Panel | Colour, side_share: float
 ) -> Image.Image:
-    """Puts the panels of an object where :func:`srpo_env.libero.standins.meshes.stack` looks for them.
+    """Puts the panels of an object where the coordinates of :func:`.meshes.stack` look for them.
 
     Args:
         sides: Panels around the object, all of one width, in order from left to right.
@@ -98,7 +98,7 @@ def sheet(
 def smooth_noise(
     generator: np.random.Generator, rows: int, columns: int
 ) -> npt.NDArray[np.float64]:
-    """Noise in [-1, 1] of ``rows`` x ``columns`` values, stretched to a texture that tiles without a seam.
+    """Noise in [-1, 1], ``rows`` x ``columns`` values stretched to a texture that tiles seamlessly.
 
     Returns:
         Array of shape ``(SIZE, SIZE)``.

@@ -1,8 +1,8 @@
 """Measured facts about the objects of libero_object: contact boxes, sites, friction. Numbers only.
 
-Lengths in metres, in the object's own frame; quaternions as w, x, y, z. The stand-ins keep every one of
-them, and the order of the boxes too, so that the stored initial states fit and physics is LIBERO's own,
-to the last bit. Mass and inertia follow from the boxes, at one density.
+Lengths in metres, in the object's own frame; quaternions as w, x, y, z. The stand-ins keep every
+one of them, and the order of the boxes too, so that the stored initial states fit and physics is
+LIBERO's own, to the last bit. Mass and inertia follow from the boxes, at one density.
 
 Source: the object files of LIBERO (Liu et al., 2023, arXiv:2306.03310), assets of commit 8f1084e.
 """

@@ -1,8 +1,8 @@
 """Closed triangle meshes of few faces, each a stack of outlines joined by their sides.
 
 A can, a bottle, a carton, a box and a basket are all such stacks; they differ in the outline and in
-how it grows and shrinks along the way. Texture coordinates follow one layout: the sides unrolled in the
-upper part of the image, the first and the last outline's cap side by side below them.
+how it grows and shrinks along the way. Texture coordinates follow one layout: the sides unrolled in
+the upper part of the image, the first and the last outline's cap side by side below them.
 """
 
 from __future__ import annotations
@@ -17,30 +17,51 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 CAP_INSET = 0.04
-"""Margin of a cap inside its half of the lower image part, so that its border never samples the neighbour."""
+"""Margin of a cap in its part of the image; without it, the border would sample the neighbour."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles whose corners index vertices and texture coordinates separately, as in OBJ files."""
+    """Triangles; their corners index vertices and texture coordinates apart, as in OBJ files."""
 
     vertices: Floats  # (num_vertices, 3), metres
     texcoords: Floats  # (num_texcoords, 2), origin at the image's lower left
     faces: npt.NDArray[np.int64]  # (num_faces, 3), counter-clockwise from outside
     texfaces: npt.NDArray[np.int64]  # (num_faces, 3)
 
+    def corner_normals(self, crease: float = 40.0) -> Floats:
+        """Unit normals per corner of each face, shape ``(num_faces, 3, 3)``.
+
+        Neighbours that meet at less than ``crease`` degrees are shaded as one curved surface; an
+        edge that is sharper stays an edge.
+        """
+        a, b, c = (self.vertices[self.faces[:, corner]] for corner in range(3))
+        areas = np.cross(b - a, c - a)  # along the face's normal, as long as twice its area
+        units = areas / np.linalg.norm(areas, axis=1, keepdims=True)
+        normals = np.empty((len(self.faces), 3, 3))
+        for vertex in range(len(self.vertices)):
+            faces, corners = np.nonzero(self.faces == vertex)
+            alike = units[faces] @ units[faces].T > np.cos(np.radians(crease))
+            normals[faces, corners] = alike @ areas[faces]
+        unit_normals: Floats = normals / np.linalg.norm(normals, axis=2, keepdims=True)
+        return unit_normals
+
     def to_obj(self) -> str:
         """The mesh as the text of a Wavefront OBJ file."""
+        normals = self.corner_normals().reshape(-1, 3)
+        normal_ids = np.arange(len(normals)).reshape(-1, 3)
+        corners = np.stack([self.faces, self.texfaces, normal_ids], axis=2) + 1
         lines = [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in self.vertices]
         lines += [f"vt {u:.5f} {v:.5f}" for u, v in self.texcoords]
-        for face, texface in zip(self.faces + 1, self.texfaces + 1, strict=True):
-            lines.append("f " + " ".join(f"{v}/{t}" for v, t in zip(face, texface, strict=True)))
+        lines += [f"vn {x:.4f} {y:.4f} {z:.4f}" for x, y, z in normals]
+        for face in corners:
+            lines.append("f " + " ".join(f"{v}/{vt}/{vn}" for v, vt, vn in face))
         return "\n".join(lines) + "\n"
 
 
 def ellipse(num_points: int) -> Floats:
     """Outline of an ellipse in the square [-1, 1]^2, shape ``(num_points, 2)``."""
-    angles = np.linspace(-np.pi, np.pi, num_points, endpoint=False)
+    angles = np.linspace(0.0, 2 * np.pi, num_points, endpoint=False)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
@@ -56,15 +77,18 @@ def stack(
     profile: Sequence[tuple[float, ...]],
     up: Literal["y", "z"],
     side_share: float,
+    turns: int = 1,
 ) -> Mesh:
     """Joins scaled copies of ``outline`` into a closed mesh.
 
     Args:
         outline: Convex outline, counter-clockwise seen from above, shape ``(num_points, 2)``.
-        profile: Per copy its height and its two half widths, metres, and optionally where it lies on
-            the side part of the image, from 0 (bottom) to 1 (top); by default its share of the height.
+        profile: Per copy its height and its two half widths, metres, and optionally where it lies
+            on the side part of the image, from 0 (bottom) to 1 (top); by default its share of the
+            height.
         up: Axis along which the heights run.
         side_share: Part of the image's height that the sides take, in (0, 1).
+        turns: How often the image's width goes around the sides.
 
     Returns:
         A mesh with ``2 * num_points * len(profile)`` faces.
@@ -92,8 +116,8 @@ def stack(
     ring, piece = (grid.ravel() for grid in np.mgrid[: len(rings) - 1, :num])
     low, low_next = ring * num + piece, ring * num + (piece + 1) % num
     sides = _quads(low, low_next, low_next + num, low + num)
-    # The image wraps around once, so its columns are one more than the points of the outline.
-    around = _share_of_length(np.concatenate([outline, outline[:1]]))
+    # The last column of the image lies beside the first, so there is one more than points.
+    around = turns * _share_of_length(np.concatenate([outline, outline[:1]]))
     upper = 1.0 - side_share + side_share * rows
     side_coords = np.stack(np.broadcast_arrays(around[None], upper[:, None]), axis=2).reshape(-1, 2)
     tex = ring * (num + 1) + piece
@@ -110,7 +134,7 @@ def stack(
             np.stack([np.full(num, last), top + i, top + j], axis=1),
         ]
     )
-    scale = 0.5 * (1.0 - 2.0 * CAP_INSET)
+    scale = 0.5 - CAP_INSET
     tile = np.concatenate([outline, np.zeros((1, 2))]) * scale + 0.5  # in [0, 1]^2
     first_cap = np.stack([(1.0 - tile[:, 0]) / 2, tile[:, 1] * (1.0 - side_share)], axis=1)
     last_cap = np.stack([0.5 + tile[:, 0] / 2, tile[:, 1] * (1.0 - side_share)], axis=1)
@@ -142,5 +166,6 @@ def _quads(
 
 def _share_of_length(points: Floats) -> Floats:
     lengths = np.linalg.norm(np.diff(points, axis=0), axis=1)
-    along: Floats = np.concatenate([[0.0], np.cumsum(lengths)])
-    return along / along[-1]
+    along = np.concatenate([[0.0], np.cumsum(lengths)])
+    shares: Floats = along / along[-1]
+    return shares

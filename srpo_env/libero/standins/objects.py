@@ -1,8 +1,8 @@
 """What the ten groceries and the basket look like: shape and label of each.
 
-Outer sizes are measured on LIBERO's objects, and the colours are near theirs, since a policy should not
-care which of the two it sees. Labels are our own drawings. Source of the sizes: the meshes of LIBERO's
-assets, commit 8f1084e, in metres.
+Outer sizes are measured on LIBERO's objects, and the colours are near theirs, since a policy should
+not care which of the two it sees. Labels are our own drawings. Source of the sizes: the meshes of
+LIBERO's assets, commit 8f1084e, in metres.
 """
 
 from __future__ import annotations
@@ -116,22 +116,21 @@ def _basket() -> Mesh:
         (0.1455, 0.0708, 0.0650, 0.52),
         (0.0219, 0.0624, 0.0600, 1.00),
     ]
-    return stack(rectangle(0.06), profile, "z", BASKET_SIDES)
+    return stack(rectangle(0.06), profile, "z", BASKET_SIDES, turns=2)
 
 
 # --- Labels -------------------------------------------------------------------------------------
 
 
 def _alphabet_soup() -> Image.Image:
-    side = Panel(64, 80, (62, 84, 140))
-    side.band(0.64, 1.0, (150, 88, 24)).oval(0.5, 0.64, 0.36, 0.16, WHITE).oval(
-        0.5, 0.60, 0.30, 0.09, (168, 104, 30)
-    )
+    side = Panel(64, 80, (56, 80, 138))
+    side.band(0.72, 1.0, (140, 82, 22))
+    side.oval(0.5, 0.70, 0.30, 0.10, WHITE).oval(0.5, 0.67, 0.24, 0.05, (158, 96, 28))
     for i, letter in enumerate("AKSOTE"):
-        side.word(letter, 0.12 + 0.152 * i, 0.86 - 0.04 * (i % 2), 0.09, 0.09, YELLOW)
-    side.word("SOUP", 0.5, 0.28, 0.72, 0.24, YELLOW)
+        side.word(letter, 0.12 + 0.152 * i, 0.87 - 0.03 * (i % 2), 0.09, 0.08, YELLOW)
+    side.word("SOUP", 0.5, 0.34, 0.72, 0.26, YELLOW)
     side.band(0.0, 0.06, METAL).band(0.95, 1.0, METAL)
-    return sheet([side, side], METAL, _lid(), ROUND)
+    return sheet([side] * 3, METAL, _lid(), ROUND)  # one whole word from any side
 
 
 def _tomato_sauce() -> Image.Image:
@@ -142,15 +141,12 @@ def _tomato_sauce() -> Image.Image:
         side.oval(x, 0.80, 0.22, 0.14, (158, 38, 14)).oval(x, 0.68, 0.07, 0.03, (34, 92, 48))
     side.word("TOMATO", 0.5, 0.46, 0.84, 0.20, WHITE)
     side.band(0.0, 0.06, METAL).band(0.95, 1.0, METAL)
-    return sheet([side, side], METAL, _lid(), ROUND)
+    return sheet([side] * 3, METAL, _lid(), ROUND)  # one whole word from any side
 
 
 def _lid() -> Panel:
-    return (
-        Panel(64, 48, METAL)
-        .oval(0.5, 0.5, 0.40, 0.40, (88, 89, 94))
-        .oval(0.5, 0.5, 0.34, 0.34, METAL)
-    )
+    lid = Panel(64, 48, METAL).oval(0.5, 0.5, 0.40, 0.40, (88, 89, 94))
+    return lid.oval(0.5, 0.5, 0.34, 0.34, METAL)
 
 
 def _ketchup() -> Image.Image:
@@ -182,38 +178,38 @@ def _salad_dressing() -> Image.Image:
 
 def _milk() -> Image.Image:
     side = Panel(32, 80, (160, 24, 4))
-    side.polygon([(0, 0.58), (1, 0.50), (1, 1), (0, 1)], (140, 148, 156))
-    side.band(0.92, 1.0, (36, 92, 42)).word("MILK", 0.5, 0.42, 0.86, 0.18, WHITE)
-    side.oval(0.46, 0.78, 0.30, 0.11, WHITE).oval(
-        0.34, 0.77, 0.11, 0.06, BLACK
-    )  # a cow, seen from afar
-    side.oval(0.62, 0.80, 0.09, 0.05, BLACK).oval(0.80, 0.70, 0.09, 0.05, BLACK)
-    side.box(0.26, 0.86, 0.34, 0.93, BLACK).box(0.60, 0.86, 0.68, 0.93, BLACK)
-    return sheet([side] * 4, (140, 148, 156), (160, 24, 4), ROUND)
+    side.polygon([(0, 0.66), (1, 0.58), (1, 1), (0, 1)], (140, 146, 152))
+    side.band(0.92, 1.0, (36, 92, 42)).word("MILK", 0.5, 0.46, 0.92, 0.24, WHITE)
+    side.word("MILK", 0.5, 0.14, 0.70, 0.10, WHITE)
+    side.oval(0.46, 0.80, 0.30, 0.09, WHITE).oval(0.34, 0.79, 0.12, 0.06, BLACK)  # a cow
+    side.oval(0.62, 0.82, 0.10, 0.05, BLACK).oval(0.80, 0.73, 0.10, 0.05, BLACK)
+    side.box(0.26, 0.87, 0.34, 0.94, BLACK).box(0.60, 0.87, 0.68, 0.94, BLACK)
+    return sheet([side] * 4, (148, 154, 160), (160, 24, 4), ROUND)
 
 
 def _orange_juice() -> Image.Image:
-    side = Panel(32, 80, (166, 146, 44))
-    side.oval(0.5, 0.20, 0.42, 0.15, (158, 78, 8)).word(
-        "JUICE", 0.5, 0.46, 0.84, 0.15, (24, 62, 30)
-    )
-    side.oval(0.5, 0.78, 0.42, 0.17, (158, 84, 8)).oval(0.5, 0.78, 0.34, 0.135, (170, 118, 30))
-    for dx, dy in ((0.34, 0.0), (0.17, 0.117), (0.17, -0.117)):  # the segments of a cut orange
-        thin = 0.02
+    orange: Colour = (160, 76, 8)
+    side = Panel(32, 80, (164, 148, 56))
+    side.oval(0.5, 0.16, 0.50, 0.17, orange).oval(0.5, 0.78, 0.46, 0.18, orange)
+    side.oval(0.5, 0.78, 0.38, 0.145, (172, 122, 34))
+    for dx, dy in ((0.36, 0.0), (0.18, 0.12), (0.18, -0.12)):  # the segments of a cut orange
+        x, y, thin = 0.5, 0.78, 0.02
         side.polygon(
             [
-                (0.5 - dx, 0.78 - dy - thin),
-                (0.5 - dx, 0.78 - dy + thin),
-                (0.5 + dx, 0.78 + dy + thin),
-                (0.5 + dx, 0.78 + dy - thin),
+                (x - dx, y - dy - thin),
+                (x - dx, y - dy + thin),
+                (x + dx, y + dy + thin),
+                (x + dx, y + dy - thin),
             ],
-            (158, 84, 8),
+            orange,
         )
-    return sheet([side] * 4, (166, 146, 44), (160, 130, 30), ROUND)
+    side.word("ORANGE", 0.5, 0.40, 0.88, 0.11, (24, 62, 30))
+    side.word("JUICE", 0.5, 0.53, 0.88, 0.11, (24, 62, 30))
+    return sheet([side] * 4, (164, 148, 56), (164, 136, 30), ROUND)
 
 
 def _cream_cheese() -> Image.Image:
-    pale: Colour = (128, 138, 156)
+    pale: Colour = (112, 122, 142)
     top = Panel(64, 96, pale)
     top.oval(0.5, 0.5, 0.40, 0.38, (52, 58, 104)).oval(0.5, 0.5, 0.34, 0.30, (74, 84, 132))
     top.word("CREAM", 0.5, 0.40, 0.56, 0.20, WHITE).word("CHEESE", 0.5, 0.62, 0.56, 0.18, WHITE)
@@ -236,9 +232,7 @@ def _butter() -> Image.Image:
 def _chocolate_pudding() -> Image.Image:
     brown: Colour = (66, 32, 18)
     top = Panel(64, 96, brown)
-    top.box(0.0, 0.0, 1.0, 0.16, (104, 126, 148)).word(
-        "PUDDING", 0.5, 0.42, 0.84, 0.30, (158, 122, 78)
-    )
+    top.band(0.0, 0.16, (104, 126, 148)).word("PUDDING", 0.5, 0.42, 0.84, 0.30, (158, 122, 78))
     top.oval(0.5, 0.80, 0.34, 0.13, (104, 62, 36)).oval(0.5, 0.77, 0.20, 0.07, (60, 28, 16))
     side = Panel(128, 32, brown).band(0.0, 0.35, (104, 126, 148))
     return sheet([side], brown, top, FLAT)
@@ -248,19 +242,20 @@ BASKET_SIDES = 0.75
 
 
 def _woven() -> Image.Image:
-    """Strands that pass over and under each other: light where they arch up, dark where they dip."""
+    """Strands that pass over and under each other; a plain rim; a darker inside."""
     rows, columns = np.mgrid[:SIZE, :SIZE]
-    strand = 6.0  # pixels
-    across, along = rows / strand, columns / (2 * strand)
-    over = np.sin(np.pi * (along + np.floor(across)))  # neighbours are half a wave apart
-    shade = (0.82 + 0.18 * np.abs(over)) * (0.80 + 0.20 * np.sin(np.pi * (across % 1.0)))
-    shade += 0.03 * smooth_noise(np.random.default_rng(0), 32, 32)
-    side_rows = SIZE * BASKET_SIDES
-    inside = rows < side_rows / 2  # the upper half of the sides is the inner wall
-    shade = np.where(inside, 0.72 * shade, shade)
-    floor = (rows >= side_rows) & (columns >= SIZE // 2)
-    shade = np.where(floor, 0.62 * shade, shade)
-    pixels = shade[..., None] * np.array([196.0, 152.0, 102.0])
+    width, height = 8, 6  # of a strand, pixels
+    over = (rows // height + columns // width) % 2 == 0
+    x, y = columns % width / width, rows % height / height
+    along, across = np.where(over, x, y), np.where(over, y, x)
+    # A strand is round, and arches up in the middle of the stretch that can be seen of it.
+    shade = 0.60 + 0.22 * np.sin(np.pi * across) + 0.22 * np.sin(np.pi * along)
+    from_bottom = 1.0 - rows / (SIZE * BASKET_SIDES)  # negative on the caps
+    shade = np.where(np.abs(from_bottom - 0.5) < 0.05, 0.85, shade)
+    floor = (from_bottom < 0) & (columns >= SIZE // 2)
+    shade = np.where((from_bottom > 0.55) | floor, 0.8 * shade, shade)
+    shade += 0.04 * smooth_noise(np.random.default_rng(0), 32, 32)
+    pixels = shade[..., None] * np.array([212.0, 163.0, 107.0])
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 

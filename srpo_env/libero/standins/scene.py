@@ -1,7 +1,7 @@
 """The room of libero_object: a floor that carries, walls that are only seen, lights and cameras.
 
-Positions and sizes (metres) are LIBERO's, since they decide what its cameras see; floor and walls look
-alike but are our own drawings. Source: the floor scene of LIBERO's assets, commit 8f1084e.
+Positions and sizes (metres) are LIBERO's, since they decide what its cameras see; floor and walls
+look alike but are our own drawings. Source: the floor scene of LIBERO's assets, commit 8f1084e.
 """
 
 from __future__ import annotations
@@ -122,18 +122,21 @@ def scene_xml(textures: str) -> ET.Element:
 
 
 def floor_texture() -> Image.Image:
-    """Planks of grey wood between light joints; four rows, each with its ends elsewhere."""
+    """Planks of grey-brown wood between light joints; four rows, each with its ends elsewhere."""
     generator = np.random.default_rng(1)
-    grain = 0.6 * smooth_noise(generator, 64, 6) + 0.4 * smooth_noise(generator, 128, 16)
     rows, columns = np.mgrid[:SIZE, :SIZE]
     plank_row = rows * 4 // SIZE
-    ends = np.array([0.0, 0.24, 0.50, 0.76])[plank_row] * SIZE
-    tint = np.array([0.6, -0.8, 0.3, -0.4])[plank_row]
-    shade = 10.0 * grain + 5.0 * tint
-    joint = (rows % (SIZE // 4) == 0) | (columns == ends.astype(int))
-    pixels = np.array([194.0, 185.0, 176.0]) + shade[..., None]
-    pixels[joint] = (232.0, 228.0, 222.0)
-    return Image.fromarray(pixels.astype(np.uint8))
+    # Long fibres, bent a little by a slow wave, so that they close around what looks like knots.
+    bend = (4.0 * smooth_noise(generator, 8, 4)).astype(int)
+    fibres = smooth_noise(generator, 64, 5)[(rows + bend) % SIZE, columns]
+    grain = 0.7 * fibres + 0.5 * smooth_noise(generator, SIZE, 12)
+    tint = np.array([0.5, -0.7, 0.3, -0.3])[plank_row]
+    shade = 1.0 + 0.16 * grain + 0.06 * tint
+    ends = (np.array([0.0, 0.24, 0.50, 0.76]) * SIZE).astype(int)[plank_row]
+    joint = (rows % (SIZE // 4) == 0) | (columns == ends)
+    pixels = np.array([139.0, 125.0, 112.0]) * shade[..., None]
+    pixels[joint] = (205.0, 198.0, 190.0)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 def wall_texture() -> Image.Image:
@@ -148,15 +151,7 @@ def numbers(values: tuple[float, ...]) -> str:
     return " ".join(repr(float(value)) for value in values)
 
 
-def _surface(asset: ET.Element, texture: str, material: str, file: str, **attributes: str) -> None:
+def _surface(asset: ET.Element, texture: str, material: str, file: str, **finish: str) -> None:
     ET.SubElement(asset, "texture", name=texture, type="2d", file=file)
-    ET.SubElement(
-        asset,
-        "material",
-        name=material,
-        texture=texture,
-        texrepeat="3 3",
-        texuniform="true",
-        reflectance="0",
-        **attributes,
-    )
+    tiling = {"texrepeat": "3 3", "texuniform": "true", "reflectance": "0"}
+    ET.SubElement(asset, "material", {"name": material, "texture": texture} | tiling | finish)
