@@ -1,0 +1,169 @@
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from srpo_env.libero.env import LiberoEnv
+from srpo_env.libero.suites import get_task
+
+pytestmark = pytest.mark.libero
+
+SIZE = 32  # images are not what most of these tests look at
+CHUNK = np.zeros((2, 7), np.float32)
+
+
+@pytest.fixture
+def env():
+    env = LiberoEnv(chunk=2, image_size=SIZE)
+    yield env
+    env.close()
+
+
+def start(env, task_id=0, init_state_id=0):
+    return env.reset(options={"task_id": task_id, "init_state_id": init_state_id})
+
+
+@pytest.mark.filterwarnings("ignore:.*Box observation space (min|max)imum value:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*Not able to test alternative render modes:UserWarning")
+def test_it_passes_gymnasiums_check():
+    check_env(LiberoEnv(chunk=2, image_size=SIZE))
+
+
+def test_it_is_registered_with_gymnasium():
+    env = gymnasium.make("srpo_env/libero-object", chunk=4, image_size=SIZE)
+    assert env.unwrapped.suite == "libero_object"
+    assert env.action_space.shape == (4, 7)
+    env.close()
+
+
+def test_info_tells_the_task_its_instruction_and_the_initial_state(env):
+    _, info = start(env, task_id=3, init_state_id=7)
+    assert info["task_id"] == 3
+    assert info["init_state_id"] == 7
+    assert info["task"] == get_task("libero_object", 3).instruction
+    assert info["is_success"] is False
+
+
+def test_what_a_reset_leaves_open_is_drawn_from_the_seed(env):
+    drawn = [env.reset(seed=5)[1] for _ in range(2)]
+    assert drawn[0] == drawn[1]
+
+
+def test_an_episode_is_the_same_every_time(env):
+    def run():
+        start(env)
+        rng = np.random.default_rng(0)
+        return [env.step(rng.uniform(-1, 1, (2, 7)))[0] for _ in range(3)]
+
+    for first, second in zip(run(), run(), strict=True):
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_episodes_that_take_turns_in_one_process_do_not_notice_each_other(env):
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (4, 2, 7))
+    start(env)
+    alone = [env.step(action)[0] for action in actions]
+    start(env)
+    other = LiberoEnv(chunk=2, image_size=SIZE)
+    start(other, init_state_id=9)
+    for action, expected in zip(actions, alone, strict=True):
+        observation = env.step(action)[0]
+        other.step(-action)
+        for name in expected:
+            np.testing.assert_array_equal(observation[name], expected[name])
+
+
+def test_the_images_are_upright(env):
+    # The robot's base, white and grey, stands at the far end of the floor: high in the picture.
+    observation, _ = start(env)
+    image = observation["agentview"].astype(int)
+    floor = np.median(image[SIZE // 2 :].reshape(-1, 3), axis=0)
+    unlike_floor = np.abs(image - floor).sum(axis=2)[:, SIZE // 3 : -SIZE // 3]
+    assert unlike_floor[: SIZE // 4].mean() > unlike_floor[-SIZE // 8 :].mean()
+
+
+def test_an_action_of_one_moves_the_gripper_that_way(env):
+    start(env)
+    before = env.simulation.proprio()
+    for _ in range(5):
+        env.step(np.tile(np.array([0, 0, 1, 0, 0, 0, -1]), (2, 1)))
+    moved = env.simulation.proprio()[:3] - before[:3]
+    assert moved[2] > 0.1
+    assert np.abs(moved[:2]).max() < 0.02
+
+
+def test_an_episode_is_truncated_at_the_limit_within_a_chunk():
+    env = LiberoEnv(chunk=4, image_size=SIZE, max_steps=6)
+    start(env)
+    assert env.step(np.zeros((4, 7)))[2:4] == (False, False)
+    _, reward, terminated, truncated, info = env.step(np.zeros((4, 7)))
+    assert (reward, terminated, truncated) == (0.0, False, True)
+    assert info["control_steps"] == 6
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(np.zeros((4, 7)))
+
+
+def test_success_terminates_with_reward_one(env):
+    start(env)
+    simulation = env.simulation
+    target, basket = simulation.objects_of_interest
+    address = simulation.model.body(simulation.objects[target]).jntadr[0]
+    address = simulation.model.jnt_qposadr[address]
+    basket_position = simulation.data.xpos[simulation.objects[basket]]
+    simulation.data.qpos[address : address + 3] = basket_position + np.array([0, 0, 0.1])  # dropped into it
+    for _ in range(20):
+        _, reward, terminated, truncated, info = env.step(CHUNK)
+        if terminated:
+            break
+    assert (reward, terminated, truncated) == (1.0, True, False)
+    assert info["is_success"] is True
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (2, 6), (3, 7)])
+def test_an_action_of_the_wrong_shape_is_an_error(env, shape):
+    start(env)
+    with pytest.raises(ValueError, match=r"shape \(2, 7\)"):
+        env.step(np.zeros(shape))
+
+
+def test_an_action_with_nan_is_an_error_and_the_episode_goes_on(env):
+    start(env)
+    with pytest.raises(ValueError, match="step 1 of the chunk"):
+        env.step(np.array([[0.0] * 7, [0.0] * 6 + [np.nan]]))
+    env.step(CHUNK)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task_id": 10}, r"task_id.*0\.\.9"),
+        ({"init_state_id": 50}, r"init_state_id.*0\.\.49"),
+        ({"task_id": "soup"}, "task_id"),
+        ({"taks_id": 1}, "taks_id"),
+    ],
+)
+def test_a_reset_to_what_does_not_exist_is_an_error(env, options, message):
+    with pytest.raises(ValueError, match=message):
+        env.reset(options=options)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"chunk": 0}, "chunk"), ({"image_size": 481}, "image_size"), ({"render_mode": "human"}, "render_mode")],
+)
+def test_settings_out_of_range_are_errors(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        LiberoEnv(**kwargs)
+
+
+def test_a_step_before_the_first_reset_is_an_error(env):
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(CHUNK)
+
+
+def test_it_can_be_closed_twice(env):
+    start(env)
+    env.close()
+    env.close()
