@@ -1,4 +1,4 @@
-"""Which OpenGL MuJoCo renders with. Imports nothing heavy, as the choice comes before MuJoCo's import."""
+"""Which OpenGL MuJoCo renders with. Imports nothing heavy: the choice precedes MuJoCo's import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ def choose_gl() -> str:
     Returns:
         The value in force.
     """
-    if "MUJOCO_GL" not in os.environ:
-        has_gpu = any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dri/renderD128"))
-        os.environ["MUJOCO_GL"] = "egl" if has_gpu else "osmesa"
-    return os.environ["MUJOCO_GL"]
+    return os.environ.setdefault("MUJOCO_GL", "egl" if has_gpu() else "osmesa")
+
+
+def has_gpu() -> bool:
+    """Whether a GPU's driver is loaded; if it renders, :mod:`srpo_env.libero.gl_probe` tells."""
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dri/renderD128"))

@@ -1,0 +1,72 @@
+"""The command ``srpo-env``: runs a subcommand's module and turns errors into sentences.
+
+A subcommand is a module of :mod:`srpo_env.commands`, imported only when it is called. It has
+``add_arguments(parser: argparse.ArgumentParser) -> None`` and
+``run(args: argparse.Namespace) -> int``, which returns the exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from srpo_env import __version__
+
+COMMANDS = {
+    "assets": "show which LIBERO assets are used, or download LIBERO's own",
+    "doctor": "check whether training can run here, and say how to mend what is wrong",
+}
+"""Name of each subcommand, which is also its module's, and what it does."""
+
+EXPECTED_ERRORS = (ValueError, OSError, ImportError)
+"""What wrong input, missing files and missing packages raise; printed without a traceback."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``srpo-env``.
+
+    Args:
+        arguments: The command line without the program's name; default: the process's own.
+
+    Returns:
+        The exit code: the subcommand's, 2 after an expected error, 130 after Ctrl-C.
+    """
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    try:
+        command = importlib.import_module(f"srpo_env.commands.{args.command}")
+        parser = argparse.ArgumentParser(
+            prog=f"srpo-env {args.command}", description=command.__doc__
+        )
+        command.add_arguments(parser)
+        return int(command.run(parser.parse_args(args.arguments)))
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as shells have it
+    except EXPECTED_ERRORS as error:
+        if args.traceback:
+            raise
+        print(f"srpo-env {args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="srpo-env",
+        usage="srpo-env [--help] [--version] [--traceback] COMMAND ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n" + "\n".join(f"  {name:10} {does}" for name, does in COMMANDS.items()),
+    )
+    parser.add_argument("--version", action="version", version=f"srpo-env {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="see below")
+    parser.add_argument(
+        "arguments", metavar="...", nargs=argparse.REMAINDER, help="the command's own"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
