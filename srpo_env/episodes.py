@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -69,9 +69,7 @@ class Group:
     @property
     def shaped(self) -> bool:
         """Whether a failure in it was rewarded for its progress."""
-        return any(
-            not episode.success and np.isfinite(episode.distance) for episode in self.episodes
-        )
+        return any(not e.success and not np.isnan(e.distance) for e in self.episodes)
 
     @cached_property
     def rewards(self) -> npt.NDArray[np.float64]:
@@ -84,27 +82,26 @@ class Group:
         return np.stack([episode.latent for episode in self.episodes])
 
 
+@dataclass
 class FrameRecorder:
     """Keeps a video of any length in at most ``2 * max_frames`` frames.
 
     Every `stride`-th frame is kept and the newest one besides; when the store is full, every other
     frame goes and the stride doubles. So between ``max_frames`` and twice as many are always there
-    to choose from, and a chosen frame is less than half a stride from its even place.
+    to choose from, and a chosen frame is at most half a stride from its even place.
     """
 
-    def __init__(self, max_frames: int) -> None:
-        """Starts an empty video.
+    max_frames: int
+    """frames to hand over, at least 2: the first and the last"""
+    num_seen: int = 0
+    stride: int = 1
+    kept: list[Video] = field(default_factory=list)
+    newest: Video | None = None
 
-        Args:
-            max_frames: Frames to hand over, at least 2: the first and the last.
-        """
-        if max_frames < 2:
-            raise ValueError(f"`max_frames` must be at least 2, got {max_frames}")
-        self.max_frames = max_frames
-        self.num_seen = 0
-        self.stride = 1
-        self.kept: list[Video] = []
-        self.newest: Video | None = None
+    def __post_init__(self) -> None:
+        """Checks the setting."""
+        if self.max_frames < 2:
+            raise ValueError(f"`max_frames` must be at least 2, got {self.max_frames}")
 
     @property
     def num_held(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,8 +41,8 @@ class EndedEpisode:
     """frames, until they are encoded"""
     latent: npt.NDArray[np.float32] | None = None
     """set when encoded"""
+    # Set when it is rewarded: at its end with the memory reference, else when its group closes.
     distance: float = np.nan
-    """set at the episode's end with the memory reference only"""
     progress_reward: float = 0.0
     nearest_center: int = -1
 
@@ -52,7 +52,7 @@ class OpenGroup:
     """Up to `group_size` episodes of one key, running or ended."""
 
     key: Hashable
-    running: set[int] = field(default_factory=set)
+    running: list[int] = field(default_factory=list)
     ended: list[EndedEpisode] = field(default_factory=list)
 
     @property
@@ -77,18 +77,10 @@ class GroupBook:
         """
         self.group_size = group_size
         self.groups: list[OpenGroup] = []
-        self.complete: list[OpenGroup] = []
-        """complete groups that wait for `close`, as those of the task reference do"""
 
     def start(self, episode: RunningEpisode) -> None:
         """Gives a new episode a place in the oldest group of its key that has one."""
-        for group in self.groups:
-            if group.key == episode.key and group.size < self.group_size:
-                break
-        else:
-            group = OpenGroup(episode.key)
-            self.groups.append(group)
-        group.running.add(episode.episode_id)
+        self._place(episode.key, episode.episode_id)
 
     def abandon(self, episode_id: int) -> None:
         """Frees the place of an episode that was reset before its end."""
@@ -112,18 +104,26 @@ class GroupBook:
         return group
 
     def close(self) -> list[OpenGroup]:
-        """Closes all groups that have an ended episode; the running ones keep their company."""
-        closed, self.complete = self.complete, []
-        closed += [OpenGroup(group.key, ended=group.ended) for group in self.groups if group.ended]
-        for group in self.groups:
-            group.ended = []
-        self.groups = [group for group in self.groups if group.running]
+        """Closes all groups that have an ended episode.
+
+        Those that still run are grouped anew, again in the order of their starts: what is left of
+        two groups of one key may fill one.
+        """
+        closed = [OpenGroup(group.key, ended=group.ended) for group in self.groups if group.ended]
+        keys = {episode_id: group.key for group in self.groups for episode_id in group.running}
+        self.groups = []
+        for episode_id in sorted(keys):
+            self._place(keys[episode_id], episode_id)
         return closed
 
-    def ended(self) -> Iterator[EndedEpisode]:
-        """Ended episodes whose group is not closed."""
-        for group in [*self.complete, *self.groups]:
-            yield from group.ended
+    def _place(self, key: Hashable, episode_id: int) -> None:
+        for group in self.groups:
+            if group.key == key and group.size < self.group_size:
+                break
+        else:
+            group = OpenGroup(key)
+            self.groups.append(group)
+        group.running.append(episode_id)
 
     def _group_of(self, episode_id: int) -> OpenGroup:
         return next(group for group in self.groups if episode_id in group.running)

@@ -42,22 +42,22 @@ class TaskMemory:
 
     def score_failure(
         self, latent: Latent, *, formula: Formula, weight: float
-    ) -> tuple[float, float, int]:
+    ) -> tuple[float, float]:
         """Rewards a failure and remembers it.
 
         The mean and standard deviation of Eq. 5 are taken over the failures in memory and this
         one, all measured from the centers of today.
 
         Returns:
-            Its progress reward, distance and nearest center; 0, NaN and -1 without a success.
+            Its progress reward and distance; 0 and NaN without a success to compare with.
         """
         self.failures.append(latent)
         centers = self.clustering().centers
         if len(centers) == 0:
-            return 0.0, float("nan"), -1
-        distances, nearest = distances_to_centers(np.stack(self.failures), centers)
+            return 0.0, float("nan")
+        distances, _ = distances_to_centers(np.stack(self.failures), centers)
         rewards = progress_rewards(distances, formula=formula, weight=weight)
-        return float(rewards[-1]), float(distances[-1]), int(nearest[-1])
+        return float(rewards[-1]), float(distances[-1])
 
 
 class SuccessMemory:

@@ -46,6 +46,22 @@ def info_of(infos: Mapping[str, Any], index: int) -> dict[str, Any]:
     return info
 
 
+def final_of(name: str, infos: Mapping[str, Any], index: int) -> Any:
+    """What SAME_STEP keeps of an episode's last step, ``"final_obs"`` or ``"final_info"``.
+
+    Raises:
+        ValueError: If the environment has not kept it.
+    """
+    values = infos.get(name)
+    mask = infos.get(f"_{name}")
+    if values is None or (mask is not None and not mask[index]):
+        raise ValueError(
+            f"AutoresetMode.SAME_STEP promises infos[{name!r}] when an episode ends, but that of "
+            f"environment {index} is not among {sorted(infos)}"
+        )
+    return info_of(values, index) if isinstance(values, Mapping) else values[index]
+
+
 def look_up(tree: Any, path: str) -> Any:
     """The entry of nested mappings at a path such as ``"pixels/image"``; ``None`` without one."""
     for name in path.split("/"):
@@ -220,6 +236,46 @@ def _flag(value: Any, name: str) -> bool:
 
 
 # --- Keys ---
+
+
+class KeySource:
+    """Says which group and which task an episode belongs to, from the info of its reset."""
+
+    def __init__(self, group_key: Key | None, task_key: Key | None) -> None:
+        """Chooses the keys; ``None`` for the default ones."""
+        self._group_key = group_key or default_group_key
+        self._task_key = task_key or default_task_key
+        self._checks_end = group_key is None and task_key is None
+        self._late_task: Hashable = None
+
+    def at_start(self, info: dict[str, Any]) -> tuple[Hashable, Hashable]:
+        """Key of the group and key of the task."""
+        return plain(self._group_key(info)), plain(self._task_key(info))
+
+    def check_end(self, task: Hashable, info: dict[str, Any]) -> None:
+        """Stops if the end of an episode tells that its reset should have told its task.
+
+        Raises:
+            ValueError: If episodes of different tasks would be compared with each other.
+        """
+        late_task = plain(default_task_key(info))
+        if not self._checks_end or task is not None or late_task is None:
+            return
+        if self._late_task not in (None, late_task):
+            raise ValueError(
+                f"Episodes of tasks {self._late_task!r} and {late_task!r} were taken for one task, "
+                "because only the info of `step` names the task; put `task_id` into the info of "
+                "`reset`, or pass `group_key` and `task_key`"
+            )
+        self._late_task = late_task
+
+    def state(self) -> Any:
+        """Everything that `load` needs."""
+        return self._late_task
+
+    def load(self, state: Any) -> None:
+        """Takes over what `state` returned."""
+        self._late_task = state
 
 
 def default_group_key(info: dict[str, Any]) -> Hashable:

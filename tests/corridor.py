@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,14 +11,15 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-WALK, STAY, GIVE_UP = 1, 0, 2
+STAY, WALK, GIVE_UP = 0, 1, 2
 GOAL = 3
 
 
 class Corridor(gymnasium.Env):
     """Walk right `GOAL` times to succeed; give up to fail at once; truncated after `limit` steps.
 
-    The frame tells everything: ``frame[0, 0] == (position, time, slot)``.
+    The frame tells everything: ``frame[0, 0] == (position, time, slot)``. ``options`` may hold a
+    ``task_id`` and an ``init_state_id``, or an array of them with one for each slot.
     """
 
     metadata: ClassVar = {"render_modes": ["rgb_array"]}
@@ -32,7 +33,7 @@ class Corridor(gymnasium.Env):
         self.action_space = spaces.Discrete(3)
         self.render_mode = "rgb_array" if render else None
         self.slot, self.limit, self.as_dict = slot, limit, as_dict
-        self.resets = 0
+        self.num_resets = 0
 
     def observation(self):
         if self.as_dict:
@@ -41,14 +42,13 @@ class Corridor(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        options = options or {}
         self.position = self.time = 0
-        self.resets += 1
-        self.task_id, self.init_state_id = (
-            int(np.broadcast_to(options.get(name, 0), (self.slot + 1,))[self.slot])
-            for name in ("task_id", "init_state_id")
-        )
-        return self.observation(), {"task_id": self.task_id, "init_state_id": self.init_state_id}
+        self.num_resets += 1
+        info = {"num_resets": self.num_resets}
+        for name in ("task_id", "init_state_id"):
+            value = np.asarray((options or {}).get(name, 0))
+            info[name] = int(value[self.slot] if value.ndim else value)
+        return self.observation(), info
 
     def step(self, action):
         self.position += int(action == WALK)
@@ -60,7 +60,7 @@ class Corridor(gymnasium.Env):
         return self.observation(), float(success), success or gave_up, truncated, info
 
     def render(self):
-        pixel = np.array([self.position, self.time, self.slot], np.uint8)
+        pixel = np.array([self.position, self.time % 256, self.slot], np.uint8)
         return np.tile(pixel, (4, 4, 1))
 
 
@@ -73,7 +73,7 @@ class ReadingEncoder:
         self.videos: list[np.ndarray] = []
 
     def encode(self, videos: Sequence[np.ndarray]) -> np.ndarray:
-        self.videos += list(videos)
+        self.videos += [video[:, 0, 0] for video in videos]
         return np.array([[video[-1, 0, 0, 0], len(video)] for video in videos], np.float32)
 
 
@@ -81,9 +81,20 @@ def make_corridor(
     num_envs: int = 2,
     *,
     mode: AutoresetMode = AutoresetMode.NEXT_STEP,
-    vector: type[VectorEnv] | Callable[..., VectorEnv] = SyncVectorEnv,
+    vector: Callable[..., VectorEnv] = SyncVectorEnv,
     **kwargs: Any,
 ) -> VectorEnv:
     """Corridors in a vector environment; `kwargs` go to `Corridor`."""
     makers = [partial(Corridor, slot, **kwargs) for slot in range(num_envs)]
     return vector(makers, autoreset_mode=mode)
+
+
+def drive(envs: VectorEnv, script: Sequence[Sequence[int]]) -> Iterator[tuple]:
+    """Steps through a script of shape ``(num_steps, num_envs)``; resets as DISABLED asks for it."""
+    dones = np.zeros(envs.num_envs, bool)
+    for actions in script:
+        if envs.metadata["autoreset_mode"] is AutoresetMode.DISABLED and dones.any():
+            envs.reset(options={"reset_mask": dones})
+        result = envs.step(np.array(actions))
+        dones = result[2] | result[3]
+        yield result

@@ -2,30 +2,534 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
+import gymnasium
 import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from srpo_env import SelfReferentialProgressWrapper
-from tests.corridor import GIVE_UP, STAY, WALK, ReadingEncoder, make_corridor
+from tests.corridor import GIVE_UP, STAY, WALK, Corridor, ReadingEncoder, drive, make_corridor
+
+SIGMOID_1 = 1 / (1 + math.exp(-1))
 
 
-def wrap(envs, **kwargs):
-    return SelfReferentialProgressWrapper(envs, ReadingEncoder(), **kwargs)
+def wrap(envs, encoder=None, **kwargs):
+    return SelfReferentialProgressWrapper(envs, encoder or ReadingEncoder(), **kwargs)
 
 
-def test_a_failure_is_paid_on_its_last_step_when_its_group_is_closed(vector, mode, as_dict):
-    envs = wrap(make_corridor(2, vector=vector, mode=mode, as_dict=as_dict), group_size=2)
+def ended_episodes(envs):
+    envs.close_groups()
+    return sorted(
+        (e.episode_id, e.env_index, e.first_step, e.last_step, e.success)
+        for group in envs.pop_groups()
+        for e in group.episodes
+    )
+
+
+# One slot walks (succeeds at every third step), one stays (truncated at every fifth), one gives up
+# at every step: staggered ends, several ends in one step, ends at the first step.
+SCRIPT = [[WALK, STAY, GIVE_UP]] * 7
+
+# (episode, slot, first step, last step, success). With NEXT_STEP a step is lost to each reset.
+WITH_LOST_STEPS = [
+    (0, 0, 0, 2, True),
+    (1, 1, 0, 4, False),
+    (2, 2, 0, 0, False),
+    (3, 2, 2, 2, False),
+    (4, 0, 4, 6, True),
+    (5, 2, 4, 4, False),
+    (7, 2, 6, 6, False),
+]
+WITHOUT = [
+    (0, 0, 0, 2, True),
+    (1, 1, 0, 4, False),
+    (2, 2, 0, 0, False),
+    (3, 2, 1, 1, False),
+    (4, 2, 2, 2, False),
+    (5, 0, 3, 5, True),
+    (6, 2, 3, 3, False),
+    (7, 2, 4, 4, False),
+    (9, 2, 5, 5, False),
+    (11, 2, 6, 6, False),
+]
+TIMELINES = {
+    AutoresetMode.NEXT_STEP: WITH_LOST_STEPS,
+    AutoresetMode.SAME_STEP: WITHOUT,
+    AutoresetMode.DISABLED: WITHOUT,
+}
+EPISODE_IDS = {
+    AutoresetMode.NEXT_STEP: [
+        [0, 1, 2],
+        [0, 1, -1],
+        [0, 1, 3],
+        [-1, 1, -1],
+        [4, 1, 5],
+        [4, -1, -1],
+        [4, 6, 7],
+    ],
+    AutoresetMode.SAME_STEP: [
+        [0, 1, 2],
+        [0, 1, 3],
+        [0, 1, 4],
+        [5, 1, 6],
+        [5, 1, 7],
+        [5, 8, 9],
+        [10, 8, 11],
+    ],
+}
+EPISODE_IDS[AutoresetMode.DISABLED] = EPISODE_IDS[AutoresetMode.SAME_STEP]
+
+
+@pytest.fixture
+def timeline(vector, mode, as_dict):
+    envs = wrap(make_corridor(3, vector=vector, mode=mode, as_dict=as_dict), group_size=3)
     envs.reset(seed=0)
-    rewards = []
-    for actions in ([WALK, STAY], [WALK, STAY], [WALK, GIVE_UP]):
-        rewards.append(envs.step(np.array(actions))[1])
-    buffer = np.array(rewards)
-    np.testing.assert_array_equal(buffer, [[0, 0], [0, 0], [1, 0]])
-    (group,) = envs.pop_groups()
-    won, lost = group.episodes
-    assert (won.env_index, won.first_step, won.last_step, won.length) == (0, 0, 2, 3)
-    assert (won.success, won.env_return, won.progress_reward) == (True, 1.0, 1.0)
-    # Last seen at position 0 against 3, after the same 4 frames.
-    assert (lost.success, lost.env_return, lost.distance) == (False, 0.0, 3.0)
-    assert envs.rewrite(buffer) == 1
-    np.testing.assert_array_equal(buffer, [[0, 0], [0, 0], [1, 0.4]])
+    yield mode, envs, list(drive(envs, SCRIPT))
     envs.close()
+
+
+def test_episodes_begin_and_end_where_the_autoreset_mode_says(timeline):
+    mode, envs, _ = timeline
+    assert ended_episodes(envs) == TIMELINES[mode]
+
+
+def test_a_video_is_all_frames_of_its_episode_and_of_no_other(timeline):
+    mode, envs, _ = timeline
+    envs.close_groups()
+    videos = {tuple(map(tuple, video.tolist())) for video in envs._scorer.encoder.videos}
+    walked = tuple((t, t, 0) for t in range(4))
+    stayed = tuple((0, t, 1) for t in range(6))
+    gave_up = ((0, 0, 2), (0, 1, 2))
+    assert videos == {walked, stayed, gave_up}
+    assert len(envs._scorer.encoder.videos) == len(TIMELINES[mode])
+
+
+def test_every_step_says_to_which_episode_it_belongs(timeline):
+    mode, _, results = timeline
+    ids = np.array([infos["episode_id"] for *_, infos in results])
+    np.testing.assert_array_equal(ids, EPISODE_IDS[mode])
+    masks = np.array([infos["_episode_id"] for *_, infos in results])
+    np.testing.assert_array_equal(masks, ids >= 0)
+
+
+def test_the_environments_own_rewards_pass_unchanged_and_stay_in_infos(timeline):
+    mode, _, results = timeline
+    rewards = np.array([result[1] for result in results])
+    expected = np.zeros((7, 3))
+    for _, slot, _, last_step, success in TIMELINES[mode]:
+        expected[last_step, slot] = success
+    np.testing.assert_array_equal(rewards, expected)
+    np.testing.assert_array_equal([r[4]["env_reward"] for r in results], rewards)
+    assert all(r[4]["_env_reward"].all() for r in results)
+
+
+def test_a_group_is_the_episodes_that_started_together(timeline):
+    mode, envs, _ = timeline
+    envs.close_groups()
+    groups = [[e.episode_id for e in group.episodes] for group in envs.pop_groups()]
+    ended = {episode[0] for episode in TIMELINES[mode]}
+    by_start = [[i for i in range(start, start + 3) if i in ended] for start in (0, 3, 6, 9)]
+    assert sorted(groups) == [group for group in by_start if group]
+
+
+def test_failures_are_paid_at_their_last_steps_and_successes_keep_their_reward(timeline):
+    mode, envs, results = timeline
+    buffer = np.array([result[1] for result in results])
+    envs.rewrite(buffer)
+    expected = np.zeros((7, 3))
+    for _, slot, _, last_step, success in TIMELINES[mode]:
+        expected[last_step, slot] = success
+    # Episodes 0, 1, 2: (3, 4 frames) succeeded; (0, 6) and (0, 2) are both sqrt(13) away.
+    expected[4, 1] = expected[0, 2] = 0.4
+    # The next three hold the other success, and failures that are equally far again.
+    for episode, slot, _, last_step, success in TIMELINES[mode]:
+        if 3 <= episode <= 5 and not success:
+            expected[last_step, slot] = 0.4
+    np.testing.assert_array_equal(buffer, expected)
+
+
+def test_the_reward_of_a_group_is_worked_out_by_hand(mode):
+    # Succeeds after 3 steps; gives up at position 2 after 3 steps; stays until 5 steps are over.
+    envs = wrap(make_corridor(3, mode=mode), group_size=3)
+    envs.reset(seed=0)
+    for _ in drive(envs, [[WALK, WALK, STAY], [WALK, WALK, STAY], [WALK, GIVE_UP, STAY]]):
+        assert envs.pop_groups() == []
+    if mode is AutoresetMode.DISABLED:
+        envs.reset(options={"reset_mask": np.array([True, True, False])})
+    results = list(drive(envs, [[STAY, STAY, STAY]] * 2))
+    assert results[-1][4]["_srpo"].tolist() == [False, False, True]
+    (group,) = envs.pop_groups()
+    assert (group.key, group.task, group.num_successes, group.shaped) == ((0, 0), 0, 1, True)
+    np.testing.assert_array_equal(group.latents, [[3, 4], [2, 4], [0, 6]])
+    np.testing.assert_allclose([e.distance for e in group.episodes], [0, 1, math.sqrt(13)])
+    # Two failures: their z-scores are -1 and 1, whatever the distances.
+    np.testing.assert_allclose(group.rewards, [1, 0.8 * SIGMOID_1, 0.8 * (1 - SIGMOID_1)])
+    assert [e.nearest_center for e in group.episodes] == [0, 0, 0]
+    assert [e.length for e in group.episodes] == [3, 3, 5]
+    assert [e.env_return for e in group.episodes] == [1, 0, 0]
+
+
+# --- Options, masks, abandoned episodes ---
+
+
+def options_of(mask, task_id, init_state_id):
+    return {
+        "reset_mask": np.array(mask),
+        "task_id": np.array(task_id),
+        "init_state_id": np.array(init_state_id),
+    }
+
+
+def test_options_reach_the_environments_and_stay_the_callers(vector):
+    envs = wrap(make_corridor(3, vector=vector, mode=AutoresetMode.DISABLED), group_size=1)
+    envs.reset(seed=0, options={"task_id": np.array([7, 8, 9]), "init_state_id": 1})
+    list(drive(envs, [[GIVE_UP, STAY, GIVE_UP]]))
+    options = options_of([True, False, True], [5, 5, 6], [3, 3, 4])
+    _, infos = envs.reset(options=options)
+    assert infos["episode_id"].tolist() == [3, 1, 4]
+    assert list(options) == ["reset_mask", "task_id", "init_state_id"]
+    assert options["reset_mask"].tolist() == [True, False, True]
+    list(drive(envs, [[GIVE_UP, GIVE_UP, GIVE_UP]]))
+    groups = {group.episodes[0].episode_id: (group.key, group.task) for group in envs.pop_groups()}
+    assert groups == {
+        0: ((7, 1), 7),
+        1: ((8, 1), 8),
+        2: ((9, 1), 9),
+        3: ((5, 3), 5),
+        4: ((6, 4), 6),
+    }
+    envs.close()
+
+
+def test_a_slot_that_awaits_its_reset_belongs_to_no_episode():
+    class Patient(gymnasium.vector.VectorEnv):
+        """Steps ended slots as well, as simulators without Gymnasium's assertion do."""
+
+        metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
+        num_envs = 2
+        single_observation_space = Corridor().observation_space
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros((2, 4, 4, 3), np.uint8), {}
+
+        def step(self, actions):
+            dones = np.array([True, False])
+            infos = {"is_success": np.array([True, False])}
+            return (
+                np.zeros((2, 4, 4, 3), np.uint8),
+                dones.astype(float),
+                dones,
+                ~dones & dones,
+                infos,
+            )
+
+    envs = wrap(Patient(), group_size=1)
+    envs.reset()
+    ids = [envs.step(None)[4]["episode_id"].tolist() for _ in range(3)]
+    assert ids == [[0, 1], [-1, 1], [-1, 1]]
+    assert ended_episodes(envs) == [(0, 0, 0, 0, True)]
+
+
+def test_an_episode_that_is_reset_before_its_end_leaves_its_group(mode):
+    envs = wrap(make_corridor(2, mode=mode), group_size=2)
+    envs.reset(seed=0)
+    list(drive(envs, [[WALK, WALK]]))
+    envs.reset(options={"reset_mask": np.array([False, True])})
+    list(drive(envs, [[WALK, WALK], [WALK, GIVE_UP]]))
+    (group,) = envs.pop_groups()
+    assert [(e.episode_id, e.first_step, e.last_step) for e in group.episodes] == [
+        (0, 0, 2),
+        (2, 1, 2),
+    ]
+
+
+def test_a_full_reset_abandons_everything_that_runs():
+    envs = wrap(make_corridor(2), group_size=2)
+    envs.reset(seed=0)
+    list(drive(envs, [[WALK, GIVE_UP]]))
+    envs.reset(seed=0)
+    list(drive(envs, [[GIVE_UP, GIVE_UP]]))
+    assert ended_episodes(envs) == [(1, 1, 0, 0, False), (2, 0, 1, 1, False), (3, 1, 1, 1, False)]
+
+
+def test_frames_are_copied_as_environments_reuse_their_arrays():
+    encoder = ReadingEncoder()
+    envs = wrap(make_corridor(1, vector=partial(SyncVectorEnv, copy=False)), encoder, group_size=1)
+    envs.reset(seed=0)
+    list(drive(envs, [[WALK]] * 3))
+    np.testing.assert_array_equal(encoder.videos[0][:, 0], [0, 1, 2, 3])
+
+
+def test_frames_can_be_rendered(vector):
+    encoder = ReadingEncoder()
+    for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED):
+        inner = make_corridor(2, vector=vector, mode=mode, render=True)
+        envs = wrap(inner, encoder, group_size=1, frames="render")
+        envs.reset(seed=0)
+        list(drive(envs, [[GIVE_UP, WALK]] * 3))
+        envs.close()
+    walked = [video[:, :2].tolist() for video in encoder.videos if len(video) == 4]
+    assert walked == [[[0, 0], [1, 1], [2, 2], [3, 3]]] * 2
+
+
+def test_it_works_on_top_of_gymnasiums_own_wrappers():
+    envs = wrap(RecordEpisodeStatistics(make_corridor(2)), group_size=2)
+    envs.reset(seed=0)
+    *_, infos = list(drive(envs, [[GIVE_UP, GIVE_UP]]))[-1]
+    assert infos["episode"]["l"].tolist() == [1, 1]
+    assert envs.get_attr("slot") == (0, 1)
+    assert len(envs.pop_groups()) == 1
+
+
+# --- The wider references ---
+
+
+def task_corridor(**kwargs):
+    envs = wrap(make_corridor(4, mode=AutoresetMode.DISABLED), group_size=2, **kwargs)
+    options = {"task_id": np.array([1, 1, 1, 2]), "init_state_id": np.array([0, 0, 5, 0])}
+    envs.reset(seed=0, options=options)
+    return envs
+
+
+def test_with_the_task_reference_all_is_scored_when_the_groups_are_closed():
+    envs = task_corridor(reference="task")
+    script = [[WALK, WALK, WALK, STAY]] * 2 + [[WALK, GIVE_UP, STAY, STAY]]
+    list(drive(envs, script))
+    assert envs.pop_groups() == []
+    envs.close_groups()
+    groups = {group.key: group for group in envs.pop_groups()}
+    assert list(groups) == [(1, 0)]
+    np.testing.assert_array_equal(groups[1, 0].rewards, [1.0, 0.4])
+
+
+def test_with_the_task_reference_a_group_without_success_learns_from_another():
+    envs = task_corridor(reference="task")
+    # Slots 0 and 1 are one group, slot 2 another of the same task, slot 3 of another task.
+    list(drive(envs, [[WALK, WALK, GIVE_UP, GIVE_UP]]))
+    envs.reset(options=options_of([False, False, True, True], [1, 1, 1, 2], [0, 0, 5, 0]))
+    list(drive(envs, [[WALK, WALK, WALK, STAY], [WALK, GIVE_UP, GIVE_UP, GIVE_UP]]))
+    envs.close_groups()
+    groups = {group.key: group for group in envs.pop_groups()}
+    assert set(groups) == {(1, 0), (1, 5), (2, 0)}
+    # The success is (3, 4 frames); the task's failures are (2, 4), (0, 2) and (1, 3), so 1,
+    # sqrt(13) and sqrt(5) away, and share one mean and one deviation.
+    distances = np.sqrt([1, 13, 5])
+    z = (distances - distances.mean()) / distances.std()
+    expected = 0.8 / (1 + np.exp(z))
+    np.testing.assert_allclose(groups[1, 0].rewards, [1, expected[0]])
+    np.testing.assert_allclose(groups[1, 5].rewards, expected[1:])
+    assert groups[1, 5].shaped
+    # Task 2 has no success at all.
+    np.testing.assert_array_equal(groups[2, 0].rewards, [0, 0])
+
+
+def test_with_the_memory_reference_step_pays_at_the_last_step(mode):
+    envs = wrap(make_corridor(1, mode=mode, limit=4), group_size=8, reference="memory")
+    envs.reset(seed=0)
+    lost = [[STAY]] if mode is AutoresetMode.NEXT_STEP else []
+    # Nothing to compare with yet.
+    assert next(drive(envs, [[GIVE_UP]]))[1][0] == 0.0
+    list(drive(envs, lost))
+    if mode is AutoresetMode.DISABLED:
+        envs.reset()
+    assert [r[1][0] for r in drive(envs, [[WALK]] * 3 + lost)][:3] == [0, 0, 1]
+    if mode is AutoresetMode.DISABLED:
+        envs.reset()
+    results = list(drive(envs, [[WALK], [WALK], [GIVE_UP]]))
+    # (2, 4 frames) is 1 away from (3, 4), and the failure in memory, (0, 2), sqrt(13): z is -1.
+    np.testing.assert_allclose([r[1][0] for r in results], [0, 0, 0.8 * SIGMOID_1])
+    assert results[-1][4]["env_reward"][0] == 0.0
+    envs.close_groups()
+    (group,) = envs.pop_groups()
+    np.testing.assert_allclose(group.rewards, [0, 1, 0.8 * SIGMOID_1])
+    assert math.isnan(group.episodes[0].distance)
+
+
+def test_with_the_memory_reference_a_success_of_the_same_step_counts():
+    envs = wrap(make_corridor(2), reference="memory", group_size=2)
+    envs.reset(seed=0)
+    for actions in ([STAY, WALK], [STAY, WALK], [GIVE_UP, WALK]):
+        rewards = envs.step(np.array(actions))[1]
+    assert rewards.tolist() == [0.4, 1.0]
+
+
+# --- Rollout buffers ---
+
+
+def test_an_episode_that_began_in_an_earlier_rollout_is_paid_where_it_ends():
+    envs = wrap(make_corridor(2, mode=AutoresetMode.SAME_STEP), group_size=2)
+    envs.reset(seed=0)
+    first = np.array([r[1] for r in drive(envs, [[WALK, STAY]] * 3)])
+    assert envs.rewrite(first) == 0  # closes the group of the success; its companion still runs
+    np.testing.assert_array_equal(first, [[0, 0], [0, 0], [1, 0]])
+    second = np.array([r[1] for r in drive(envs, [[WALK, STAY]] * 3)])
+    # What was left of that group and the next episode of slot 0 are one group now.
+    assert envs.rewrite(second, first_step=3) == 1
+    np.testing.assert_array_equal(second, [[0, 0], [0, 0.4], [1, 0]])
+
+
+def test_rewriting_twice_or_with_groups_popped_between_changes_nothing_more():
+    envs = wrap(make_corridor(2, mode=AutoresetMode.SAME_STEP), group_size=2)
+    envs.reset(seed=0)
+    buffer = np.array([r[1] for r in drive(envs, [[WALK, STAY]] * 5)])
+    assert len(envs.pop_groups()) == 1
+    envs.rewrite(buffer)
+    once = buffer.copy()
+    assert envs.rewrite(buffer) == 1
+    np.testing.assert_array_equal(buffer, once)
+
+
+def test_a_loop_that_only_rewrites_holds_the_groups_of_one_rollout():
+    envs = wrap(make_corridor(2, mode=AutoresetMode.SAME_STEP), group_size=2)
+    envs.reset(seed=0)
+    for _ in range(5):
+        buffer = np.array([r[1] for r in drive(envs, [[GIVE_UP, GIVE_UP]] * 3)])
+        envs.rewrite(buffer)
+        assert len(envs._scorer.closed) == 3
+    assert [group.episodes[0].first_step for group in envs.pop_groups()] == [12, 13, 14]
+
+
+@pytest.mark.parametrize(
+    ("buffer", "first_step", "message"),
+    [
+        (np.zeros((2, 3)), None, r"\(num_steps, 2\), got \(2, 3\)"),
+        (np.zeros(2), None, r"got \(2,\)"),
+        ([[0.0, 0.0]], None, "must be an array"),
+        (np.zeros((2, 2), int), None, "floating point"),
+        (np.zeros((2, 2)), 2, "steps 2 to 3"),
+        (np.zeros((4, 2)), None, "steps -1 to 2"),
+    ],
+)
+def test_a_buffer_that_does_not_fit_is_refused_before_anything_changes(buffer, first_step, message):
+    envs = wrap(make_corridor(2), group_size=4)
+    envs.reset(seed=0)
+    list(drive(envs, [[GIVE_UP, STAY]] * 3))
+    with pytest.raises(ValueError, match=message):
+        envs.rewrite(buffer, first_step)
+    assert envs.pop_groups() == []
+
+
+# --- Wrong use ---
+
+
+def test_an_environment_that_does_not_declare_its_autoreset_mode_is_refused():
+    envs = make_corridor(1)
+    envs.metadata = {}
+    with pytest.raises(ValueError, match="autoreset_mode"):
+        wrap(envs)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"group_size": 0}, "at least 1, got 0"),
+        ({"max_frames": 1}, "at least 2, got 1"),
+        ({"reference": "tasks"}, "got 'tasks'"),
+        ({"formula": "sirl"}, "got 'sirl'"),
+        ({"weight": 1.5}, r"in \(0, 1\], got 1.5"),
+        ({"memory_size": 0}, "at least 1, got 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_with_its_rule(setting, message):
+    with pytest.raises(ValueError, match=message):
+        wrap(make_corridor(1), **setting)
+
+
+def test_step_before_reset_is_refused():
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        wrap(make_corridor(1)).step(np.array([WALK]))
+
+
+def test_closing_twice_is_fine_and_use_after_it_is_refused(vector):
+    envs = wrap(make_corridor(2, vector=vector), group_size=2)
+    envs.reset(seed=0)
+    list(drive(envs, [[GIVE_UP, GIVE_UP]]))
+    envs.close()
+    envs.close()
+    assert envs.closed
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
+        envs.step(np.array([WALK, WALK]))
+    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
+        envs.reset()
+    assert len(envs.pop_groups()) == 1
+
+
+def test_calls_and_attributes_reach_the_environments(vector):
+    envs = wrap(make_corridor(2, vector=vector))
+    envs.reset(seed=0)
+    assert envs.get_attr("slot") == (0, 1)
+    envs.set_attr("limit", [3, 4])
+    assert envs.call("limit") == (3, 4)
+    assert len(envs.call("render")) == 2
+    envs.close()
+
+
+def test_an_environment_that_repeats_its_end_is_found_out():
+    class Frozen(Corridor):
+        """Repeats its last transition until a reset that never comes, as lerobot's wrapper does."""
+
+        def reset(self, **kwargs):
+            if self.num_resets and self.last[2]:
+                self.num_resets += 1
+                return self.last[0], {}
+            return super().reset(**kwargs)
+
+        def step(self, action):
+            self.last = super().step(action)
+            return self.last
+
+    class Replaying(SyncVectorEnv):
+        def step(self, actions):
+            observations, rewards, terminations, truncations, infos = super().step(actions)
+            frozen = np.array([env.num_resets > 1 for env in self.envs])
+            return observations, rewards, terminations | frozen, truncations, infos
+
+    envs = wrap(Replaying([Frozen]))
+    envs.reset()
+    list(drive(envs, [[GIVE_UP]]))
+    with pytest.raises(RuntimeError, match="ended again in the step that should have reset it"):
+        envs.step(np.array([STAY]))
+
+
+def test_a_same_step_environment_without_final_observation_is_found_out():
+    class Forgetful(SyncVectorEnv):
+        def step(self, actions):
+            *result, infos = super().step(actions)
+            infos.pop("final_obs", None)
+            return *result, infos
+
+    envs = wrap(Forgetful([Corridor], autoreset_mode=AutoresetMode.SAME_STEP))
+    envs.reset()
+    with pytest.raises(ValueError, match=r"infos\['final_obs'\]"):
+        envs.step(np.array([GIVE_UP]))
+
+
+def test_a_latent_that_is_not_finite_stops_with_the_name_of_the_episode():
+    class Broken(ReadingEncoder):
+        def encode(self, videos):
+            return super().encode(videos) * np.nan
+
+    envs = wrap(make_corridor(1), Broken(), group_size=1)
+    envs.reset()
+    with pytest.raises(ValueError, match="episode 0 of environment 0"):
+        envs.step(np.array([GIVE_UP]))
+
+
+def test_one_step_with_tasks_that_only_step_tells_is_found_out():
+    class Late(Corridor):
+        def reset(self, **kwargs):
+            observation, _ = super().reset(**kwargs)
+            return observation, {}
+
+        def step(self, action):
+            *result, info = super().step(action)
+            return *result, {**info, "task_id": self.slot}
+
+    envs = wrap(SyncVectorEnv([partial(Late, slot) for slot in range(2)]))
+    envs.reset()
+    with pytest.raises(ValueError, match="only the info of `step` names the task"):
+        envs.step(np.array([GIVE_UP, GIVE_UP]))
