@@ -1,0 +1,93 @@
+"""The contract between the agents and a policy, whatever its size.
+
+A policy supplies three things: tensors from observations, token logits from tensors, a checkpoint.
+Sampling, log-probabilities and actions follow from the logits and are written here, once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from srpo_env.policy import tokens as token_maths
+
+Inputs = dict[str, Tensor]
+"""A batch of observations as the policy reads them; the first axis of every tensor is the batch."""
+
+
+class Policy(nn.Module, ABC):
+    """Observations and instructions to chunks of discrete action tokens.
+
+    The probability of a token must not depend on ``train()`` or ``eval()``, nor on the rest of the
+    batch: reinforcement learning compares probabilities from acting with those from training.
+    """
+
+    action_dim: int = 7
+
+    @abstractmethod
+    def prepare(
+        self, observations: Mapping[str, npt.NDArray[Any]], instructions: Sequence[str]
+    ) -> Inputs:
+        """Turns a batch of observations into tensors, compact enough to be kept for an update.
+
+        Args:
+            observations: ``agentview`` and ``wrist`` ``(B, height, width, 3)`` uint8 and ``proprio``
+                ``(B, 8)``, as `LiberoEnv` describes them; what else is there is ignored.
+            instructions: B instructions.
+
+        Raises:
+            KeyError: If an observation is missing.
+            ValueError: If a shape or type is wrong.
+        """
+
+    @abstractmethod
+    def logits(self, inputs: Inputs) -> Tensor:
+        """Logits ``(B, T, V)`` of the T tokens of a chunk, each of which takes one of V values."""
+
+    @abstractmethod
+    def save(self, path: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
+        """Writes a checkpoint that `load_policy` reads; ``provenance`` says how it came about."""
+
+    @torch.no_grad()
+    def sample(
+        self, inputs: Inputs, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws tokens ``(B, T)``; returns them and their log-probabilities ``(B, T)``.
+
+        Raises:
+            ValueError: If the temperature is not positive.
+        """
+        logits = self.logits(inputs)
+        tokens = token_maths.sample_tokens(logits, temperature, generator)
+        return tokens, token_maths.log_probs(logits, tokens, temperature)
+
+    def log_probs(
+        self, inputs: Inputs, tokens: Tensor, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of tokens ``(B, T)`` and entropies in nats, both ``(B, T)``, with gradients.
+
+        Raises:
+            ValueError: If the temperature is not positive.
+        """
+        logits = self.logits(inputs)
+        return token_maths.log_probs_and_entropies(logits, tokens, temperature)
+
+    def actions(self, tokens: Tensor) -> npt.NDArray[np.float32]:
+        """Actions ``(B, chunk, action_dim)`` in [-1, 1] of tokens ``(B, T)``."""
+        actions: npt.NDArray[np.float32]
+        actions = token_maths.tokens_to_actions(tokens, self.action_dim).cpu().numpy()
+        return actions
+
+    @torch.no_grad()
+    def act(
+        self, observations: Mapping[str, npt.NDArray[Any]], instructions: Sequence[str]
+    ) -> npt.NDArray[np.float32]:
+        """The likeliest actions, ``(B, chunk, action_dim)``; what evaluations execute."""
+        return self.actions(self.logits(self.prepare(observations, instructions)).argmax(dim=-1))

@@ -1,0 +1,124 @@
+"""Checkpoints of policies: ``NAME.safetensors`` with the weights and ``NAME.json`` with all else.
+
+Both are data and not code. The JSON file names the policy's class and settings, how it was trained,
+and the SHA-256 of the weights, so that two files that do not belong together are noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+FORMAT = "srpo-env policy"
+FORMAT_VERSION = 1
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+"""folder of the checkpoints that ship"""
+
+
+def save_checkpoint(
+    path: str | Path,
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes a checkpoint; at every moment, files at ``path`` are whole.
+
+    Args:
+        path: Folder and name, without an ending.
+        weights: The policy's state dict.
+        config: The policy's settings, for JSON.
+        provenance: How it was trained, for JSON.
+        dtype: Type that weights are stored in; half precision halves the file, and is read as float32.
+    """
+    stem = Path(path)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    blob = save_tensors({k: v.detach().cpu().to(dtype).contiguous() for k, v in weights.items()})
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "config": dict(config),
+        "provenance": dict(provenance),
+        "sha256": hashlib.sha256(blob).hexdigest(),
+    }
+    _write(_file(stem, ".safetensors"), blob)
+    _write(_file(stem, ".json"), json.dumps(header, indent=2).encode() + b"\n")
+
+
+def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a checkpoint: weights as float32, and the JSON file's content.
+
+    Raises:
+        FileNotFoundError: If one of the two files is missing.
+        ValueError: If a file is damaged, of another kind or version, or the two do not belong together.
+    """
+    stem = resolve_checkpoint(path)
+    header_file, weights_file = _file(stem, ".json"), _file(stem, ".safetensors")
+    try:
+        header = json.loads(header_file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{header_file} is not valid JSON ({error}): the file is damaged"
+        ) from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"{header_file} does not describe a policy of srpo-env")
+    if header.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{header_file} must be of format version {FORMAT_VERSION}, "
+            f"got {header.get('format_version')}: it needs another version of srpo-env"
+        )
+    blob = weights_file.read_bytes()
+    if hashlib.sha256(blob).hexdigest() != header.get("sha256"):
+        raise ValueError(
+            f"{weights_file} is not the file that {header_file.name} was written with: "
+            "it is damaged, cut short, or from another checkpoint"
+        )
+    try:
+        weights = load_tensors(blob)
+    except SafetensorError as error:
+        raise ValueError(f"{weights_file} is not a safetensors file: {error}") from error
+    return {name: value.float() for name, value in weights.items()}, header
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
+    """Finds a checkpoint: a path, with or without an ending, or the name of one that ships.
+
+    Returns:
+        Folder and name, without an ending.
+
+    Raises:
+        FileNotFoundError: If one of its two files is missing.
+    """
+    stem = Path(path)
+    if stem.suffix in (".safetensors", ".json"):
+        stem = stem.with_suffix("")
+    candidates = [stem, WEIGHTS / stem] if len(stem.parts) == 1 else [stem]
+    for candidate in candidates:
+        if _file(candidate, ".json").is_file() and _file(candidate, ".safetensors").is_file():
+            return candidate
+    shipped = sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
+    raise FileNotFoundError(
+        f"a checkpoint must be a path to NAME.safetensors beside NAME.json, or one of those that ship "
+        f"({', '.join(shipped) or 'none'}), got {str(path)!r}"
+    )
+
+
+def _file(stem: Path, ending: str) -> Path:
+    return stem.with_name(stem.name + ending)
+
+
+def _write(file: Path, content: bytes) -> None:
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_bytes(content)
+    draft.replace(file)
