@@ -516,7 +516,7 @@ def main(args: Args) -> None:
     envs = SelfReferentialProgressWrapper(
         libero, PixelEncoder(), group_size=args.group_size, reference=args.reference, formula=args.formula
     )
-    sampler = TaskSampler(libero.get_wrapper_attr("num_tasks"), TRAINING_STATES, np.random.default_rng(args.seed))
+    sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, np.random.default_rng(args.seed))
     state = TrainingState(policy, optimizer, torch.Generator().manual_seed(args.seed), sampler)
     folder = Path(args.resume) if args.resume else Path(args.run_dir) / args.run_name
     if args.resume:
@@ -549,7 +549,7 @@ def main(args: Args) -> None:
 
 def held_out(libero: gymnasium.vector.VectorEnv, policy: Policy, args: Args) -> Evaluation:
     """Greedy success on initial states that are never trained on."""
-    episodes = held_out_episodes(libero.get_wrapper_attr("num_tasks"), args.eval_episodes)
+    episodes = held_out_episodes(libero.num_tasks, args.eval_episodes)
     return evaluate(policy.act, libero, episodes)
 
 
