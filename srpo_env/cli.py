@@ -48,8 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EXPECTED_ERRORS as error:
         if args.traceback:
             raise
-        print(f"srpo-env {args.command}: {error}", file=sys.stderr)
+        print(f"srpo-env {args.command}: {_sentence(error)}", file=sys.stderr)
         return 2
+
+
+def _sentence(error: Exception) -> str:
+    if str(error) == f"No module named {getattr(error, 'name', None)!r}":
+        return f"{error}. Run `srpo-env doctor`: it says how to install what is missing"
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from srpo_env.libero import assets as libero_assets
 from srpo_env.libero.gl import has_gpu
 
 TRAINING_EXTRAS = ("libero", "agents")
@@ -25,6 +25,8 @@ INSTALL = f"pip install 'srpo-env[{','.join(TRAINING_EXTRAS)}]'"
 
 HF_LIBERO = "hf-libero==0.1.4"
 """LIBERO's simulator; installed beside the extras, as they cannot leave out its requirements."""
+
+INSTALL_HF_LIBERO = f"pip install --no-deps {HF_LIBERO}"
 
 SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swrast")
 """Mesa's names for itself when it renders on the CPU."""
@@ -50,8 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints what the checks find; returns 1 if training could not run, else 0."""
-    # Its warning says in a log what is printed here.
-    logging.getLogger(libero_assets.__name__).setLevel(logging.ERROR)
     can_run = True
     for check in CHECKS:
         for finding in check():
@@ -72,7 +72,8 @@ def check_packages() -> Iterator[Finding]:
     try:
         from packaging.requirements import Requirement
     except ModuleNotFoundError:  # [libero] requires it, so the rest is missing as well
-        yield Finding("wrong", "what training needs is not installed", INSTALL)
+        mend = f"{INSTALL} && {INSTALL_HF_LIBERO}"
+        yield Finding("wrong", "what training needs is not installed", mend)
         return
     requirements = [Requirement(line) for line in importlib.metadata.requires("srpo-env") or []]
     requirements = [
@@ -85,7 +86,7 @@ def check_packages() -> Iterator[Finding]:
     wrong: list[Finding] = []
     for requirement in [*requirements, Requirement(HF_LIBERO)]:
         name, wanted = requirement.name, requirement.specifier
-        lean = f"pip install --no-deps {HF_LIBERO}" if str(requirement) == HF_LIBERO else ""
+        lean = INSTALL_HF_LIBERO if str(requirement) == HF_LIBERO else ""
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -101,6 +102,8 @@ def check_packages() -> Iterator[Finding]:
 
 def check_graphics() -> Iterator[Finding]:
     """Who really renders: makes a context and asks it, whatever was asked for."""
+    if not _are_installed("mujoco", "OpenGL"):
+        return
     try:
         found = json.loads(_run_python("-m", "srpo_env.libero.gl_probe"))
     except RuntimeError as error:
@@ -131,10 +134,14 @@ _GPU_GRAPHICS = (
 
 def check_assets() -> Iterator[Finding]:
     """Which of LIBERO's assets are used, and whether an old configuration misleads others."""
+    if not _are_installed("libero", "PIL", "yaml"):
+        return
+    from srpo_env.libero.assets import resolve_assets
+
+    # Its warning says in a log what is printed here.
+    logging.getLogger("srpo_env.libero.assets").setLevel(logging.ERROR)
     try:
-        assets = libero_assets.resolve_assets()
-    except ImportError:
-        return  # said by the check of the packages
+        assets = resolve_assets()
     except OSError as error:
         yield Finding("wrong", str(error), "unset LIBERO_ASSETS, or correct it")
         return
@@ -172,6 +179,8 @@ def _stale_configuration() -> Iterator[Finding]:
 
 def check_simulator() -> Iterator[Finding]:
     """Whether LIBERO imports, which takes shared libraries of the system too."""
+    if not _are_installed("libero", "robosuite", "PIL"):
+        return
     prepare = "from srpo_env.libero.assets import prepare_libero; prepare_libero()"
     try:
         _run_python("-c", f"{prepare}; import libero.libero.envs")
@@ -186,10 +195,10 @@ def check_simulator() -> Iterator[Finding]:
 
 def check_torch() -> Iterator[Finding]:
     """Whether torch uses the GPU, if there is one."""
-    try:
-        import torch
-    except ImportError:
-        return  # said by the check of the packages
+    if not _are_installed("torch"):
+        return
+    import torch
+
     if torch.cuda.is_available():
         yield Finding("ok", f"torch uses {torch.cuda.get_device_name()}")
     elif has_gpu() and torch.version.cuda is None:
@@ -216,6 +225,11 @@ CHECKS = (
 
 
 # --- What the checks ask ------------------------------------------------------------------------
+
+
+def _are_installed(*modules: str) -> bool:
+    # That they are not, the check of the packages says, and how to install them.
+    return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
 def usable_cores() -> float:
