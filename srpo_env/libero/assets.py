@@ -93,7 +93,7 @@ def prepare_libero(assets: LiberoAssets | None = None) -> LiberoAssets:
         assets = resolve_assets()
     if "libero.libero" not in sys.modules:
         os.environ["LIBERO_CONFIG_PATH"] = str(_write_libero_config(assets.path))
-        _keep_matplotlib_out_of_home()
+        _redirect_caches()
     import libero.libero as libero
 
     # What `get_assets_path` returns; every object class and scene asks it, none the configuration.
@@ -123,7 +123,7 @@ def check_suite(assets: LiberoAssets, suite: str) -> None:
 
 
 def download_assets() -> LiberoAssets:
-    """Downloads LIBERO's own assets into the Hugging Face cache; :func:`resolve_assets` looks there.
+    """Downloads LIBERO's own assets into the Hugging Face cache; `resolve_assets` looks there.
 
     Raises:
         ModuleNotFoundError: If ``huggingface_hub`` is not installed.
@@ -262,8 +262,8 @@ def _announce_standins(folder: Path) -> None:
     level = logging.INFO if multiprocessing.parent_process() else logging.WARNING
     logger.log(
         level,
-        "No complete LIBERO assets were found: using generated stand-ins (%s). Results on them are not "
-        "LIBERO results; `srpo-env assets download` fetches the real ones.",
+        "Using generated stand-ins for LIBERO's assets (%s). Results on them are not LIBERO "
+        "results; `srpo-env assets download` fetches the real ones.",
         folder,
     )
 
@@ -301,12 +301,17 @@ def _datasets_of_user() -> str | None:
     return datasets if isinstance(datasets, str) else None
 
 
-def _keep_matplotlib_out_of_home() -> None:
-    # LIBERO imports matplotlib, which creates its folders in the home directory. Where they exist,
-    # the user's own settings may be in them, and they stay in force.
+def _redirect_caches() -> None:
+    # LIBERO imports matplotlib, which creates its folder in the home directory. Where it exists,
+    # the user's own settings may be in it, and they stay in force.
     config = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))
     if "matplotlib" not in sys.modules and not (config / "matplotlib").is_dir():
         os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
+    # robosuite has numba keep what it compiles beside its files. Where they cannot be written,
+    # numba writes to the home directory, and where that cannot be written, the import fails.
+    robosuite = importlib.util.find_spec("robosuite")
+    if robosuite and robosuite.origin and not os.access(Path(robosuite.origin).parent, os.W_OK):
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
 
 
 # --- Folders that several processes may want at once --------------------------------------------
