@@ -7,7 +7,7 @@ missed or an object that was lost simply looks like one not yet taken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,11 @@ POSITION_SCALE = 0.05
 ROTATION_SCALE = 0.5
 """Radians that an action of 1 asks for. Source: robosuite's OSC_POSE defaults."""
 
+GAIN = 2.0
+"""Of the proportional control; the arm follows a request only part of the way in one step"""
+FULL_OPENING = 0.076
+"""Distance between the open fingers' pads in metres"""
+
 OPEN, CLOSE = -1.0, 1.0
 
 HOVER = 0.14
@@ -33,7 +38,7 @@ FUNNEL_SLOPE = 4.0
 CLEARANCE = 0.03
 """Air between a carried object and the basket's rim, in metres"""
 LOW = 0.05
-"""Height over the basket's floor, in metres, to which an object is lowered before it is let go"""
+"""Height over the floor, in metres, to which an object is lowered: inside the basket"""
 
 DOWNWARD = Rotation.from_rotvec([np.pi, 0.0, 0.0])
 
@@ -62,23 +67,22 @@ class PickAndPlaceExpert:
             Shape(model, self._data, model.body(f"gripper0_{side}finger").id).geoms
             for side in ("left", "right")
         ]
-        self._grasp: tuple[Floats, Grasp] | None = None
+        self._plan: tuple[Floats, Grasp] | None = None
 
     def act(self) -> Floats:
         """The next action, shape ``(7,)``, in [-1, 1], for the state that the simulator is in."""
         proprio = self._simulation.proprio().astype(np.float64)
         position, hand = proprio[:3], Rotation.from_rotvec(proprio[3:6])
         opening = proprio[6] - proprio[7]
-        if self._is_held():
-            goal, gripper = self._carry(position)
-            yaw = self._yaw_of(hand)
-        elif self._is_in_basket():
+        if self._simulation.is_success():
             goal, gripper, yaw = position, OPEN, self._yaw_of(hand)
+        elif self._is_held():
+            goal, gripper, yaw = self._carry(position), CLOSE, self._yaw_of(hand)
         else:
             goal, gripper, yaw = self._approach(position, hand, opening)
         turn = (Rotation.from_euler("z", yaw) * DOWNWARD * hand.inv()).as_rotvec()
         action = np.empty(7)
-        action[:3] = _limited((goal - position) / POSITION_SCALE)
+        action[:3] = _limited(GAIN * (goal - position) / POSITION_SCALE)
         action[3:6] = _limited(turn / ROTATION_SCALE, 0.5)
         action[6] = gripper
         return action
@@ -91,28 +95,25 @@ class PickAndPlaceExpert:
         above = position[2] - grasp.position[2]
         turn = abs(grasp.yaw - self._yaw_of(hand))
         # Fingers that have begun to close push a little; that is no reason to begin anew.
-        reach = 0.008 if opening > 0.07 else 0.02
-        if sideways < reach and abs(above) < reach and turn < 0.15:
+        reach = 0.015 if opening > 0.074 else 0.03
+        if sideways < reach and abs(above) < reach and turn < 0.3:
             return grasp.position, CLOSE, grasp.yaw
-        funnel = FUNNEL_SLOPE * (max(0.0, sideways - 0.004) + 0.05 * max(0.0, turn - 0.1))
-        goal = grasp.position + (0.0, 0.0, min(HOVER, funnel))
-        return goal, OPEN, grasp.yaw
+        play = float(np.clip((FULL_OPENING - grasp.width) / 2 - 0.004, 0.004, 0.012))
+        funnel = FUNNEL_SLOPE * (max(0.0, sideways - play) + 0.05 * max(0.0, turn - 0.1))
+        # A hand that is down already does not climb again for an error that it can mend down there.
+        height = min(HOVER, funnel) if sideways > 0.025 else min(funnel, max(above, 0.0))
+        return grasp.position + (0.0, 0.0, height), OPEN, grasp.yaw
 
-    def _carry(self, position: Floats) -> tuple[Floats, float]:
-        center = self._data.xpos[self._basket_body][:2]
-        to_basket = center - self._data.xpos[self._body][:2]
+    def _carry(self, position: Floats) -> Floats:
+        """Where the hand should go with the object: up, across, and down into the basket."""
+        to_basket = self._data.xpos[self._basket_body][:2] - self._data.xpos[self._body][:2]
         distance = float(np.linalg.norm(to_basket))
         bottom = self._shape.corners()[..., 2].min()
         rim = self._basket.corners()[..., 2].max()
-        funnel = FUNNEL_SLOPE * max(0.0, distance - 0.03)
-        height = min(rim + CLEARANCE, LOW + funnel)
-        if distance > 0.06:
-            height = rim + CLEARANCE
-        # Up first: sideways only as fast as the object has risen.
+        height = min(rim + CLEARANCE, LOW + FUNNEL_SLOPE * max(0.0, distance - 0.01))
+        # Up first: sideways only as far as the object has risen above what stands around.
         freedom = np.clip((bottom - 0.05) / 0.1, 0.0, 1.0) if distance > 0.05 else 1.0
-        goal = position + (*(freedom * to_basket), height - bottom)
-        gripper = OPEN if distance < 0.04 and bottom < LOW + 0.01 else CLOSE
-        return goal, gripper
+        return position + (*(freedom * to_basket), height - bottom)
 
     # --- What the state says ----------------------------------------------------------------------
 
@@ -123,19 +124,14 @@ class PickAndPlaceExpert:
         others = pairs[:, ::-1][mine]
         return all(np.isin(others, finger).any() for finger in self._fingers)
 
-    def _is_in_basket(self) -> bool:
-        corners = self._basket.corners()
-        where = self._data.xpos[self._body]
-        low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
-        return bool(np.all(where > low - (0.0, 0.0, 0.01)) and np.all(where < high))
-
     def _current_grasp(self) -> Grasp:
-        # Planned again only when the object has moved: it is the slow part, and a plan that follows
-        # every millimetre dithers.
+        # Planned anew only when the object has moved far or turned: a plan that changes its mind
+        # with every millimetre dithers. Else the grasp moves along.
         where = self._data.geom_xpos[self._shape.geoms].copy()
-        if self._grasp is None or np.abs(where - self._grasp[0]).max() > 0.005:
-            self._grasp = where, plan_grasp(self._shape, self._obstacles)
-        return self._grasp[1]
+        if self._plan is None or np.abs(where - self._plan[0]).max() > 0.02:
+            self._plan = where, plan_grasp(self._shape, self._obstacles)
+        planned_at, grasp = self._plan
+        return replace(grasp, position=grasp.position + (where - planned_at).mean(axis=0))
 
     @staticmethod
     def _yaw_of(hand: Rotation) -> float:

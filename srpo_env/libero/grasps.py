@@ -40,6 +40,8 @@ class Grasp:
 
     position: Floats
     yaw: float
+    width: float
+    """of the object between the fingers, in metres"""
 
 
 class Shape:
@@ -87,7 +89,7 @@ def plan_grasp(shape: Shape, obstacles: list[Shape]) -> Grasp:
             cost += 1e2 * _overlap(around, axes, center, FINGERS, height)
             cost += 1e2 * _overlap(around, axes, center, HAND, height + HAND_HEIGHT)
             if cost < best_cost:
-                best, best_cost = Grasp(np.array([*(center @ axes), height]), float(yaw)), cost
+                best, best_cost = Grasp(np.array([*(center @ axes), height]), float(yaw), float(width)), cost
     assert best is not None  # a shift of 0 is never skipped
     return best
 
