@@ -1,0 +1,173 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from agents.vla_grpo import (
+    Args,
+    Chunk,
+    TaskSampler,
+    group_advantages,
+    kl_to,
+    main,
+    newest_checkpoint,
+    returns_of,
+    surrogate_loss,
+    update,
+)
+from srpo_env import Episode, Group
+from srpo_env.policy import PolicyConfig, SmallPolicy
+
+
+def make_group(successes, progress_rewards, key=(0, 0)):
+    episodes = tuple(
+        Episode(
+            episode_id=index, env_index=index, first_step=0, last_step=1, success=success, env_return=float(success),
+            last_env_reward=float(success), distance=math.nan, progress_reward=reward, nearest_center=-1,
+            latent=np.zeros(1, np.float32),
+        )
+        for index, (success, reward) in enumerate(zip(successes, progress_rewards, strict=True))
+    )  # fmt: skip
+    return Group(key, key[0], episodes, np.zeros((0, 1)), 0, 0)
+
+
+def test_advantages_are_z_scores_within_the_group():
+    # mean 0.5, population standard deviation 0.5
+    np.testing.assert_allclose(group_advantages(np.array([1.0, 0.0, 0.0, 1.0])), [1, -1, -1, 1], atol=1e-5)
+
+
+def test_a_binary_reward_ignores_progress():
+    group = make_group([True, False, False], [1.0, 0.6, 0.2])
+    np.testing.assert_array_equal(returns_of(group, "binary"), [1, 0, 0])
+    np.testing.assert_array_equal(returns_of(group, "srpo"), [1, 0.6, 0.2])
+
+
+def test_the_surrogate_is_the_mean_over_executed_tokens():
+    log_probs = torch.log(torch.tensor([[0.2, 0.5]]))
+    old = torch.log(torch.tensor([[0.2, 0.1]]))
+    mask = torch.tensor([[True, False]])  # the second token was never executed
+    loss = surrogate_loss(log_probs, old, torch.tensor([2.0]), mask, 0.2, 0.28)
+    assert loss.item() == pytest.approx(-2.0)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [
+        (1.5, 1.0, 1.28),  # a gain beyond the upper bound is not credited
+        (1.5, -1.0, -1.5),  # a loss is
+        (0.5, 1.0, 0.5),
+        (0.5, -1.0, -0.8),  # a gain beyond the lower bound is not credited
+    ],
+)
+def test_the_ratio_is_clipped_where_it_would_gain(ratio, advantage, expected):
+    loss = surrogate_loss(
+        torch.tensor([[math.log(ratio)]]), torch.zeros(1, 1), torch.tensor([advantage]),
+        torch.ones(1, 1, dtype=torch.bool), 0.2, 0.28,
+    )  # fmt: skip
+    assert loss.item() == pytest.approx(-expected)
+
+
+def test_the_kl_estimate_is_zero_for_the_same_policy_and_positive_otherwise():
+    same, other = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-2.0, -0.5]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    assert kl_to(same, same, mask) == 0
+    # exp(log_ratio) - 1 - log_ratio, with log-ratios of -1 and 1.5
+    assert kl_to(same, other, mask).item() == pytest.approx((math.exp(-1) + math.exp(1.5) - 2 - 0.5) / 2)
+
+
+def test_tasks_that_are_solved_or_hopeless_are_drawn_less_often_but_still_drawn():
+    sampler = TaskSampler(3, range(40), np.random.default_rng(0), success=[0.0, 0.5, 1.0])
+    tasks = [sampler.draw()[0] for _ in range(2000)]
+    shares = np.bincount(tasks, minlength=3) / 2000
+    np.testing.assert_allclose(shares, np.array([0.04, 0.25, 0.04]) / 0.33, atol=0.04)
+
+
+def test_the_sampler_learns_a_tasks_success_rate():
+    sampler = TaskSampler(2, range(40), np.random.default_rng(0))
+    for _ in range(50):
+        sampler.learn(make_group([True] * 4, [1.0] * 4, key=(1, 0)))
+    assert sampler.success[0] == 0.5
+    assert sampler.success[1] > 0.99
+
+
+def test_held_out_states_are_never_drawn():
+    from srpo_env.evaluation import HELD_OUT_STATES, TRAINING_STATES
+
+    assert not set(HELD_OUT_STATES) & set(TRAINING_STATES)
+
+
+def tiny_batch(policy, rewards):
+    """One chunk per episode; the policy's own sample."""
+    torch.manual_seed(0)
+    size = policy.config.image_size
+    observations = {
+        "agentview": np.zeros((len(rewards), size, size, 3), np.uint8),
+        "wrist": np.zeros((len(rewards), size, size, 3), np.uint8),
+        "proprio": np.random.default_rng(0).standard_normal((len(rewards), 8)).astype(np.float32),
+    }
+    inputs = policy.prepare(observations, ["pick up the milk"] * len(rewards))
+    tokens, log_probs = policy.sample(inputs)
+    chunks = [
+        [Chunk({k: v[i] for k, v in inputs.items()}, tokens[i], log_probs[i], torch.ones(56, dtype=torch.bool))]
+        for i in range(len(rewards))
+    ]
+    return [(make_group([r == 1 for r in rewards], rewards), chunks)], inputs, tokens
+
+
+@pytest.fixture(scope="module")
+def policy():
+    torch.manual_seed(0)
+    return SmallPolicy(PolicyConfig(image_size=32))
+
+
+def test_an_update_makes_the_better_episodes_actions_likelier(policy):
+    batch, inputs, tokens = tiny_batch(policy, [1.0, 0.1, 0.5, 0.2])
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-3)
+    before = policy.log_probs(inputs, tokens)[0].sum(dim=1).detach()
+    update(policy, None, optimizer, batch, Args(update_epochs=1), torch.Generator().manual_seed(0))
+    gain = policy.log_probs(inputs, tokens)[0].sum(dim=1).detach() - before
+    assert gain[0] > gain[2] > gain[1]
+
+
+def test_a_group_without_signal_changes_nothing(policy):
+    batch, *_ = tiny_batch(policy, [1.0, 1.0, 1.0])
+    before = [parameter.clone() for parameter in policy.parameters()]
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
+    assert update(policy, None, optimizer, batch, Args(), torch.Generator()) == {}
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+
+
+def test_the_environment_may_be_named_in_any_of_its_spellings():
+    names = {Args(env_id=name).gym_id for name in ("libero-object", "libero_object", "srpo_env/libero-object")}
+    assert names == {"srpo_env/libero-object"}
+
+
+def test_resuming_a_folder_without_checkpoints_says_so(tmp_path):
+    with pytest.raises(SystemExit, match="--resume"):
+        newest_checkpoint(tmp_path)
+
+
+@pytest.mark.libero
+@pytest.mark.slow
+def test_a_resumed_run_is_equal_to_one_that_went_on_to_the_last_bit(tmp_path, policy, monkeypatch):
+    # Episodes of 16 steps all fail, and an update without signal would change nothing.
+    monkeypatch.setattr("agents.vla_grpo.returns_of", lambda group, _: np.arange(len(group.episodes)))
+    policy.save(tmp_path / "start")
+    common = Args(
+        checkpoint=str(tmp_path / "start"), num_envs=4, num_workers=1, group_size=2, groups_per_iteration=1,
+        max_groups_per_iteration=2, rollout_steps=16, eval_every=1, eval_episodes=2, torch_threads=1, device="cpu",
+    )  # fmt: skip
+    main(dataclasses.replace(common, iterations=2, run_dir=str(tmp_path / "whole")))
+    main(dataclasses.replace(common, iterations=1, run_dir=str(tmp_path / "halves")))
+    half = tmp_path / "halves" / common.run_name
+    main(dataclasses.replace(common, iterations=2, resume=str(half)))
+    ends = [newest_checkpoint(folder) for folder in (tmp_path / "whole" / common.run_name, half)]
+    for name in ("policy.safetensors", "training.safetensors"):
+        whole, halves = ((end / name).read_bytes() for end in ends)
+        assert whole == halves
+        assert whole != (half / "checkpoints" / "iteration_0001" / name).read_bytes()
+    rngs = [json.loads((end / "training.json").read_text())["sampler_rng"] for end in ends]
+    assert rngs[0] == rngs[1]
