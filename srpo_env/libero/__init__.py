@@ -1,0 +1,1 @@
+"""LIBERO as Gymnasium environments: assets, fast simulation, scripted experts."""
