@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import subprocess
 import sys
 import venv
@@ -17,6 +19,8 @@ import srpo_env
 from srpo_env.commands.doctor import HF_LIBERO
 
 ROOT = Path(__file__).resolve().parents[1]
+# What --track sends curves to is the user's own to install.
+OWN_OR_OPTIONAL = {"srpo_env", "wandb"}
 EXTRAS = {"encoders", "libero", "agents", "sb3", "dev"}
 
 # Prints what was loaded and what it cost, in seconds of processor time: a busy machine adds none.
@@ -53,6 +57,14 @@ def metadata(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         return Metadata.from_email(archive.read(name))
+
+
+def imported_modules(file):
+    """Top-level names that a file imports, wherever in it."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    plain = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    froms = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name.partition(".")[0] for name in plain | froms}
 
 
 def is_asked_for(requirement, extra=""):
@@ -93,6 +105,20 @@ def test_every_requirement_is_pinned_at_a_version_that_it_allows(metadata):
     }
     for requirement in [*metadata.requires_dist, Requirement(HF_LIBERO)]:
         assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement.name
+
+
+def test_every_package_that_the_code_imports_is_asked_for(metadata):
+    distributions = importlib.metadata.packages_distributions()
+    asked_for = {canonicalize_name(requirement.name) for requirement in metadata.requires_dist}
+    asked_for.add(canonicalize_name(Requirement(HF_LIBERO).name))
+    missing = {
+        module
+        for folder in ("srpo_env", "agents")
+        for file in (ROOT / folder).rglob("*.py")
+        for module in imported_modules(file) - set(sys.stdlib_module_names) - OWN_OR_OPTIONAL
+        if not asked_for & {canonicalize_name(name) for name in distributions.get(module, [])}
+    }
+    assert not missing
 
 
 def test_every_python_that_the_wheel_supports_has_each_package_pinned_once(metadata):
