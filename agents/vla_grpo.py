@@ -180,7 +180,9 @@ class Rollout:
     next iteration; each chunk remembers the probabilities of the policy that chose it.
     """
 
-    def __init__(self, envs: SelfReferentialProgressWrapper, policy: Policy, sampler: TaskSampler, args: Args) -> None:
+    def __init__(
+        self, envs: SelfReferentialProgressWrapper, policy: Policy, sampler: TaskSampler, args: Args
+    ) -> None:
         self.envs, self.policy, self.sampler, self.args = envs, policy, sampler, args
         self.cut()
 
@@ -198,17 +200,25 @@ class Rollout:
         """Runs until enough groups with signal are closed; returns all closed ones with their chunks."""
         batch: list[ScoredGroup] = []
         with_signal = ended = 0
-        while with_signal < self.args.groups_per_iteration and len(batch) < self.args.max_groups_per_iteration:
+        while (
+            with_signal < self.args.groups_per_iteration
+            and len(batch) < self.args.max_groups_per_iteration
+        ):
             self._refill()
             state.control_steps += self._step(state.generator)
             ended += int(self._idle.sum())
-            if self.args.reference == "task" and ended >= self.args.groups_per_iteration * self.args.group_size:
+            if (
+                self.args.reference == "task"
+                and ended >= self.args.groups_per_iteration * self.args.group_size
+            ):
                 self.envs.close_groups()  # with this reference nothing is scored before
                 ended = 0
             for group in self.envs.pop_groups():
                 self.sampler.learn(group)
                 with_signal += np.ptp(returns_of(group, self.args.reward)) > 0
-                batch.append((group, [self._chunks.pop(episode.episode_id) for episode in group.episodes]))
+                batch.append(
+                    (group, [self._chunks.pop(episode.episode_id) for episode in group.episodes])
+                )
         return batch
 
     def _refill(self) -> None:
@@ -235,7 +245,9 @@ class Rollout:
         executed = infos["control_steps"] - self._steps
         for slot in range(self.envs.num_envs):
             mask = torch.arange(tokens.shape[1]) < executed[slot] * STEP_TOKENS
-            chunk = Chunk({k: v[slot] for k, v in inputs.items()}, tokens[slot], log_probs[slot], mask)
+            chunk = Chunk(
+                {k: v[slot] for k, v in inputs.items()}, tokens[slot], log_probs[slot], mask
+            )
             self._chunks[int(infos["episode_id"][slot])].append(chunk)
         self._steps = infos["control_steps"].copy()
         self._idle = terminations | truncations
@@ -258,7 +270,12 @@ def group_advantages(returns: np.ndarray, eps: float = 1e-6) -> np.ndarray:
 
 
 def surrogate_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, clip_low: float, clip_high: float
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
 ) -> Tensor:
     """Clipped surrogate over the tokens that were executed, to be minimised. Eqs. 7 and 8.
 
@@ -314,9 +331,15 @@ def update(
     for _ in range(args.update_epochs):
         for rows in torch.randperm(len(chunks), generator=generator).split(args.minibatch_size):
             x = {k: v[rows].to(device) for k, v in inputs.items()}
-            token, old, mask = tokens[rows].to(device), old_log_probs[rows].to(device), masks[rows].to(device)
+            token, old, mask = (
+                tokens[rows].to(device),
+                old_log_probs[rows].to(device),
+                masks[rows].to(device),
+            )
             log_probs, entropy = policy.log_probs(x, token, args.temperature)
-            loss = surrogate_loss(log_probs, old, advantage[rows].to(device), mask, args.clip_low, args.clip_high)
+            loss = surrogate_loss(
+                log_probs, old, advantage[rows].to(device), mask, args.clip_low, args.clip_high
+            )
             with torch.no_grad():
                 kl = float(kl_to(old, log_probs, mask))
                 ratio = (log_probs - old).exp()
@@ -344,7 +367,9 @@ def update(
         else:
             continue
         break
-    return {name: float(np.mean(values)) for name, values in logs.items()} | {"gradient_steps": len(logs["kl_old"])}
+    return {name: float(np.mean(values)) for name, values in logs.items()} | {
+        "gradient_steps": len(logs["kl_old"])
+    }
 
 
 # --- Checkpoints: the policy for whoever wants it, and what this run needs to go on ---------------------
@@ -400,7 +425,9 @@ def save_checkpoint(folder: Path, state: TrainingState) -> None:
     state.policy.save(draft / "policy", provenance={"agent": "vla_grpo", **state.progress()})
     tensors = {"generator": state.generator.get_state()}
     for index, values in state.optimizer.state_dict()["state"].items():
-        tensors.update({f"{index}.{name}": torch.as_tensor(value) for name, value in values.items()})
+        tensors.update(
+            {f"{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+        )
     save_file(tensors, draft / "training.safetensors")
     (draft / "training.json").write_text(json.dumps(state.progress(), indent=2))
     shutil.rmtree(target, ignore_errors=True)
@@ -411,7 +438,9 @@ def newest_checkpoint(folder: Path) -> Path:
     """The last one that a run wrote."""
     found = sorted((folder / "checkpoints").glob("iteration_*"))
     if not found:
-        raise SystemExit(f"--resume must name the folder of a run with checkpoints, and {str(folder)!r} has none")
+        raise SystemExit(
+            f"--resume must name the folder of a run with checkpoints, and {str(folder)!r} has none"
+        )
     return found[-1]
 
 
@@ -481,13 +510,21 @@ class Log:
         """Logs figures at the present number of control steps."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, self.state.control_steps)
-        record = {key: value for key, value in self.state.progress().items() if not isinstance(value, dict | list)}
+        record = {
+            key: value
+            for key, value in self.state.progress().items()
+            if not isinstance(value, dict | list)
+        }
         with self.history.open("a") as file:
             file.write(json.dumps(record | values) + "\n")
 
     def reached(self, success_rate: float | None) -> bool:
         """Whether the last evaluation was as good as asked for."""
-        return success_rate is not None and self.success_rate is not None and self.success_rate >= success_rate
+        return (
+            success_rate is not None
+            and self.success_rate is not None
+            and self.success_rate >= success_rate
+        )
 
     def close(self) -> None:
         """Writes what is still buffered."""
@@ -502,10 +539,14 @@ def main(args: Args) -> None:
     # --- Setup: seeds, policy, optimizer, environments, logger ---
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.torch_threads)
-    device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = (
+        args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    )
     policy = load_policy(args.checkpoint).to(device)
     reference_policy = load_policy(args.checkpoint).to(device) if args.kl_coef else None
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=args.learning_rate, eps=1e-5, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=args.learning_rate, eps=1e-5, weight_decay=0.0
+    )
     libero = gymnasium.make_vec(
         args.gym_id,
         num_envs=args.num_envs,
@@ -514,7 +555,11 @@ def main(args: Args) -> None:
         max_steps=args.rollout_steps,
     )
     envs = SelfReferentialProgressWrapper(
-        libero, PixelEncoder(), group_size=args.group_size, reference=args.reference, formula=args.formula
+        libero,
+        PixelEncoder(),
+        group_size=args.group_size,
+        reference=args.reference,
+        formula=args.formula,
     )
     sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, np.random.default_rng(args.seed))
     state = TrainingState(policy, optimizer, torch.Generator().manual_seed(args.seed), sampler)

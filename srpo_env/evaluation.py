@@ -82,7 +82,9 @@ def held_out_episodes(num_tasks: int, num_episodes: int) -> list[tuple[int, int]
     """
     pairs = [(task, state) for state in HELD_OUT_STATES for task in range(num_tasks)]
     if not 1 <= num_episodes <= len(pairs):
-        raise ValueError(f"there are {len(pairs)} held-out episodes, and {num_episodes} were asked for")
+        raise ValueError(
+            f"there are {len(pairs)} held-out episodes, and {num_episodes} were asked for"
+        )
     return pairs[:num_episodes]
 
 
@@ -123,7 +125,9 @@ def evaluate(
             for slot in np.flatnonzero(mask):
                 instructions[slot] = infos["task"][slot]
             first = False
-        observations, _, terminations, truncations, infos = envs.step(act(observations, instructions))
+        observations, _, terminations, truncations, infos = envs.step(
+            act(observations, instructions)
+        )
         idle = terminations | truncations
         for slot in np.flatnonzero(idle):
             pair, pending[slot] = pending[slot], None

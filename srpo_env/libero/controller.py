@@ -18,7 +18,9 @@ from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, o
 Floats = npt.NDArray[np.float64]
 
 ARM_JOINTS = 7
-NULLSPACE_KP = 10  # robosuite's default gain; its compiled function does not take a default from here
+NULLSPACE_KP = (
+    10  # robosuite's default gain; its compiled function does not take a default from here
+)
 
 
 class OscController:
@@ -45,7 +47,12 @@ class OscController:
         # Views into MuJoCo's memory: looking an attribute up costs as much as the arithmetic.
         self._eef_pos = data.site_xpos[self._site]
         self._eef_ori = data.site_xmat[self._site].reshape(3, 3)
-        self._qpos, self._qvel, self._bias, self._ctrl = data.qpos, data.qvel, data.qfrc_bias, data.ctrl
+        self._qpos, self._qvel, self._bias, self._ctrl = (
+            data.qpos,
+            data.qvel,
+            data.qfrc_bias,
+            data.ctrl,
+        )
         self._jac_pos, self._jac_ori = np.zeros((3, model.nv)), np.zeros((3, model.nv))
         self._mass = np.zeros((model.nv, model.nv))
         self._arm = _ArmBuffers()
@@ -92,7 +99,9 @@ class OscController:
             )  # fmt: skip
         self._ctrl[:ARM_JOINTS] = torques
         self.fingers = np.clip(self.fingers + self._finger_delta, -1.0, 1.0)
-        self._ctrl[ARM_JOINTS : ARM_JOINTS + 2] = self._finger_bias + self._finger_weight * self.fingers
+        self._ctrl[ARM_JOINTS : ARM_JOINTS + 2] = (
+            self._finger_bias + self._finger_weight * self.fingers
+        )
 
 
 class _ArmBuffers:
@@ -126,7 +135,9 @@ class _Kinematics:
     def of(cls, osc: Any) -> _Kinematics:
         if not osc.new_update:
             return cls(osc)
-        raise ValueError("the controller has run since it was made; take its constants before a step")
+        raise ValueError(
+            "the controller has run since it was made; take its constants before a step"
+        )
 
     def arguments(self) -> tuple[Floats, ...]:
         return self._values

@@ -76,7 +76,11 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             FileNotFoundError: If the suite's assets are not there.
             ModuleNotFoundError: If LIBERO is not installed.
         """
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         num_workers = min(num_envs, cores) if num_workers is None else num_workers
         if num_envs < 1 or not 1 <= num_workers <= num_envs:
             raise ValueError(
@@ -101,14 +105,19 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self._failures: list[str] = []
         # Spawned, not forked: a fork of a process that has used torch's or OpenGL's threads can hang.
         self._context = multiprocessing.get_context("spawn")
-        self._memory = create_shared_memory(self.single_observation_space, n=num_envs, ctx=self._context)
+        self._memory = create_shared_memory(
+            self.single_observation_space, n=num_envs, ctx=self._context
+        )
         slots = np.array_split(np.arange(num_envs), num_workers)
         self._workers = [_Worker(self, [int(slot) for slot in part]) for part in slots]
 
     # --- Gymnasium's interface --------------------------------------------------------------------
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[Observations, dict[str, Any]]:
         """Starts episodes: in all environments, or in those of ``options["reset_mask"]``.
 
@@ -129,7 +138,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         else:
             seeds = [None if seed is None else seed + slot for slot in range(self.num_envs)]
         if len(seeds) != self.num_envs:
-            raise ValueError(f"`seed` must be a number or a list of {self.num_envs}, got {len(seeds)} of them")
+            raise ValueError(
+                f"`seed` must be a number or a list of {self.num_envs}, got {len(seeds)} of them"
+            )
         commands: dict[int, Command] = {}
         for slot in map(int, np.flatnonzero(mask)):
             chosen = {
@@ -140,9 +151,13 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             self._check_choice(chosen)
             commands[slot] = Reset(seeds[slot], chosen)
         outcomes = self._run(commands)
-        failed = {slot: outcome for slot, outcome in outcomes.items() if "worker_error" in outcome.info}
+        failed = {
+            slot: outcome for slot, outcome in outcomes.items() if "worker_error" in outcome.info
+        }
         if failed:
-            raise RuntimeError(f"environments could not be reset: {next(iter(failed.values())).info['worker_error']}")
+            raise RuntimeError(
+                f"environments could not be reset: {next(iter(failed.values())).info['worker_error']}"
+            )
         infos: dict[str, Any] = {}
         for slot, outcome in outcomes.items():
             infos = self._add_info(infos, outcome.info, slot)
@@ -164,9 +179,13 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             )
         if not np.isfinite(actions).all():
             bad = np.flatnonzero(~np.isfinite(actions).all(axis=(1, 2)))
-            raise ValueError(f"actions must be finite, got NaN or infinity for environments {bad.tolist()}")
+            raise ValueError(
+                f"actions must be finite, got NaN or infinity for environments {bad.tolist()}"
+            )
         if any(outcome is None for outcome in self._last):
-            raise gymnasium.error.ResetNeeded("call `reset` for all environments before the first `step`")
+            raise gymnasium.error.ResetNeeded(
+                "call `reset` for all environments before the first `step`"
+            )
         mode = self.metadata["autoreset_mode"]
         ended = np.array([o is not None and (o.terminated or o.truncated) for o in self._last])
         if mode == AutoresetMode.DISABLED and ended.all():
@@ -197,7 +216,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Calls a method of every environment, or reads an attribute."""
         self._check_open()
-        outcomes = self._run({slot: Call(name, args, kwargs) for slot in range(self.num_envs)}, must_work=True)
+        outcomes = self._run(
+            {slot: Call(name, args, kwargs) for slot in range(self.num_envs)}, must_work=True
+        )
         return tuple(outcomes[slot].value for slot in range(self.num_envs))
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
@@ -227,7 +248,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
     # --- Commands and their outcomes --------------------------------------------------------------
 
     def _run(self, commands: dict[int, Command], must_work: bool = False) -> dict[int, Outcome]:
-        busy = [worker for worker in self._workers if any(slot in commands for slot in worker.slots)]
+        busy = [
+            worker for worker in self._workers if any(slot in commands for slot in worker.slots)
+        ]
         for worker in busy:
             worker.send({slot: commands[slot] for slot in worker.slots if slot in commands})
         outcomes: dict[int, Outcome] = {}
@@ -236,11 +259,15 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             if isinstance(answers, Failure):
                 # The process is gone, and with it all of its episodes.
                 worker.replace()
-                answers = dict.fromkeys((slot for slot in worker.slots if slot in commands), answers)
+                answers = dict.fromkeys(
+                    (slot for slot in worker.slots if slot in commands), answers
+                )
             for slot, answer in answers.items():
                 if isinstance(answer, Failure):
                     if must_work:
-                        raise RuntimeError(f"environment {slot} raised {answer.kind}: {answer.message}\n{answer.traceback}")
+                        raise RuntimeError(
+                            f"environment {slot} raised {answer.kind}: {answer.message}\n{answer.traceback}"
+                        )
                     answer = self._worker_error(slot, answer)
                 elif isinstance(commands[slot], Step | Reset):
                     self._failures.clear()
@@ -251,7 +278,11 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 
     def _worker_error(self, slot: int, failure: Failure) -> Outcome:
         last = self._last[slot]
-        info = {"task_id": -1, "init_state_id": -1, "control_steps": 0} if last is None else dict(last.info)
+        info = (
+            {"task_id": -1, "init_state_id": -1, "control_steps": 0}
+            if last is None
+            else dict(last.info)
+        )
         task_id, state_id = info["task_id"], info["init_state_id"]
         report = (
             f"environment {slot} ({self.suite} task {task_id}, initial state {state_id}) failed with "
@@ -261,7 +292,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self._failures.append(failure.kind)
         if self._failures[-MAX_FAILURES_IN_A_ROW:] == [failure.kind] * MAX_FAILURES_IN_A_ROW:
             self.close()
-            raise RuntimeError(f"{MAX_FAILURES_IN_A_ROW} failures in a row of the same kind; the last one: {report}")
+            raise RuntimeError(
+                f"{MAX_FAILURES_IN_A_ROW} failures in a row of the same kind; the last one: {report}"
+            )
         return Outcome(truncated=True, info={**info, "is_success": False, "worker_error": report})
 
     def _reset_ended(
@@ -273,7 +306,10 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         last = self._read_observations()
         ended = [int(slot) for slot in np.flatnonzero(dones)]
         for slot in ended:
-            final = {"final_obs": {name: last[name][slot] for name in last}, "final_info": outcomes[slot].info}
+            final = {
+                "final_obs": {name: last[name][slot] for name in last},
+                "final_info": outcomes[slot].info,
+            }
             infos = self._add_info(infos, final, slot)
         return {**outcomes, **self._run({slot: Reset() for slot in ended})}, infos
 
@@ -290,7 +326,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
     def _per_env(self, name: str, value: Any, dtype: type) -> Array:
         values = np.asarray(value)
         if values.shape not in ((), (self.num_envs,)):
-            raise ValueError(f"`{name}` must be one value or of shape ({self.num_envs},), got {values.shape}")
+            raise ValueError(
+                f"`{name}` must be one value or of shape ({self.num_envs},), got {values.shape}"
+            )
         kinds = "b" if dtype is bool else "iu"
         if values.dtype.kind not in kinds:
             raise ValueError(f"`{name}` must be of type {dtype.__name__}, got {values.dtype}")
@@ -301,7 +339,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             num_states = len(get_task(self.suite, chosen["task_id"]).init_states())
             state_id = chosen.get("init_state_id", 0)
             if not 0 <= state_id < num_states:
-                raise ValueError(f"`init_state_id` must be in 0..{num_states - 1} for {self.suite}, got {state_id}")
+                raise ValueError(
+                    f"`init_state_id` must be in 0..{num_states - 1} for {self.suite}, got {state_id}"
+                )
 
 
 class _Worker:
@@ -340,7 +380,11 @@ class _Worker:
             return Failure("TimeoutError", f"no answer from its worker for {timeout:g} s", "")
         except (EOFError, ConnectionError):
             self._process.join(timeout=5)
-            return Failure("WorkerDied", f"its worker process ended with exit code {self._process.exitcode}", "")
+            return Failure(
+                "WorkerDied",
+                f"its worker process ended with exit code {self._process.exitcode}",
+                "",
+            )
 
     def replace(self) -> None:
         self._kill()

@@ -77,7 +77,9 @@ class Failure:
     traceback: str
 
 
-def run_worker(connection: Connection, env_kwargs: dict[str, Any], slots: list[int], memory: Any) -> None:
+def run_worker(
+    connection: Connection, env_kwargs: dict[str, Any], slots: list[int], memory: Any
+) -> None:
     """Serves ``slots`` (indices into the vector environment's shared memory) until told to end."""
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -91,7 +93,12 @@ def run_worker(connection: Connection, env_kwargs: dict[str, Any], slots: list[i
                 return  # the parent is gone
             if commands is None:
                 break
-            connection.send({slot: _execute(envs[slot], slot, command, memory) for slot, command in commands.items()})
+            connection.send(
+                {
+                    slot: _execute(envs[slot], slot, command, memory)
+                    for slot, command in commands.items()
+                }
+            )
         for env in envs.values():
             env.close()
     connection.send("closed")
@@ -110,7 +117,9 @@ def _execute(env: LiberoEnv, slot: int, command: Command, memory: Any) -> Outcom
                 return Outcome(reward, terminated, truncated, info)
             case Call(name, args, kwargs):
                 attribute = env.get_wrapper_attr(name)
-                return Outcome(value=attribute(*args, **kwargs) if callable(attribute) else attribute)
+                return Outcome(
+                    value=attribute(*args, **kwargs) if callable(attribute) else attribute
+                )
             case SetAttr(name, value):
                 env.set_wrapper_attr(name, value)
                 return Outcome()

@@ -36,7 +36,9 @@ def make_group(successes, progress_rewards, key=(0, 0)):
 
 def test_advantages_are_z_scores_within_the_group():
     # mean 0.5, population standard deviation 0.5
-    np.testing.assert_allclose(group_advantages(np.array([1.0, 0.0, 0.0, 1.0])), [1, -1, -1, 1], atol=1e-5)
+    np.testing.assert_allclose(
+        group_advantages(np.array([1.0, 0.0, 0.0, 1.0])), [1, -1, -1, 1], atol=1e-5
+    )
 
 
 def test_a_binary_reward_ignores_progress():
@@ -75,7 +77,9 @@ def test_the_kl_estimate_is_zero_for_the_same_policy_and_positive_otherwise():
     mask = torch.ones(1, 2, dtype=torch.bool)
     assert kl_to(same, same, mask) == 0
     # exp(log_ratio) - 1 - log_ratio, with log-ratios of -1 and 1.5
-    assert kl_to(same, other, mask).item() == pytest.approx((math.exp(-1) + math.exp(1.5) - 2 - 0.5) / 2)
+    assert kl_to(same, other, mask).item() == pytest.approx(
+        (math.exp(-1) + math.exp(1.5) - 2 - 0.5) / 2
+    )
 
 
 def test_tasks_that_are_solved_or_hopeless_are_drawn_less_often_but_still_drawn():
@@ -111,7 +115,14 @@ def tiny_batch(policy, rewards):
     inputs = policy.prepare(observations, ["pick up the milk"] * len(rewards))
     tokens, log_probs = policy.sample(inputs)
     chunks = [
-        [Chunk({k: v[i] for k, v in inputs.items()}, tokens[i], log_probs[i], torch.ones(56, dtype=torch.bool))]
+        [
+            Chunk(
+                {k: v[i] for k, v in inputs.items()},
+                tokens[i],
+                log_probs[i],
+                torch.ones(56, dtype=torch.bool),
+            )
+        ]
         for i in range(len(rewards))
     ]
     return [(make_group([r == 1 for r in rewards], rewards), chunks)], inputs, tokens
@@ -141,7 +152,10 @@ def test_a_group_without_signal_changes_nothing(policy):
 
 
 def test_the_environment_may_be_named_in_any_of_its_spellings():
-    names = {Args(env_id=name).gym_id for name in ("libero-object", "libero_object", "srpo_env/libero-object")}
+    names = {
+        Args(env_id=name).gym_id
+        for name in ("libero-object", "libero_object", "srpo_env/libero-object")
+    }
     assert names == {"srpo_env/libero-object"}
 
 
@@ -154,7 +168,9 @@ def test_resuming_a_folder_without_checkpoints_says_so(tmp_path):
 @pytest.mark.slow
 def test_a_resumed_run_is_equal_to_one_that_went_on_to_the_last_bit(tmp_path, policy, monkeypatch):
     # Episodes of 16 steps all fail, and an update without signal would change nothing.
-    monkeypatch.setattr("agents.vla_grpo.returns_of", lambda group, _: np.arange(len(group.episodes)))
+    monkeypatch.setattr(
+        "agents.vla_grpo.returns_of", lambda group, _: np.arange(len(group.episodes))
+    )
     policy.save(tmp_path / "start")
     common = Args(
         checkpoint=str(tmp_path / "start"), num_envs=4, num_workers=1, group_size=2, groups_per_iteration=1,

@@ -112,7 +112,9 @@ def test_success_terminates_with_reward_one(env):
     address = simulation.model.body(simulation.objects[target]).jntadr[0]
     address = simulation.model.jnt_qposadr[address]
     basket_position = simulation.data.xpos[simulation.objects[basket]]
-    simulation.data.qpos[address : address + 3] = basket_position + np.array([0, 0, 0.1])  # dropped into it
+    simulation.data.qpos[address : address + 3] = basket_position + np.array(
+        [0, 0, 0.1]
+    )  # dropped into it
     for _ in range(20):
         _, reward, terminated, truncated, info = env.step(CHUNK)
         if terminated:
@@ -151,7 +153,11 @@ def test_a_reset_to_what_does_not_exist_is_an_error(env, options, message):
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"chunk": 0}, "chunk"), ({"image_size": 481}, "image_size"), ({"render_mode": "human"}, "render_mode")],
+    [
+        ({"chunk": 0}, "chunk"),
+        ({"image_size": 481}, "image_size"),
+        ({"render_mode": "human"}, "render_mode"),
+    ],
 )
 def test_settings_out_of_range_are_errors(kwargs, message):
     with pytest.raises(ValueError, match=message):

@@ -17,7 +17,10 @@ def test_libero_object_has_ten_tasks_with_fifty_initial_states_each():
 
 
 def test_an_instruction_is_what_the_task_is_called_without_its_scene():
-    assert get_task("libero_object", 0).instruction == "pick up the alphabet soup and place it in the basket"
+    assert (
+        get_task("libero_object", 0).instruction
+        == "pick up the alphabet soup and place it in the basket"
+    )
     assert get_task("libero_10", 2).instruction == "turn on the stove and put the moka pot on it"
 
 
@@ -67,4 +70,6 @@ def test_initial_states_are_read_as_torch_reads_them():
     torch = pytest.importorskip("torch")
     file = get_task("libero_object", 3).init_states_file
     ours = get_task("libero_object", 3).init_states()
-    np.testing.assert_array_equal(ours, torch.load(io.BytesIO(file.read_bytes()), weights_only=False))
+    np.testing.assert_array_equal(
+        ours, torch.load(io.BytesIO(file.read_bytes()), weights_only=False)
+    )

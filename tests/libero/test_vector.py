@@ -18,7 +18,9 @@ SETTINGS = {"chunk": 2, "image_size": 32, "max_steps": 4}
 @pytest.fixture(scope="module")
 def shared_envs():
     """Three environments in two processes, for tests that leave them working."""
-    envs = LiberoVectorEnv(num_envs=3, num_workers=2, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS)
+    envs = LiberoVectorEnv(
+        num_envs=3, num_workers=2, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS
+    )
     yield envs
     envs.close()
 
@@ -28,7 +30,9 @@ def actions_for(envs, seed=0):
 
 
 def test_each_environment_does_what_one_alone_would_do(shared_envs):
-    observations, infos = shared_envs.reset(options={"task_id": 0, "init_state_id": np.array([4, 5, 6])})
+    observations, infos = shared_envs.reset(
+        options={"task_id": 0, "init_state_id": np.array([4, 5, 6])}
+    )
     np.testing.assert_array_equal(infos["init_state_id"], [4, 5, 6])
     actions = actions_for(shared_envs)
     observations = shared_envs.step(actions)[0]
@@ -46,7 +50,11 @@ def test_a_mask_resets_some_while_the_others_go_on(shared_envs):
     options = {"reset_mask": np.array([False, True, False]), "task_id": 0, "init_state_id": 8}
     _, infos = shared_envs.reset(options=options)
     np.testing.assert_array_equal(infos["_init_state_id"], [False, True, False])
-    assert set(options) == {"reset_mask", "task_id", "init_state_id"}  # the caller's dict is untouched
+    assert set(options) == {
+        "reset_mask",
+        "task_id",
+        "init_state_id",
+    }  # the caller's dict is untouched
     *_, truncations, infos = shared_envs.step(actions_for(shared_envs))
     np.testing.assert_array_equal(infos["control_steps"], [4, 2, 4])
     np.testing.assert_array_equal(truncations, [True, False, True])
@@ -128,7 +136,9 @@ def test_attributes_can_be_read_set_and_called(shared_envs):
 
 
 def test_a_worker_that_dies_is_replaced_and_its_episodes_come_back_truncated(caplog):
-    envs = LiberoVectorEnv(num_envs=2, num_workers=2, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS)
+    envs = LiberoVectorEnv(
+        num_envs=2, num_workers=2, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS
+    )
     envs.reset(options={"task_id": 0, "init_state_id": 3})
     os.kill(envs._workers[1]._process.pid, signal.SIGKILL)
     time.sleep(0.2)
@@ -142,7 +152,9 @@ def test_a_worker_that_dies_is_replaced_and_its_episodes_come_back_truncated(cap
 
 
 def test_three_failures_of_one_kind_in_a_row_end_it_loudly():
-    envs = LiberoVectorEnv(num_envs=1, timeout=60, autoreset_mode=AutoresetMode.NEXT_STEP, **SETTINGS)
+    envs = LiberoVectorEnv(
+        num_envs=1, timeout=60, autoreset_mode=AutoresetMode.NEXT_STEP, **SETTINGS
+    )
     envs.reset(options={"task_id": 0})
 
     def kill_and_step():
@@ -175,7 +187,9 @@ def test_it_can_be_closed_twice_and_not_used_afterwards():
         envs.reset()
 
 
-@pytest.mark.parametrize("kwargs", [{"num_envs": 0}, {"num_envs": 2, "num_workers": 3}, {"suite": "libero_foo"}])
+@pytest.mark.parametrize(
+    "kwargs", [{"num_envs": 0}, {"num_envs": 2, "num_workers": 3}, {"suite": "libero_foo"}]
+)
 def test_settings_out_of_range_are_errors_before_a_process_is_started(kwargs):
     with pytest.raises(ValueError, match=r"num_workers|suite"):
         LiberoVectorEnv(**kwargs)
