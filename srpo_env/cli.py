@@ -17,6 +17,7 @@ from srpo_env import __version__
 
 COMMANDS = {
     "assets": "show which LIBERO assets are used, or download LIBERO's own",
+    "demos": "record demonstrations of the scripted expert in LIBERO's file format",
     "doctor": "check whether training can run here, and say how to mend what is wrong",
 }
 """Name of each subcommand, which is also its module's, and what it does."""

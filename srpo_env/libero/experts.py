@@ -7,6 +7,7 @@ missed or an object that was lost simply looks like one not yet taken.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,7 +55,9 @@ class PickAndPlaceExpert:
         """
         task = simulation.task
         if task.suite != "libero_object":
-            raise ValueError(f"the expert solves tasks of libero_object, got {task.name} of {task.suite}")
+            raise ValueError(
+                f"the expert solves the tasks of libero_object, got {task.name} of {task.suite}"
+            )
         self._simulation = simulation
         model, self._data = simulation.model, simulation.data
         bodies = simulation.objects
@@ -62,7 +65,9 @@ class PickAndPlaceExpert:
         self._body, self._basket_body = bodies[target], bodies[basket]
         self._shape = Shape(model, self._data, self._body)
         self._basket = Shape(model, self._data, self._basket_body)
-        self._obstacles = [Shape(model, self._data, body) for name, body in bodies.items() if name != target]
+        self._obstacles = [
+            Shape(model, self._data, body) for name, body in bodies.items() if name != target
+        ]
         self._fingers = [
             Shape(model, self._data, model.body(f"gripper0_{side}finger").id).geoms
             for side in ("left", "right")
@@ -89,7 +94,9 @@ class PickAndPlaceExpert:
 
     # --- The two halves of the job --------------------------------------------------------------
 
-    def _approach(self, position: Floats, hand: Rotation, opening: float) -> tuple[Floats, float, float]:
+    def _approach(
+        self, position: Floats, hand: Rotation, opening: float
+    ) -> tuple[Floats, float, float]:
         grasp = self._current_grasp()
         sideways = float(np.linalg.norm(grasp.position[:2] - position[:2]))
         above = position[2] - grasp.position[2]
@@ -102,18 +109,19 @@ class PickAndPlaceExpert:
         funnel = FUNNEL_SLOPE * (max(0.0, sideways - play) + 0.05 * max(0.0, turn - 0.1))
         # A hand that is down already does not climb again for an error that it can mend down there.
         height = min(HOVER, funnel) if sideways > 0.025 else min(funnel, max(above, 0.0))
-        return grasp.position + (0.0, 0.0, height), OPEN, grasp.yaw
+        return grasp.position + np.array([0.0, 0.0, height]), OPEN, grasp.yaw
 
     def _carry(self, position: Floats) -> Floats:
         """Where the hand should go with the object: up, across, and down into the basket."""
         to_basket = self._data.xpos[self._basket_body][:2] - self._data.xpos[self._body][:2]
         distance = float(np.linalg.norm(to_basket))
-        bottom = self._shape.corners()[..., 2].min()
-        rim = self._basket.corners()[..., 2].max()
+        bottom = float(self._shape.corners()[..., 2].min())
+        rim = float(self._basket.corners()[..., 2].max())
         height = min(rim + CLEARANCE, LOW + FUNNEL_SLOPE * max(0.0, distance - 0.01))
         # Up first: sideways only as far as the object has risen above what stands around.
         freedom = np.clip((bottom - 0.05) / 0.1, 0.0, 1.0) if distance > 0.05 else 1.0
-        return position + (*(freedom * to_basket), height - bottom)
+        goal: Floats = position + np.array([*(freedom * to_basket), height - bottom])
+        return goal
 
     # --- What the state says ----------------------------------------------------------------------
 
@@ -141,18 +149,18 @@ class PickAndPlaceExpert:
 
 def _limited(vector: Floats, limit: float = 1.0) -> Floats:
     """Shortens a vector so that no entry is beyond ``limit``; keeps its direction."""
-    return vector / max(1.0, np.abs(vector).max() / limit)
+    return vector / max(1.0, float(np.abs(vector).max()) / limit)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of one episode of an expert."""
+    """What came of one episode of the expert."""
 
     success: bool
     actions: Floats
-    """what the expert chose, shape ``(num_steps, 7)``"""
+    """what the expert chose, shape ``(num_steps, 7)``, in [-1, 1]"""
     executed_actions: Floats
-    """the same with noise, as it was executed, shape ``(num_steps, 7)``"""
+    """the same with noise, as it was executed, shape ``(num_steps, 7)``, in [-1, 1]"""
 
 
 def run_expert(
@@ -162,21 +170,42 @@ def run_expert(
     noise: float = 0.0,
     rng: np.random.Generator | None = None,
     settle_steps: int = 10,
-    max_steps: int | None = None,
+    observe: Callable[[], None] | None = None,
 ) -> Attempt:
-    """Plays one episode without rendering."""
-    rng = rng or np.random.default_rng(0)
-    simulation.reset(simulation.task.init_states()[init_state_id])
+    """Plays one episode, up to success or the suite's limit of control steps; renders nothing.
+
+    Args:
+        simulation: A task of libero_object.
+        init_state_id: Which of the task's stored initial states to start from.
+        noise: Standard deviation of the Gaussian noise on each entry of the executed actions.
+        rng: Draws the noise; needed when there is some.
+        settle_steps: Control steps without motion before the expert begins.
+        observe: Called before each of the expert's actions is executed.
+
+    Raises:
+        ValueError: If the task is not the expert's, there is no such initial state, ``noise`` is
+            negative, or ``rng`` is missing.
+    """
+    expert = PickAndPlaceExpert(simulation)
+    states = simulation.task.init_states()
+    if not 0 <= init_state_id < len(states):
+        raise ValueError(f"`init_state_id` must be in 0..{len(states) - 1}, got {init_state_id}")
+    if not noise >= 0:
+        raise ValueError(f"`noise` must be at least 0, got {noise}")
+    if noise > 0 and rng is None:
+        raise ValueError(f"`rng` must be given to draw noise (`noise` is {noise}), got None")
+    simulation.reset(states[init_state_id])
     for _ in range(settle_steps):
         simulation.step(SETTLE_ACTION)
-    expert = PickAndPlaceExpert(simulation)
-    actions, executed = [], []
+
+    actions: list[Floats] = []
+    executed: list[Floats] = []
     success = False
-    for _ in range(max_steps or MAX_STEPS[simulation.task.suite]):
-        action = expert.act()
-        actions.append(action)
-        executed.append(np.clip(action + noise * rng.standard_normal(7), -1.0, 1.0))
+    while not success and len(actions) < MAX_STEPS[simulation.task.suite]:
+        if observe is not None:
+            observe()
+        actions.append(expert.act())
+        disturbance = noise * rng.standard_normal(7) if rng is not None else np.zeros(7)
+        executed.append(np.clip(actions[-1] + disturbance, -1.0, 1.0))
         success = simulation.step(executed[-1])
-        if success:
-            break
     return Attempt(success, np.array(actions), np.array(executed))

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
-import mujoco
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import mujoco
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,16 +60,18 @@ class Shape:
             raise ValueError(f"body {model.body(body).name!r} has no collision geometry to grasp")
         center, half = model.geom_aabb[self.geoms, :3], model.geom_aabb[self.geoms, 3:]
         signs = np.array(list(product((-1.0, 1.0), repeat=3)))  # (8, 3)
-        self._corners = center[:, None] + signs * half[:, None]  # (geoms, 8, 3), in the geoms' frames
+        self._corners = center[:, None] + signs * half[:, None]  # (num_geoms, 8, 3), local
 
     def corners(self) -> Floats:
         """Corners of the geoms' boxes in the world, in metres, shape ``(num_geoms, 8, 3)``."""
         rotation = self._data.geom_xmat[self.geoms].reshape(-1, 3, 3)
-        return self._data.geom_xpos[self.geoms][:, None] + np.einsum("gij,gkj->gki", rotation, self._corners)
+        position = self._data.geom_xpos[self.geoms][:, None]
+        corners: Floats = position + np.einsum("gij,gkj->gki", rotation, self._corners)
+        return corners
 
 
 def plan_grasp(shape: Shape, obstacles: list[Shape]) -> Grasp:
-    """The grasp that fits between the fingers, keeps clear of ``obstacles`` and turns the hand least."""
+    """The grasp that fits the fingers, keeps clear of ``obstacles`` and turns the hand least."""
     corners = shape.corners()
     low, high = corners[..., 2].min(axis=1), corners[..., 2].max(axis=1)
     # Low enough for the pads to hold, and no deeper than the fingers reach over a tall object.
@@ -89,7 +94,8 @@ def plan_grasp(shape: Shape, obstacles: list[Shape]) -> Grasp:
             cost += 1e2 * _overlap(around, axes, center, FINGERS, height)
             cost += 1e2 * _overlap(around, axes, center, HAND, height + HAND_HEIGHT)
             if cost < best_cost:
-                best, best_cost = Grasp(np.array([*(center @ axes), height]), float(yaw), float(width)), cost
+                position = np.array([*(center @ axes), height])
+                best, best_cost = Grasp(position, float(yaw), float(width)), cost
     assert best is not None  # a shift of 0 is never skipped
     return best
 

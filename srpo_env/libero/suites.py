@@ -76,7 +76,7 @@ def tasks_of(suite: str) -> tuple[Task, ...]:
             suite,
             task_id,
             name,
-            _instruction(name),
+            instruction_of(name),
             package / "bddl_files" / suite / f"{name}.bddl",
             package / "init_files" / suite / f"{name}.pruned_init",
         )
@@ -120,7 +120,8 @@ def _task_names(package: Path) -> dict[str, list[str]]:
     return task_map
 
 
-def _instruction(name: str) -> str:
+def instruction_of(name: str) -> str:
+    """The instruction of the task of that name, as LIBERO's evaluation derives it."""
     # Tasks of libero_10 and libero_90 carry their scene in front: KITCHEN_SCENE3_turn_on_the_stove.
     return re.sub(r"^[A-Z_]+SCENE\d+_", "", name).replace("_", " ").lower()
 
