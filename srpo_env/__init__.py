@@ -4,6 +4,7 @@ from srpo_env.encoders import PixelEncoder, RandomProjectionEncoder, TrajectoryE
 from srpo_env.episodes import Episode, Group
 from srpo_env.registration import register_envs
 from srpo_env.reward import Relabeling, relabel
+from srpo_env.signal import SignalReport, signal_report
 from srpo_env.wrapper import SelfReferentialProgressWrapper
 
 __version__ = "0.1.0"
@@ -15,9 +16,11 @@ __all__ = [
     "RandomProjectionEncoder",
     "Relabeling",
     "SelfReferentialProgressWrapper",
+    "SignalReport",
     "TrajectoryEncoder",
     "register_envs",
     "relabel",
+    "signal_report",
 ]
 
 register_envs()

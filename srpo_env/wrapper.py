@@ -126,6 +126,11 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._closed = False
 
     @property
+    def encoder(self) -> TrajectoryEncoder:
+        """What turns the frames of an episode into its latent."""
+        return self._scorer.encoder
+
+    @property
     def step_count(self) -> int:
         """Calls of `step` so far, which is also the number of the next one."""
         return self._step_count

@@ -100,12 +100,12 @@ def test_episodes_begin_and_end_where_the_autoreset_mode_says(timeline):
 def test_a_video_is_all_frames_of_its_episode_and_of_no_other(timeline):
     mode, envs, _ = timeline
     envs.close_groups()
-    videos = {tuple(map(tuple, video.tolist())) for video in envs._scorer.encoder.videos}
+    videos = {tuple(map(tuple, video.tolist())) for video in envs.encoder.videos}
     walked = tuple((t, t, 0) for t in range(4))
     stayed = tuple((0, t, 1) for t in range(6))
     gave_up = ((0, 0, 2), (0, 1, 2))
     assert videos == {walked, stayed, gave_up}
-    assert len(envs._scorer.encoder.videos) == len(TIMELINES[mode])
+    assert len(envs.encoder.videos) == len(TIMELINES[mode])
 
 
 def test_every_step_says_to_which_episode_it_belongs(timeline):
