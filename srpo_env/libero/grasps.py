@@ -77,7 +77,7 @@ def plan_grasp(shape: Shape, obstacles: list[Shape]) -> Grasp:
     # Low enough for the pads to hold, and no deeper than the fingers reach over a tall object.
     height = max(low.min() + 0.012, high.max() - 0.03)
     at_height = corners[(low < height + 0.008) & (high > height - 0.008), :, :2].reshape(-1, 2)
-    around = np.concatenate([obstacle.corners() for obstacle in obstacles]).reshape(-1, 8, 3)
+    around = np.concatenate([np.empty((0, 8, 3)), *(other.corners() for other in obstacles)])
 
     best, best_cost = None, np.inf
     for yaw in YAWS:

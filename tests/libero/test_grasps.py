@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from srpo_env.libero.gl import choose_gl
+
+choose_gl()
+
+mujoco = pytest.importorskip("mujoco")
+
+from srpo_env.libero.grasps import Shape, plan_grasp  # noqa: E402
+
+pytestmark = pytest.mark.libero
+
+RIGHT_ANGLE = np.pi / 2
+
+
+def shapes(**boxes):
+    """Shapes of boxes by name, each (half sizes, x, y, turn in degrees) and standing on the floor."""
+    bodies = "".join(
+        f'<body name="{name}" pos="{x} {y} {half[2]}" euler="0 0 {turn}">'
+        f'<geom type="box" size="{half[0]} {half[1]} {half[2]}"/></body>'
+        for name, (half, x, y, turn) in boxes.items()
+    )
+    model = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{bodies}</worldbody></mujoco>")
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    return {name: Shape(model, data, model.body(name).id) for name in boxes}
+
+
+def grasp_of(target, **obstacles):
+    found = shapes(target=target, **obstacles)
+    return plan_grasp(found.pop("target"), list(found.values()))
+
+
+def test_a_box_that_fits_as_it_lies_is_taken_without_turning_the_hand():
+    # The fingers open along y, where it is 4 cm wide.
+    grasp = grasp_of(([0.04, 0.02, 0.02], 0.1, -0.2, 0))
+    assert grasp.yaw == 0
+    assert grasp.width == pytest.approx(0.04)
+    np.testing.assert_allclose(grasp.position[:2], [0.1, -0.2], atol=1e-9)
+
+
+def test_a_box_too_long_for_the_fingers_is_taken_across():
+    grasp = grasp_of(([0.02, 0.06, 0.02], 0, 0, 0))
+    assert abs(grasp.yaw) > np.deg2rad(45)
+    assert grasp.width < 0.07
+
+
+def test_the_hand_turns_with_the_box():
+    # A long box turned by 45 degrees: its narrow side fits near that turn, and not at 0.
+    grasp = grasp_of(([0.06, 0.02, 0.02], 0, 0, 45))
+    assert grasp.yaw == pytest.approx(np.deg2rad(45), abs=np.deg2rad(16))
+    assert grasp.width < 0.07
+
+
+@pytest.mark.parametrize(
+    ("half_height", "height"),
+    [
+        pytest.param(0.01, 0.012, id="flat: just above the floor"),
+        pytest.param(0.06, 0.09, id="tall: 3 cm below its top of 12 cm"),
+    ],
+)
+def test_the_height_suits_the_object(half_height, height):
+    grasp = grasp_of(([0.02, 0.02, half_height], 0, 0, 0))
+    assert grasp.position[2] == pytest.approx(height)
+
+
+def test_the_hand_keeps_clear_of_a_tall_neighbour():
+    target = ([0.04, 0.02, 0.01], 0.0, 0.0, 0)
+    # Beside the object in y, where the hand reaches 11 cm out; 7.5 cm tall, the hand is lower.
+    neighbour = ([0.03, 0.03, 0.0375], 0.055, -0.095, 0)
+    alone, beside = grasp_of(target), grasp_of(target, neighbour=neighbour)
+    assert (alone.yaw, *alone.position[:2]) == pytest.approx((0, 0, 0), abs=1e-9)
+    assert (beside.yaw, *beside.position[:2]) != pytest.approx((0, 0, 0), abs=1e-9)
+
+
+def test_a_neighbour_lower_than_the_hand_changes_nothing():
+    target = ([0.04, 0.02, 0.02], 0.0, 0.0, 0)
+    low = ([0.03, 0.02, 0.01], 0.0, -0.09, 0)
+    assert grasp_of(target, low=low).yaw == 0
+
+
+def test_a_body_without_collision_geometry_is_refused():
+    model = mujoco.MjModel.from_xml_string(
+        '<mujoco><worldbody><body name="ghost"><geom type="sphere" size="1" contype="0" '
+        'conaffinity="0"/></body></worldbody></mujoco>'
+    )
+    with pytest.raises(ValueError, match="'ghost' has no collision geometry"):
+        Shape(model, mujoco.MjData(model), model.body("ghost").id)
