@@ -38,8 +38,8 @@ class Policy(nn.Module, ABC):
         """Turns a batch of observations into tensors, compact enough to be kept for an update.
 
         Args:
-            observations: ``agentview`` and ``wrist`` ``(B, height, width, 3)`` uint8 and ``proprio``
-                ``(B, 8)``, as `LiberoEnv` describes them; what else is there is ignored.
+            observations: ``agentview`` and ``wrist`` ``(B, height, width, 3)`` uint8 and
+                ``proprio`` ``(B, 8)``, as `LiberoEnv` describes them; all else is ignored.
             instructions: B instructions.
 
         Raises:
@@ -71,7 +71,7 @@ class Policy(nn.Module, ABC):
     def log_probs(
         self, inputs: Inputs, tokens: Tensor, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of tokens ``(B, T)`` and entropies in nats, both ``(B, T)``, with gradients.
+        """Log-probabilities of tokens, and entropies in nats, both ``(B, T)``, with gradients.
 
         Raises:
             ValueError: If the temperature is not positive.

@@ -40,7 +40,7 @@ def save_checkpoint(
         weights: The policy's state dict.
         config: The policy's settings, for JSON.
         provenance: How it was trained, for JSON.
-        dtype: Type that weights are stored in; half precision halves the file, and is read as float32.
+        dtype: Type that weights are stored in; they are read as float32.
     """
     stem = Path(path)
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
-        ValueError: If a file is damaged, of another kind or version, or the two do not belong together.
+        ValueError: If a file is damaged, of another kind or version, or not the other's partner.
     """
     stem = resolve_checkpoint(path)
     header_file, weights_file = _file(stem, ".json"), _file(stem, ".safetensors")
@@ -109,8 +109,8 @@ def resolve_checkpoint(path: str | Path) -> Path:
             return candidate
     shipped = sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
     raise FileNotFoundError(
-        f"a checkpoint must be a path to NAME.safetensors beside NAME.json, or one of those that ship "
-        f"({', '.join(shipped) or 'none'}), got {str(path)!r}"
+        "a checkpoint must be a path to NAME.safetensors beside NAME.json, or the name of one that "
+        f"ships ({', '.join(shipped) or 'none'}), got {str(path)!r}"
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,40 +12,86 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from srpo_env.libero.demos import Demo
 from srpo_env.policy.base import Inputs
-from srpo_env.policy.network import SmallPolicy
+from srpo_env.policy.network import CAMERAS, SmallPolicy
 from srpo_env.policy.tokens import NUM_BINS, actions_to_bins
 
 Floats = npt.NDArray[np.floating[Any]]
 
 WAYPOINT_WEIGHT = 20.0
-"""1/m; weight of a waypoint's error, beside the cross-entropy of a token in nats"""
+"""1/m; a centimetre of a waypoint's error weighs as much as 0.2 nats of every token"""
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What a batch of observations should be answered with."""
+@dataclass
+class ClonedFrames:
+    """Frames of demonstrations, and what a policy should answer to them."""
 
+    inputs: Inputs
+    """as `SmallPolicy.prepare` makes them, with N rows"""
     actions: Tensor
-    """(B, chunk, action_dim) in [-1, 1]"""
+    """(N, chunk, action_dim) in [-1, 1]"""
     mask: Tensor
-    """(B, chunk), true for control steps that the demonstration has"""
+    """(N, chunk), true for control steps that the demonstration has"""
     waypoints: Tensor
-    """(B, 2, 3), metres: where the hand closes and where it opens"""
+    """(N, 2, 3), metres: where the hand closes and where it opens"""
+    demos: Counter[str] = field(default_factory=Counter)
+    """how many demonstrations there are of each instruction"""
 
-    def select(self, rows: Tensor) -> Targets:
-        """The rows of an index."""
-        return Targets(self.actions[rows], self.mask[rows], self.waypoints[rows])
+    @classmethod
+    def from_demos(cls, demos: Iterable[Demo], policy: SmallPolicy, stride: int) -> ClonedFrames:
+        """Takes every ``stride``-th frame of each demonstration.
+
+        Raises:
+            ValueError: If the stride is not positive, there is no demonstration, or one has actions
+                of another size than the policy's.
+        """
+        if stride < 1:
+            raise ValueError(f"`stride` must be at least 1, got {stride}")
+        parts: list[tuple[Inputs, Floats, npt.NDArray[np.bool_], Floats]] = []
+        counts: Counter[str] = Counter()
+        for demo in demos:
+            if demo.actions.shape[1:] != (policy.action_dim,):
+                raise ValueError(
+                    f"actions must have {policy.action_dim} entries, "
+                    f"got shape {demo.actions.shape} in {demo.source}"
+                )
+            steps = np.arange(0, len(demo.actions), stride)
+            observations: dict[str, npt.NDArray[Any]]
+            observations = {name: demo.images[name][steps] for name in CAMERAS}
+            observations["proprio"] = demo.proprio[steps]
+            inputs = policy.prepare(observations, [demo.instruction] * len(steps))
+            chunks, mask = chunk_targets(demo.actions, steps, policy.config.chunk)
+            waypoints = waypoint_targets(demo.actions[:, -1], demo.proprio[:, :3])[steps]
+            parts.append((inputs, chunks, mask, waypoints))
+            counts[demo.instruction] += 1
+        if not parts:
+            raise ValueError("there must be at least one demonstration, got none")
+        columns = list(zip(*parts, strict=True))
+        actions, masks, places = (torch.as_tensor(np.concatenate(c)) for c in columns[1:])
+        inputs = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
+        return cls(inputs, actions.float(), masks, places.float(), counts)
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self.actions)
+
+    def select(self, rows: Tensor) -> ClonedFrames:
+        """The rows of an index, as a batch."""
+        inputs = {name: value[rows] for name, value in self.inputs.items()}
+        return ClonedFrames(inputs, self.actions[rows], self.mask[rows], self.waypoints[rows])
 
 
-def chunk_targets(actions: Floats, steps: Sequence[int], chunk: int) -> tuple[Floats, Floats]:
+def chunk_targets(
+    actions: Floats, steps: npt.NDArray[np.integer[Any]], chunk: int
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """The chunks that begin at ``steps`` of a demonstration's actions ``(num_steps, action_dim)``.
 
     Returns:
         Actions ``(len(steps), chunk, action_dim)``, zero after the demonstration's end, and a mask
         ``(len(steps), chunk)`` that is false there.
     """
-    index = np.asarray(steps)[:, None] + np.arange(chunk)
+    index = steps[:, None] + np.arange(chunk)
     mask = index < len(actions)
     chunks = actions[np.minimum(index, len(actions) - 1)] * mask[..., None]
     return chunks, mask
@@ -54,10 +101,10 @@ def waypoint_targets(gripper: Floats, positions: Floats) -> Floats:
     """Where the hand closes and where it opens, in hindsight, for every step of a demonstration.
 
     With an open gripper: where it closes next, and where it then opens. With a closed one: where it
-    closed last, and where it opens next. An end of the demonstration counts as both.
+    closed last, and where it opens next. The end of the demonstration counts as both.
 
     Args:
-        gripper: Gripper actions, negative to open, shape ``(num_steps,)``.
+        gripper: Gripper actions, positive to close, shape ``(num_steps,)``.
         positions: Hand positions in metres, shape ``(num_steps, 3)``.
 
     Returns:
@@ -65,46 +112,41 @@ def waypoint_targets(gripper: Floats, positions: Floats) -> Floats:
     """
     closed = gripper > 0
     last = len(closed) - 1
-    waypoints = np.empty((len(closed), 2, 3))
-    for step in range(len(closed)):
-        later = np.flatnonzero(closed[step:]) + step
-        if closed[step]:
-            earlier = np.flatnonzero(~closed[:step])
-            grasp = earlier[-1] + 1 if len(earlier) else 0
-        else:
-            grasp = later[0] if len(later) else last
-        opens = np.flatnonzero(~closed[max(grasp, step) :])
-        release = opens[0] + max(grasp, step) if len(opens) else last
-        waypoints[step] = positions[grasp], positions[release]
-    return waypoints
+    # From the back: where the gripper closes and opens next, seen from each step.
+    close_at, open_at = np.full(last + 2, last), np.full(last + 2, last)
+    for step in range(last, -1, -1):
+        close_at[step] = step if closed[step] else close_at[step + 1]
+        open_at[step] = open_at[step + 1] if closed[step] else step
+    grasp = close_at[:-1]
+    for step in range(1, last + 1):
+        if closed[step] and closed[step - 1]:
+            grasp[step] = grasp[step - 1]  # closed already: where it closed
+    release = open_at[np.maximum(grasp, np.arange(last + 1))]
+    return np.stack([positions[grasp], positions[release]], axis=1)
 
 
 def cloning_loss(
-    policy: SmallPolicy, inputs: Inputs, targets: Targets, label_width: float
-) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy of the action tokens plus the waypoints' error.
+    policy: SmallPolicy, batch: ClonedFrames, label_width: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of the action tokens, plus the waypoints' error.
 
     Args:
         policy: The policy that learns.
-        inputs: What it sees.
-        targets: What it should answer.
-        label_width: Standard deviation of the labels in bins; neighbours of a bin are nearly as right.
+        batch: Frames and the answers to them.
+        label_width: Standard deviation of the labels in bins: a bin's neighbours are nearly right.
 
     Returns:
-        The loss, and its parts for logging.
+        The loss, and its parts for logging, without gradients: ``cross_entropy`` in nats per token
+        and ``waypoint_error`` in metres.
     """
-    logits, waypoints = policy(inputs)
-    labels = soft_labels(actions_to_bins(targets.actions), label_width)
-    log_probs = logits.log_softmax(dim=-1)
-    token_losses = -(labels * log_probs).sum(dim=-1)  # (B, T)
-    mask = targets.mask.repeat_interleave(policy.config.action_dim, dim=1)
+    logits, waypoints = policy(batch.inputs)
+    labels = soft_labels(actions_to_bins(batch.actions), label_width)
+    token_losses = -(labels * logits.log_softmax(dim=-1)).sum(dim=-1)  # (B, T)
+    mask = batch.mask.repeat_interleave(policy.action_dim, dim=1)
     cross_entropy = (token_losses * mask).sum() / mask.sum()
-    error = (waypoints - targets.waypoints).norm(dim=-1).mean()
-    loss = cross_entropy + WAYPOINT_WEIGHT * error
-    return loss, {
-        "cross_entropy": float(cross_entropy.detach()),
-        "waypoint_error_m": float(error.detach()),
-    }
+    error = (waypoints - batch.waypoints).norm(dim=-1).mean()
+    parts = {"cross_entropy": cross_entropy.detach(), "waypoint_error": error.detach()}
+    return cross_entropy + WAYPOINT_WEIGHT * error, parts
 
 
 def soft_labels(bins: Tensor, width: float) -> Tensor:
@@ -113,39 +155,44 @@ def soft_labels(bins: Tensor, width: float) -> Tensor:
     return torch.softmax(-0.5 * (offsets / width) ** 2, dim=-1)
 
 
-def augment(inputs: Inputs, shift: int = 2, jitter: float = 0.3) -> Inputs:
+def augment(inputs: Inputs, generator: torch.Generator, shift: int, jitter: float) -> Inputs:
     """Shifts images by a few pixels, and changes their brightness, contrast and colours.
 
     Args:
         inputs: As :meth:`SmallPolicy.prepare` makes them.
-        shift: Largest shift in pixels of the agent view; the wrist view shifts twice as far.
-        jitter: Largest relative change of brightness and contrast; colours change by half of it.
+        generator: Of the random numbers.
+        shift: Largest shift in pixels of the agent view; the wrist view shifts twice as far. Places
+            in the images are what the policy goes by, so more than a few pixels do harm.
+        jitter: Largest relative change of brightness and contrast; of a single colour, half of it.
 
     Returns:
         The same with float images in 0..255.
     """
     changed = dict(inputs)
-    for name, reach in (("agentview", shift), ("wrist", 2 * shift)):
-        images = _shifted(inputs[name], reach)
-        changed[name] = _recolored(images, jitter)
+    for name, reach in zip(CAMERAS, (shift, 2 * shift), strict=True):
+        changed[name] = _recolored(_shifted(inputs[name], generator, reach), generator, jitter)
     return changed
 
 
-def _shifted(images: Tensor, reach: int) -> Tensor:
+def _shifted(images: Tensor, generator: torch.Generator, reach: int) -> Tensor:
     """Moves each image by up to ``reach`` pixels; repeats its border."""
     batch, height, width, _ = images.shape
-    down, right = torch.randint(-reach, reach + 1, (2, batch, 1))
+    down, right = torch.randint(-reach, reach + 1, (2, batch, 1), generator=generator)
     rows = (torch.arange(height) + down).clamp(0, height - 1)  # (B, H)
     columns = (torch.arange(width) + right).clamp(0, width - 1)  # (B, W)
     return images[torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def _recolored(images: Tensor, jitter: float) -> Tensor:
+def _recolored(images: Tensor, generator: torch.Generator, jitter: float) -> Tensor:
+    def uniform(*shape: int) -> Tensor:
+        spread = torch.rand(shape, generator=generator) * 2 - 1  # in [-1, 1]
+        return jitter * spread.to(images.device)
+
     batch = len(images)
-    uniform = torch.rand(3, batch, 1, 1, 1) * 2 - 1
-    tint = torch.rand(batch, 1, 1, 3) * 2 - 1
-    gain = (1 + jitter * uniform[0]) * (1 + 0.5 * jitter * tint)
+    gain = (1 + uniform(batch, 1, 1, 1)) * (1 + 0.5 * uniform(batch, 1, 1, 3))
+    contrast = gain * (1 + uniform(batch, 1, 1, 1))
     floats = images.float()
     mean = floats.mean(dim=(1, 2, 3), keepdim=True)
-    floats = (floats - mean) * (1 + jitter * uniform[1]) + mean
-    return (floats * gain + 40 * jitter * uniform[2]).clamp_(0, 255)
+    # In one pass: (floats - mean) * contrast + mean * gain, plus up to a sixth of full brightness.
+    offset = mean * (gain - contrast) + 40 * uniform(batch, 1, 1, 1)
+    return torch.addcmul(offset, floats, contrast).clamp_(0, 255)

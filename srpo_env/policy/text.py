@@ -1,7 +1,7 @@
 """Instructions as numbers: every string can be tokenised, and no vocabulary is stored.
 
-A word's token is a hash of its spelling, so instructions that were never seen in training still come
-apart into words that were. Word order is kept; letter case and punctuation are not.
+A word's token is a hash of its spelling, so instructions that were never seen in training still
+come apart into words that were. Word order is kept; letter case and punctuation are not.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ PADDING = 0
 """token that fills an instruction up to `MAX_WORDS`"""
 
 VOCABULARY_SIZE = 4096
-"""tokens, padding included; the 130 tasks of LIBERO have some 120 words, of which none collide"""
+"""tokens, padding included; LIBERO's 130 tasks have 79 words, and no two share a token"""
 
 MAX_WORDS = 32
-"""words of an instruction that are read; LIBERO's longest has 22"""
+"""words of an instruction that are read; LIBERO's longest has 19"""
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -41,7 +41,8 @@ def tokenize(instructions: Sequence[str]) -> Tensor:
         words = _WORD.findall(instruction.lower())
         if not 1 <= len(words) <= MAX_WORDS:
             raise ValueError(
-                f"an instruction must have 1 to {MAX_WORDS} words, got {len(words)} in {instruction!r}"
+                f"an instruction must have 1 to {MAX_WORDS} words, "
+                f"got {len(words)} in {instruction!r}"
             )
         # CRC-32 is the same on every machine and in every process, unlike Python's `hash`.
         hashes = [1 + zlib.crc32(word.encode()) % (VOCABULARY_SIZE - 1) for word in words]

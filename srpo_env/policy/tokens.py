@@ -27,16 +27,20 @@ def tokens_to_actions(tokens: Tensor, action_dim: int = 7) -> Tensor:
     """
     if tokens.shape[-1] % action_dim:
         raise ValueError(
-            f"the number of tokens must be a multiple of `action_dim` = {action_dim}, got {tokens.shape[-1]}"
+            f"the number of tokens must be a multiple of `action_dim` = {action_dim}, "
+            f"got {tokens.shape[-1]}"
         )
     actions = ((tokens - ZERO_BIN).float() / _STEPS_TO_ONE).clamp(-1.0, 1.0)
     return actions.view(*tokens.shape[:-1], -1, action_dim)
 
 
 def actions_to_tokens(actions: Tensor) -> Tensor:
-    """Turns actions ``(B, chunk, action_dim)`` into the nearest tokens ``(B, chunk * action_dim)``, int64.
+    """Turns actions ``(B, chunk, action_dim)`` into the nearest tokens, int64.
 
     Actions beyond [-1, 1] are cut off, as the controller does.
+
+    Returns:
+        Tokens ``(B, chunk * action_dim)``.
     """
     return actions_to_bins(actions).round().long()
 

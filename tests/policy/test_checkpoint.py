@@ -1,0 +1,118 @@
+import json
+
+import pytest
+import torch
+
+from srpo_env.policy import load_policy
+from srpo_env.policy.checkpoint import load_checkpoint
+from tests.policy.fakes import INSTRUCTION, make_observations, make_policy
+
+
+@pytest.fixture
+def saved(tmp_path):
+    policy = make_policy()
+    policy.save(tmp_path / "runs" / "policy", {"seed": 3})
+    return tmp_path / "runs" / "policy", policy
+
+
+def test_a_policy_comes_back_as_it_was(saved):
+    path, policy = saved
+    loaded = load_policy(path)
+    assert loaded.config == policy.config
+    inputs = policy.prepare(make_observations(2), [INSTRUCTION] * 2)
+    assert loaded.logits(inputs).equal(policy.logits(inputs))
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".json"])
+def test_either_file_names_the_checkpoint(saved, ending):
+    path, policy = saved
+    assert load_policy(path.with_name(path.name + ending)).config == policy.config
+
+
+def test_a_name_with_a_dot_is_kept(tmp_path):
+    make_policy().save(tmp_path / "step_1.5")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "step_1.5.json",
+        "step_1.5.safetensors",
+    ]
+    load_policy(tmp_path / "step_1.5")
+
+
+def test_it_says_how_it_came_about(saved):
+    path, _ = saved
+    assert load_checkpoint(path)[1]["provenance"] == {"seed": 3}
+
+
+def test_half_precision_halves_the_file_and_is_read_as_rounded_float32(tmp_path):
+    policy = make_policy()
+    policy.save(tmp_path / "full")
+    policy.save(tmp_path / "half", dtype=torch.float16)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "full")]
+    assert sizes[0] < 0.6 * sizes[1]
+    loaded = load_policy(tmp_path / "half").state_dict()
+    for name, value in policy.state_dict().items():
+        assert loaded[name].dtype == torch.float32
+        assert loaded[name].equal(value.half().float())
+
+
+def test_a_file_cut_short_is_noticed(saved):
+    path, _ = saved
+    file = path.with_name("policy.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged, cut short, or from another checkpoint"):
+        load_policy(path)
+
+
+def test_weights_of_another_checkpoint_are_noticed(saved):
+    path, _ = saved
+    make_policy(seed=1).save(path.with_name("other"))
+    path.with_name("other.safetensors").replace(path.with_name("policy.safetensors"))
+    with pytest.raises(ValueError, match="from another checkpoint"):
+        load_policy(path)
+
+
+@pytest.mark.parametrize("missing", [".safetensors", ".json"])
+def test_a_missing_file_is_an_error_with_the_way_out(saved, missing):
+    path, _ = saved
+    path.with_name(path.name + missing).unlink()
+    with pytest.raises(FileNotFoundError, match=r"NAME.safetensors beside NAME.json, or the name"):
+        load_policy(path)
+
+
+def test_an_unknown_name_lists_those_that_ship():
+    with pytest.raises(FileNotFoundError, match="libero-object.*got 'no-such-policy'"):
+        load_policy("no-such-policy")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "something else"}, "does not describe a policy of srpo-env"),
+        ({"format_version": 99}, "must be of format version 1, got 99"),
+        ({"config": {"channels": [8, 8, 8], "colour": 1}}, "is not one of this policy"),
+        ({"config": {"channels": [8, 8, 16]}}, "is not one of this policy"),
+    ],
+)
+def test_another_kind_of_checkpoint_is_refused(saved, change, message):
+    path, _ = saved
+    file = path.with_name("policy.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(ValueError, match=message):
+        load_policy(path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null"])
+def test_a_damaged_description_is_refused(saved, content):
+    path, _ = saved
+    path.with_name("policy.json").write_text(content)
+    with pytest.raises(ValueError, match=r"policy\.json (is not valid JSON|does not describe)"):
+        load_policy(path)
+
+
+def test_the_policy_that_ships_loads_and_is_small_enough_to_ship():
+    policy = load_policy("libero-object")
+    inputs = policy.prepare(make_observations(1, size=128), [INSTRUCTION])
+    assert torch.isfinite(policy.logits(inputs)).all()
+    assert policy.config.chunk == 8
+    parameters = sum(parameter.numel() for parameter in policy.parameters())
+    assert 2 * parameters < 15e6  # bytes in half precision
