@@ -32,9 +32,9 @@ install_packages() {
     local purpose=$1
     shift
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        fail "$purpose missing. On Debian or Ubuntu: sudo apt-get install $*   Then run this again."
+        fail "$purpose missing. On Debian or Ubuntu run: sudo apt-get install $*"
     fi
-    echo "set-up: installing $* ($purpose)"
+    echo "set-up: $purpose missing, installing $*"
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
         --no-install-recommends "$@"; } </dev/null >/dev/null ||
         fail "apt-get could not install $*; see above."
@@ -63,7 +63,7 @@ if [ "$(uname -s)" = Linux ]; then
 fi
 
 # --- .venv ---
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+if ! { first_python .venv/bin/python && .venv/bin/python -m pip --version; } >/dev/null 2>&1; then
     "$python" -c 'import ensurepip' 2>/dev/null ||
         install_packages "Python's venv module is" "$("$python" -c \
             'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
@@ -81,7 +81,7 @@ if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then
     "${pip_install[@]}" --no-deps --retries 0 --timeout 30 \
         --extra-index-url https://download.pytorch.org/whl/cpu torch
 fi
-echo "set-up: installing srpo-env and what it needs, at the versions of constraints.txt"
+echo "set-up: installing srpo-env and what it needs, some minutes and 2 GB"
 "${pip_install[@]}" --editable '.[encoders,libero,agents,sb3,dev]'
 # Its simulator without its training code, whose requirements are several GB.
 "${pip_install[@]}" --no-deps hf-libero
