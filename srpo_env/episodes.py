@@ -84,11 +84,12 @@ class Group:
 
 @dataclass
 class FrameRecorder:
-    """Keeps a video of any length in at most ``2 * max_frames`` frames.
+    """Keeps a video of any length in less than ``2 * max_frames`` frames.
 
-    Every `stride`-th frame is kept and the newest one besides; when the store is full, every other
-    frame goes and the stride doubles. So between ``max_frames`` and twice as many are always there
-    to choose from, and a chosen frame is at most half a stride from its even place.
+    Every `stride`-th frame is kept; when that makes ``2 * max_frames``, every other one goes and
+    the stride doubles. So there are always ``max_frames`` or more to choose from, and a chosen
+    frame is at most half a stride from its even place. The last frame is handed in at the end:
+    frames between the strides need not be copied, as none of them was the last.
     """
 
     max_frames: int
@@ -96,47 +97,37 @@ class FrameRecorder:
     num_seen: int = 0
     stride: int = 1
     kept: list[Video] = field(default_factory=list)
-    newest: Video | None = None
 
     def __post_init__(self) -> None:
         """Checks the setting."""
         if self.max_frames < 2:
             raise ValueError(f"`max_frames` must be at least 2, got {self.max_frames}")
 
-    @property
-    def num_held(self) -> int:
-        """Number of different frames in memory."""
-        on_grid = self.num_seen > 0 and (self.num_seen - 1) % self.stride == 0
-        return len(self.kept) + (self.newest is not None and not on_grid)
-
     def add(self, frame: Video) -> None:
-        """Takes the next frame, shape ``(height, width, 3)``, and copies it.
-
-        The copy matters: environments reuse the arrays that they return.
-        """
-        self.newest = frame = np.array(frame)
+        """Takes the next frame but the last, shape ``(height, width, 3)``."""
         if self.num_seen % self.stride == 0:
-            self.kept.append(frame)
+            # Copied, as environments reuse the arrays that they return.
+            self.kept.append(np.array(frame))
             if len(self.kept) == 2 * self.max_frames:
                 self.kept = self.kept[::2]
                 self.stride *= 2
         self.num_seen += 1
 
-    def video(self) -> Video:
+    def video(self, last_frame: Video) -> Video:
         """The frames to encode, evenly spaced, the first and the last among them.
 
         Returns:
             Shape ``(num_frames, height, width, 3)``, where ``num_frames`` is ``max_frames``, or
-            the number of frames seen where that is smaller.
+            the number of frames of the episode where that is smaller.
         """
-        if self.newest is None:
-            raise ValueError("A video needs at least one frame, none was added")
-        last = self.num_seen - 1
-        if self.num_seen <= self.max_frames:
-            return np.stack(self.kept)
+        last = self.num_seen
+        if last < self.max_frames:
+            return np.stack([*self.kept, last_frame])
         # The kept frame nearest to i * last / intervals, rounded in whole numbers: with floats,
         # places halfway between two frames could name one frame twice.
         intervals, stride = self.max_frames - 1, self.stride
-        rows = [(2 * i * last + intervals * stride) // (2 * intervals * stride)
-                for i in range(intervals)]  # fmt: skip
-        return np.stack([*(self.kept[row] for row in rows), self.newest])
+        rows = [
+            (2 * i * last + intervals * stride) // (2 * intervals * stride)
+            for i in range(intervals)
+        ]
+        return np.stack([*(self.kept[row] for row in rows), last_frame])

@@ -46,7 +46,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
     * ``env_reward``: the environment's own rewards, float64, shape ``(num_envs,)``.
     * ``srpo``: when an episode's end closes its group, figures of that group (`group_figures`).
 
-    Frames are copied as they come, and at most ``2 * max_frames`` of an episode are held.
+    Frames are copied as they come, and less than ``2 * max_frames`` of an episode are held.
     """
 
     def __init__(
@@ -343,7 +343,6 @@ class SelfReferentialProgressWrapper(VectorWrapper):
     ) -> EndedEpisode:
         index = running.env_index
         self._keys.check_end(running.task, info)
-        running.recorder.add(frame)
         self._running[index] = None
         return EndedEpisode(
             episode_id=running.episode_id,
@@ -355,7 +354,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             success=success_of(info, bool(terminations[index]), self._success),
             env_return=running.env_return,
             last_env_reward=float(rewards[index]),
-            video=running.recorder.video(),
+            video=running.recorder.video(frame),
         )
 
     def _take(self, ended: list[EndedEpisode], rewards: Array, added: dict[str, Any]) -> Array:

@@ -13,10 +13,10 @@ from srpo_env.episodes import FrameRecorder
 def record(max_frames, num_frames):
     """Records frames whose pixels hold their time; returns the times handed over."""
     recorder = FrameRecorder(max_frames)
-    for time in range(num_frames):
+    for time in range(num_frames - 1):
         recorder.add(np.full((1, 1, 3), time))
-        assert recorder.num_held <= 2 * max_frames
-    return recorder, recorder.video()[:, 0, 0, 0]
+        assert len(recorder.kept) < 2 * max_frames
+    return recorder, recorder.video(np.full((1, 1, 3), num_frames - 1))[:, 0, 0, 0]
 
 
 def test_a_short_episode_is_handed_over_whole():
@@ -48,12 +48,15 @@ def test_frames_are_distinct_in_order_and_near_their_even_places(max_frames, num
 def test_memory_does_not_grow_with_the_length_of_the_episode(num_frames):
     recorder, times = record(64, num_frames)
     assert len(times) == min(num_frames, 64)
-    assert len({id(frame) for frame in [*recorder.kept, recorder.newest]}) <= 128
+    assert len(recorder.kept) < 128
 
 
-def test_a_video_without_frames_is_an_error():
-    with pytest.raises(ValueError, match="at least one frame"):
-        FrameRecorder(4).video()
+def test_frames_that_are_kept_are_copies():
+    recorder = FrameRecorder(2)
+    frame = np.zeros((1, 1, 3), np.uint8)
+    recorder.add(frame)
+    frame += 9
+    assert recorder.video(frame)[:, 0, 0, 0].tolist() == [0, 9]
 
 
 def test_one_frame_cannot_be_both_the_first_and_the_last():

@@ -115,7 +115,7 @@ def test_what_is_held_is_bounded_at_every_step(run):
     num_envs = envs.num_envs
     for _ in drive(envs, run["script"]):
         for running in envs._running:
-            assert running is None or running.recorder.num_held <= 2 * MAX_FRAMES
+            assert running is None or len(running.recorder.kept) < 2 * MAX_FRAMES
         videos = [episode for episode in envs._scorer.unencoded if episode.video is not None]
         assert len(videos) < run["group_size"] + num_envs
         assert all(len(episode.video) <= MAX_FRAMES for episode in videos)
