@@ -12,6 +12,7 @@ from gymnasium.spaces import Box, Dict
 from srpo_env.libero.pool import Seat, shared_simulation
 from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import MAX_STEPS, check_suite_name, get_task, tasks_of
+from srpo_env.libero.visuals import Visuals, check_visuals
 
 Observation = dict[str, npt.NDArray[Any]]
 
@@ -45,6 +46,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         *,
         chunk: int = 8,
         image_size: int = 128,
+        visuals: Visuals | None = None,
         settle_steps: int = 10,
         max_steps: int | None = None,
         render_mode: str | None = None,
@@ -55,6 +57,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             suite: ``libero_spatial``, ``libero_object``, ``libero_goal``, ``libero_10`` or ``libero_90``.
             chunk: Control steps (of 50 ms) per call of :meth:`step`.
             image_size: Height and width of the images in pixels, at most 480.
+            visuals: ``"exact"``: LIBERO's images, pixel for pixel; ``"fast"``: meshes with fewer faces, a
+                tenth of the cost, the same physics. Default: "exact" where a GPU renders, else "fast".
             settle_steps: Control steps without motion after a reset; they do not count as steps.
             max_steps: Control steps before truncation; default: the suite's limit.
             render_mode: ``"rgb_array"`` or None.
@@ -72,6 +76,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
         self.chunk, self.image_size, self.settle_steps = chunk, image_size, settle_steps
+        self.visuals = check_visuals(visuals)
         self.max_steps = MAX_STEPS[self.suite] if max_steps is None else max_steps
         self.render_mode = render_mode
         self.num_tasks = len(tasks_of(self.suite))
@@ -103,9 +108,11 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         states = task.init_states()
         init_state_id = self._choose(options, "init_state_id", len(states))
         if options:
-            raise ValueError(f"`options` may hold task_id and init_state_id, got {', '.join(map(str, options))} too")
+            raise ValueError(
+                f"`options` may hold task_id and init_state_id, got {', '.join(map(str, options))} too"
+            )
         self.close()
-        shared = shared_simulation(self.suite, task_id, self.image_size)
+        shared = shared_simulation(self.suite, task_id, self.image_size, self.visuals)
         self._seat = Seat(shared, init_state_id, self.settle_steps)
         self._task_id, self._init_state_id, self._steps = task_id, init_state_id, 0
         self._ended = False
@@ -121,12 +128,18 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             gymnasium.error.ResetNeeded: If the episode has ended.
         """
         if self._ended:
-            raise gymnasium.error.ResetNeeded("the episode has ended or not begun: call `reset` before `step`")
+            raise gymnasium.error.ResetNeeded(
+                "the episode has ended or not begun: call `reset` before `step`"
+            )
         actions = np.asarray(action, dtype=np.float64)
         if actions.shape != (self.chunk, 7):
-            raise ValueError(f"an action must have shape ({self.chunk}, 7): (chunk, 7), got {actions.shape}")
+            raise ValueError(
+                f"an action must have shape ({self.chunk}, 7): (chunk, 7), got {actions.shape}"
+            )
         if not np.isfinite(actions).all():
-            raise ValueError(f"an action must be finite, got NaN or infinity in step {int(np.argmin(np.isfinite(actions).all(axis=1)))} of the chunk")
+            raise ValueError(
+                f"an action must be finite, got NaN or infinity in step {int(np.argmin(np.isfinite(actions).all(axis=1)))} of the chunk"
+            )
         simulation = self.simulation
         success = False
         for single in actions[: self.max_steps - self._steps]:
@@ -158,14 +171,19 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             gymnasium.error.ResetNeeded: Before the first reset.
         """
         if self._seat is None:
-            raise gymnasium.error.ResetNeeded("the environment has no simulator before its first `reset`")
+            raise gymnasium.error.ResetNeeded(
+                "the environment has no simulator before its first `reset`"
+            )
         return self._seat.take()
 
     # --- What comes out -------------------------------------------------------------------------
 
     def _observe(self) -> Observation:
         simulation = self.simulation
-        return {**{name: simulation.render(name) for name in CAMERAS}, "proprio": simulation.proprio()}
+        return {
+            **{name: simulation.render(name) for name in CAMERAS},
+            "proprio": simulation.proprio(),
+        }
 
     def _info(self, is_success: bool) -> dict[str, Any]:
         return {
@@ -181,5 +199,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         if value is None:
             return int(self.np_random.integers(count))
         if not isinstance(value, (int, np.integer)) or not 0 <= value < count:
-            raise ValueError(f"`{name}` must be an integer in 0..{count - 1} for {self.suite}, got {value!r}")
+            raise ValueError(
+                f"`{name}` must be an integer in 0..{count - 1} for {self.suite}, got {value!r}"
+            )
         return int(value)

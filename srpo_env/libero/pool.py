@@ -10,11 +10,12 @@ from collections import OrderedDict
 
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation, Snapshot
 from srpo_env.libero.suites import get_task
+from srpo_env.libero.visuals import Visuals, check_visuals
 
 MAX_COMPILED_TASKS = 16
 """tasks that a process keeps compiled; beyond, the least recently used goes"""
 
-_compiled: OrderedDict[tuple[str, int, int], SharedSimulation] = OrderedDict()
+_compiled: OrderedDict[tuple[str, int, int, Visuals], SharedSimulation] = OrderedDict()
 
 
 class SharedSimulation:
@@ -67,11 +68,14 @@ class Seat:
             self._shared.occupant = None
 
 
-def shared_simulation(suite: str, task_id: int, image_size: int) -> SharedSimulation:
+def shared_simulation(
+    suite: str, task_id: int, image_size: int, visuals: Visuals | None = None
+) -> SharedSimulation:
     """The process's simulation of a task; compiles it when it is asked for first."""
-    key = (suite, task_id, image_size)
+    visuals = check_visuals(visuals)
+    key = (suite, task_id, image_size, visuals)
     if key not in _compiled:
-        _compiled[key] = SharedSimulation(Simulation(get_task(suite, task_id), image_size))
+        _compiled[key] = SharedSimulation(Simulation(get_task(suite, task_id), image_size, visuals))
         if len(_compiled) > MAX_COMPILED_TASKS:
             _compiled.popitem(last=False)  # those who sit in it keep it until they leave
     _compiled.move_to_end(key)
