@@ -18,6 +18,7 @@ What is logged:
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ from srpo_env.policy import SmallPolicy
 from srpo_env.policy.cloning import ClonedFrames, augment, cloning_loss
 
 LOG_EVERY = 20
+
+# A bar for people; a line now and then for log files.
+BAR_SECONDS = 0.2 if sys.stderr.isatty() else 30.0
 
 
 @dataclass
@@ -122,7 +126,7 @@ def train(policy: SmallPolicy, frames: ClonedFrames, args: Args, writer: Summary
     )
     started = time.monotonic()
     step = 0
-    progress = tqdm(total=args.steps, desc="cloning", unit="step", disable=None)
+    progress = tqdm(total=args.steps, desc="cloning", unit="step", mininterval=BAR_SECONDS)
     try:
         for step in range(1, args.steps + 1):
             rows = torch.randint(len(frames), (args.batch_size,), generator=generator)
@@ -161,7 +165,9 @@ def held_out(policy: SmallPolicy, args: Args) -> Evaluation:
     )
     try:
         episodes = held_out_episodes(envs.num_tasks, args.eval_episodes)
-        with tqdm(total=len(episodes), desc="held-out", unit="episode", disable=None) as progress:
+        with tqdm(
+            total=len(episodes), desc="held-out", unit="episode", mininterval=BAR_SECONDS
+        ) as progress:
             return evaluate(policy.act, envs, episodes, lambda _: progress.update())
     finally:
         envs.close()
@@ -190,7 +196,7 @@ def main(args: Args) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = SmallPolicy().to(device)
     demos = read_demos(args.demos, demos_per_task=args.demos_per_task)
-    demos = tqdm(demos, desc="reading", unit="demo", disable=None)
+    demos = tqdm(demos, desc="reading", unit="demo", mininterval=BAR_SECONDS)
     frames = ClonedFrames.from_demos(demos, policy, args.stride)
     folder = Path(args.run_dir) / args.run_name
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ COMMANDS = {
     "assets": "show which LIBERO assets are used, or download LIBERO's own",
     "demos": "record demonstrations of the scripted expert in LIBERO's file format",
     "doctor": "check whether training can run here, and say how to mend what is wrong",
+    "evaluate": "measure a policy's success from initial states that training never uses",
 }
 """Name of each subcommand, which is also its module's, and what it does."""
 

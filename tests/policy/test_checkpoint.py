@@ -80,7 +80,7 @@ def test_a_missing_file_is_an_error_with_the_way_out(saved, missing):
 
 
 def test_an_unknown_name_lists_those_that_ship():
-    with pytest.raises(FileNotFoundError, match="libero-object.*got 'no-such-policy'"):
+    with pytest.raises(FileNotFoundError, match=r"libero-object.*got 'no-such-policy'"):
         load_policy("no-such-policy")
 
 
