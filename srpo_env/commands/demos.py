@@ -7,6 +7,7 @@ recorded with the same settings are kept.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from tqdm import tqdm
@@ -45,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULTS.image_size,
         help="pixels; LIBERO's files have 128",
     )
+    parser.add_argument(
+        "--visuals",
+        choices=["exact", "fast"],
+        default=argparse.SUPPRESS,
+        help="LIBERO's images to the pixel, or ten times as fast (default: what suits here)",
+    )
     parser.add_argument("--seed", type=int, default=DEFAULTS.seed, help="of starts and noise")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace files recorded with other settings"
@@ -65,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         init_states=tuple(numbers(args.init_states, "--init-states")),
         noise=args.noise,
         image_size=args.image_size,
+        visuals=getattr(args, "visuals", None),
         seed=args.seed,
     )
     failures = 0
@@ -94,10 +102,9 @@ def numbers(text: str, option: str) -> list[int]:
     """
     found: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or part.strip().endswith("-"):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
             raise ValueError(f"`{option}` must be numbers and ranges, as in 0-4,7, got {text!r}")
-        found.update(range(int(first), int(last or first) + 1))
-    if not found:
-        raise ValueError(f"`{option}` must name something, got {text!r}")
+        found.update(range(first, last + 1))
     return sorted(found)

@@ -1,8 +1,8 @@
 """A scripted expert for "pick up the X and place it in the basket", the ten tasks of libero_object.
 
-It sees the simulator's state and controls in closed loop. What it does depends on that state alone:
-it remembers no phase, so the same picture always calls for the same action, and a grasp that was
-missed or an object that was lost simply looks like one not yet taken.
+It sees the simulator's state and controls in closed loop. It remembers no phase (only the grasp
+that it has planned, which moves with the object): a picture calls for the same action at any time,
+and a grasp that was missed or an object that was lost simply looks like one not yet taken.
 """
 
 from __future__ import annotations

@@ -16,6 +16,10 @@ from srpo_env.libero.demos import IMAGE_KEYS, demo_file, recording_settings, wri
 from srpo_env.libero.experts import run_expert
 from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import Task, get_task
+from srpo_env.libero.visuals import Visuals, check_visuals
+
+EXPERT_VERSION = 1
+"""counts changes of the expert that alter what it does, so that files of an earlier one are told"""
 
 HAND = "robot0_right_hand"
 """Body whose orientation robosuite reports as the end effector's"""
@@ -31,6 +35,8 @@ class Recording:
     noise: float = 0.0
     """standard deviation of the noise on executed actions; the expert's own are the labels"""
     image_size: int = 128
+    visuals: Visuals | None = None
+    """``"exact"`` or ``"fast"`` images; None for what suits this machine"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -90,8 +96,13 @@ def record_task(
     """
     task = get_task(suite, task_id)
     path = demo_file(folder, task.name)
-    settings = {**asdict(recording), "assets": resolve_assets().kind, "version": 1}
-    settings["init_states"] = list(recording.init_states)
+    settings = {
+        **asdict(recording),
+        "init_states": list(recording.init_states),  # as JSON gives them back
+        "visuals": check_visuals(recording.visuals),
+        "assets": resolve_assets().kind,
+        "version": EXPERT_VERSION,
+    }
     if path.exists() and not overwrite:
         if recording_settings(path) == settings:
             return Recorded(path, recording.demos_per_task, failures=0, skipped=True)
@@ -105,7 +116,7 @@ def record_task(
             f"`init_states` must be in 0..{len(task.init_states()) - 1} for {task.name}, "
             f"got {wrong[0]}"
         )
-    simulation = Simulation(task, recording.image_size)
+    simulation = Simulation(task, recording.image_size, recording.visuals)
     try:
         attributes = {**_task_attributes(task, recording), "recording": json.dumps(settings)}
         with writing_demos(path, attributes) as writer:
