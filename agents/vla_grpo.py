@@ -4,28 +4,36 @@ Paper: https://arxiv.org/abs/2511.15605v2, whose equation numbers are used below
 
     python agents/vla_grpo.py --env libero-object
     python agents/vla_grpo.py --env libero-object --reward binary    # plain GRPO, all else equal
+    python agents/vla_grpo.py --resume runs/NAME                     # goes on with a run
 
-A group is eight episodes of one task from one initial state. Its failures earn a reward by how near their
-video comes to the group's own successes, and the group's mean is the baseline of all its episodes.
+A group is eight episodes of one task from one initial state. Its failures earn a reward by how near
+their video comes to the group's own successes, and the group's mean is the baseline of all of them.
 
 What is logged:
 
-* ``rollout/success_rate``, ``rollout/episode_steps``: of the episodes of the iteration;
-* ``signal/...``: the fractions of groups that carried signal, and the spread of the distances;
-* ``loss/...``: surrogate, KL to the old policy (per token), KL to the reference policy, clipped tokens, entropy;
-* ``eval/success_rate``: greedy, on initial states 40-49, which are never trained on;
+* ``rollout/success_rate``: of the episodes that an update learns from;
+* ``signal/...``: the fractions of groups whose returns differ (``with_signal``), whose failures were
+  paid for progress (``shaped``), and that have ``no_success``;
+* ``loss/...``: surrogate, KL per token to the old policy (``kl_old``) and, if it is held to it, to
+  the reference policy, the fraction of clipped tokens, entropy, number of gradient steps;
+* ``eval/success_rate``, ``eval/task_N``: greedy, on initial states that are never trained on;
 * ``charts/steps_per_second``: control steps over all of the time, updates included.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import shutil
+import sys
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import gymnasium
 import numpy as np
@@ -35,9 +43,11 @@ from gymnasium.vector import AutoresetMode
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from srpo_env import Group, PixelEncoder, SelfReferentialProgressWrapper
 from srpo_env.evaluation import TRAINING_STATES, Evaluation, evaluate, held_out_episodes
+from srpo_env.libero.suites import MAX_STEPS
 from srpo_env.policy import Policy, load_policy
 
 STEP_TOKENS = 7  # a control step is seven tokens: position, orientation, gripper
@@ -60,7 +70,7 @@ class Args:
     stop_at: float | None = None
     """ends the run when the held-out success rate has reached this"""
     resume: str | None = None
-    """folder of a run to go on with, from its newest checkpoint"""
+    """folder of a run to go on with, from its newest checkpoint and with its settings"""
 
     num_envs: int = 32
     """environments; any number of them share a process"""
@@ -72,14 +82,15 @@ class Args:
     """groups with signal that an update waits for; groups without are skipped"""
     max_groups_per_iteration: int = 24
     """groups after which the update comes all the same"""
-    rollout_steps: int | None = None
-    """control steps after which a training episode is cut off; default: the suite's limit"""
+    rollout_steps: int | None = 160
+    """control steps after which a training episode is cut off (successes take about 85); None for
+    the suite's limit, which evaluations keep"""
     reference: Literal["group", "task", "memory"] = "group"
     """which successes a failure is compared with"""
     formula: Literal["paper", "siirl"] = "paper"
     """how a distance becomes a reward; the paper's Eq. 5, or its authors' code"""
 
-    learning_rate: float = 7e-5
+    learning_rate: float = 1.5e-4
     """of AdamW, constant"""
     update_epochs: int = 2
     """passes over the chunks of an iteration"""
@@ -91,7 +102,7 @@ class Args:
     """upper half-width; larger, as in the authors' code, to keep exploring"""
     kl_coef: float = 0.0
     """weight of the KL to the policy that the run started from; beta in Eq. 8"""
-    target_kl: float = 0.012
+    target_kl: float = 0.02
     """KL per token to the old policy at which an iteration's update ends early"""
     temperature: float = 1.0
     """of the token distribution in rollouts and in the ratio; evaluation is greedy"""
@@ -103,13 +114,13 @@ class Args:
     eval_episodes: int = 100
     """episodes of an evaluation, spread evenly over the tasks"""
     exp_name: str = "vla_grpo"
-    """first part of the run's name"""
+    """part of the run's name"""
     run_dir: str = "runs"
     """where the run's folder is made"""
     torch_threads: int = 2
     """threads of an update; the simulators wait meanwhile"""
-    device: str = "auto"
-    """cpu, cuda, or auto: cuda if there is one"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda if there is one"""
     track: bool = False
     """send the curves to Weights & Biases too"""
     wandb_project_name: str = "srpo-env"
@@ -120,15 +131,99 @@ class Args:
     @property
     def gym_id(self) -> str:
         """The environment's name in Gymnasium's registry."""
-        return self.env_id if "/" in self.env_id else f"srpo_env/{self.env_id.replace('_', '-')}"
+        namespace, _, name = self.env_id.rpartition("/")
+        return f"{namespace or 'srpo_env'}/{name.replace('_', '-')}"
 
-    @property
-    def run_name(self) -> str:
-        """Name of the run's folder."""
-        return f"{self.env_id.split('/')[-1]}__{self.exp_name}__{self.reward}__{self.seed}"
+    def new_folder(self) -> Path:
+        """Where a run that starts now writes to; no two runs share a folder."""
+        env = self.gym_id.split("/")[-1]
+        name = f"{env}__{self.exp_name}__{self.reward}__{self.seed}__{int(time.time())}"
+        return Path(self.run_dir) / name
+
+    def check(self) -> None:
+        """Finds settings out of range before anything is started.
+
+        Raises:
+            ValueError: With the rule and the value.
+            ModuleNotFoundError: If ``--track`` lacks its package.
+        """
+        for rule, holds, names in (
+            (
+                "at least 1",
+                lambda x: x >= 1,
+                "num_envs num_workers groups_per_iteration rollout_steps",
+            ),
+            (
+                "at least 1",
+                lambda x: x >= 1,
+                "update_epochs minibatch_size eval_every eval_episodes",
+            ),
+            ("at least 1", lambda x: x >= 1, "torch_threads"),
+            ("at least 2", lambda x: x >= 2, "group_size"),
+            ("0 or more", lambda x: x >= 0, "iterations kl_coef"),
+            (
+                "above 0",
+                lambda x: x > 0,
+                "learning_rate clip_high target_kl temperature max_grad_norm",
+            ),
+            ("above 0 and at most 1", lambda x: 0 < x <= 1, "clip_low stop_at"),
+        ):
+            for name in names.split():
+                value = getattr(self, name)
+                if value is not None and not holds(value):
+                    raise ValueError(f"--{name.replace('_', '-')} must be {rule}, got {value}")
+        if self.max_groups_per_iteration < self.groups_per_iteration:
+            raise ValueError(
+                f"--max-groups-per-iteration must be at least --groups-per-iteration, "
+                f"{self.groups_per_iteration}, got {self.max_groups_per_iteration}"
+            )
+        if self.gym_id not in gymnasium.registry:
+            known = sorted(name for name in gymnasium.registry if name.startswith("srpo_env/"))
+            raise ValueError(f"--env must be one of {', '.join(known)}, got {self.env_id!r}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda needs a GPU that torch can use, and it finds none")
+        if self.track and importlib.util.find_spec("wandb") is None:
+            raise ModuleNotFoundError("--track needs Weights & Biases: run `pip install wandb`")
 
 
-# --- Environments: which episodes are run, and what is kept of them -----------------------------------
+def parse_args(arguments: Sequence[str] | None = None) -> Args:
+    """Reads the command line; with ``--resume``, the run's own settings are the defaults."""
+    args = tyro.cli(Args, args=arguments)
+    if args.resume is None:
+        return args
+    newest_checkpoint(Path(args.resume))
+    with errors_as_sentences():
+        saved = Args(**json.loads((Path(args.resume) / "args.json").read_text()))
+        args = tyro.cli(Args, args=arguments, default=saved)
+        for name in ("gym_id", "checkpoint", "reward", "seed"):
+            if getattr(args, name) != getattr(saved, name):
+                raise ValueError(
+                    f"{name} belongs to the run in {args.resume} and is {getattr(saved, name)!r}, "
+                    f"got {getattr(args, name)!r}: start a new run for it"
+                )
+    return args
+
+
+def refuse(reason: object) -> NoReturn:
+    """Ends the program with one sentence and exit code 2, as a misspelt flag does."""
+    print(f"{Path(__file__).name}: {reason}", file=sys.stderr)
+    end = SystemExit(reason)
+    end.code = 2
+    raise end
+
+
+@contextmanager
+def errors_as_sentences() -> Iterator[None]:
+    """Ends the program with a sentence where settings are wrong or something is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        refuse(f"{error} (`srpo-env doctor` says how to install what is missing)")
+    except (ValueError, OSError) as error:
+        refuse(error)
+
+
+# --- Environments: which episodes are run, and what is kept of them ---
 
 
 @dataclass
@@ -142,12 +237,13 @@ class TaskSampler:
     """moving average of each task's success rate"""
 
     def __post_init__(self) -> None:
+        """Knows nothing yet of tasks whose success is not given."""
         self.success = self.success or [0.5] * self.num_tasks
 
     def draw(self) -> tuple[int, int]:
         """A task and an initial state."""
         rates = np.array(self.success)
-        # The spread of a group's outcomes, with a floor: a task that is never tried is never solved.
+        # The spread of a group's outcomes, with a floor: a task never tried is never solved.
         weights = np.maximum(rates * (1 - rates), 0.04)
         task = self.rng.choice(self.num_tasks, p=weights / weights.sum())
         return int(task), int(self.rng.choice(self.states))
@@ -176,13 +272,14 @@ class Rollout:
     """Keeps every environment busy with episodes of the groups that are wanted.
 
     An environment whose episode has ended takes the next one from the queue at once, whether or
-    not the others have ended. Episodes that are under way when enough groups are closed go on in the
-    next iteration; each chunk remembers the probabilities of the policy that chose it.
+    not the others have ended. Episodes that are under way when enough groups are closed go on in
+    the next iteration; each chunk remembers the probabilities of the policy that chose it.
     """
 
     def __init__(
         self, envs: SelfReferentialProgressWrapper, policy: Policy, sampler: TaskSampler, args: Args
     ) -> None:
+        """Starts no episode yet."""
         self.envs, self.policy, self.sampler, self.args = envs, policy, sampler, args
         self.cut()
 
@@ -197,71 +294,82 @@ class Rollout:
         self.envs.pop_groups()
 
     def collect(self, state: TrainingState) -> list[ScoredGroup]:
-        """Runs until enough groups with signal are closed; returns all closed ones with their chunks."""
+        """Runs until enough groups with signal are closed; returns all closed ones."""
+        args = self.args
         batch: list[ScoredGroup] = []
-        with_signal = ended = 0
-        while (
-            with_signal < self.args.groups_per_iteration
-            and len(batch) < self.args.max_groups_per_iteration
-        ):
-            self._refill()
-            state.control_steps += self._step(state.generator)
-            ended += int(self._idle.sum())
-            if (
-                self.args.reference == "task"
-                and ended >= self.args.groups_per_iteration * self.args.group_size
+        with_signal = ended = unscored = 0
+        with live(f"rollout {state.iteration + 1}", args.groups_per_iteration) as bar:
+            while (
+                with_signal < args.groups_per_iteration
+                and len(batch) < args.max_groups_per_iteration
             ):
-                self.envs.close_groups()  # with this reference nothing is scored before
-                ended = 0
-            for group in self.envs.pop_groups():
-                self.sampler.learn(group)
-                with_signal += np.ptp(returns_of(group, self.args.reward)) > 0
-                batch.append(
-                    (group, [self._chunks.pop(episode.episode_id) for episode in group.episodes])
-                )
+                self._refill()
+                state.control_steps += self._step(state.generator)
+                ended += int(self._idle.sum())
+                unscored += int(self._idle.sum())
+                if (
+                    args.reference == "task"
+                    and unscored >= args.groups_per_iteration * args.group_size
+                ):
+                    self.envs.close_groups()  # with this reference nothing is scored before
+                    unscored = 0
+                for group in self.envs.pop_groups():
+                    self.sampler.learn(group)
+                    with_signal += has_signal(group, args.reward)
+                    chunks = [self._chunks.pop(episode.episode_id) for episode in group.episodes]
+                    batch.append((group, chunks))
+                bar.n = with_signal
+                bar.set_postfix_str(f"{ended} episodes, {state.control_steps} steps in all")
         return batch
 
     def _refill(self) -> None:
-        if not self._idle.any():
+        slots = np.flatnonzero(self._idle)
+        if not slots.size:
             return
         ids = np.zeros((2, self.envs.num_envs), dtype=int)
-        for slot in np.flatnonzero(self._idle):
+        for slot in slots:
             if not self._queue:
                 self._queue.extend([self.sampler.draw()] * self.args.group_size)
             ids[:, slot] = self._queue.popleft()
         options = {"reset_mask": self._idle.copy(), "task_id": ids[0], "init_state_id": ids[1]}
         self._observations, infos = self.envs.reset(options=options)
-        for slot in np.flatnonzero(self._idle):
+        for slot in slots:
             self._instructions[slot] = infos["task"][slot]
             self._chunks[int(infos["episode_id"][slot])] = []
-        self._steps[self._idle] = 0
-        self._idle[:] = False
+        self._steps[slots] = 0
 
     def _step(self, generator: torch.Generator) -> int:
         inputs = self.policy.prepare(self._observations, self._instructions)
         tokens, log_probs = self.policy.sample(inputs, self.args.temperature, generator)
         actions = self.policy.actions(tokens)
         self._observations, _, terminations, truncations, infos = self.envs.step(actions)
-        executed = infos["control_steps"] - self._steps
-        for slot in range(self.envs.num_envs):
-            mask = torch.arange(tokens.shape[1]) < executed[slot] * STEP_TOKENS
-            chunk = Chunk(
-                {k: v[slot] for k, v in inputs.items()}, tokens[slot], log_probs[slot], mask
-            )
-            self._chunks[int(infos["episode_id"][slot])].append(chunk)
+        failed = infos.get("_worker_error", np.zeros(self.envs.num_envs, dtype=bool))
+        executed = np.where(failed, 0, infos["control_steps"] - self._steps)
+        masks = torch.arange(tokens.shape[1]) < torch.as_tensor(executed * STEP_TOKENS)[:, None]
+        for slot, episode_id in enumerate(map(int, infos["episode_id"])):
+            x = {name: value[slot] for name, value in inputs.items()}
+            self._chunks[episode_id].append(Chunk(x, tokens[slot], log_probs[slot], masks[slot]))
+            if failed[slot]:
+                # The simulator ended this episode: that says nothing about what the policy did.
+                self._chunks[episode_id].clear()
         self._steps = infos["control_steps"].copy()
         self._idle = terminations | truncations
         return int(executed.sum())
 
 
-# --- Maths --------------------------------------------------------------------------------------------
+# --- Maths ---
 
 
 def returns_of(group: Group, reward: str) -> np.ndarray:
-    """What each episode of a group earned, shape ``(len(group.episodes),)``. Eq. 5, or success alone."""
+    """Return of each episode, shape ``(len(group.episodes),)``: Eq. 5, or success alone."""
     if reward == "srpo":
         return group.rewards
     return np.array([float(episode.success) for episode in group.episodes])
+
+
+def has_signal(group: Group, reward: str) -> bool:
+    """Whether its episodes differ in their returns; else all advantages are zero."""
+    return bool(np.ptp(returns_of(group, reward)) > 0)
 
 
 def group_advantages(returns: np.ndarray, eps: float = 1e-6) -> np.ndarray:
@@ -273,7 +381,7 @@ def surrogate_loss(
     log_probs: Tensor,
     old_log_probs: Tensor,
     advantages: Tensor,
-    mask: Tensor,
+    weights: Tensor,
     clip_low: float,
     clip_high: float,
 ) -> Tensor:
@@ -283,7 +391,7 @@ def surrogate_loss(
         log_probs: Of the sampled tokens under the policy that learns, shape ``(B, 56)``.
         old_log_probs: The same under the policy that acted.
         advantages: One for each chunk's episode, shape ``(B,)``.
-        mask: True for the tokens that count, shape ``(B, 56)``.
+        weights: How much a token counts, shape ``(B, 56)``; 0 if it was never executed.
         clip_low: How far below 1 the ratio may go.
         clip_high: How far above.
     """
@@ -292,11 +400,11 @@ def surrogate_loss(
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     surrogate = torch.min(ratio * advantages, clipped * advantages)
     # The mean over tokens that were executed: counting the rest would shrink chunks cut short.
-    return -(surrogate * mask).sum() / mask.sum()
+    return -(surrogate * weights).sum() / weights.sum()
 
 
 def kl_to(log_probs: Tensor, other_log_probs: Tensor, mask: Tensor) -> Tensor:
-    """KL of the policy to another per token, estimated at sampled tokens; never negative (Schulman's k3)."""
+    """KL of the policy to another per token, estimated at sampled tokens; Schulman's k3, >= 0."""
     log_ratio = other_log_probs - log_probs
     return ((log_ratio.exp() - 1 - log_ratio) * mask).sum() / mask.sum()
 
@@ -311,68 +419,74 @@ def update(
 ) -> dict[str, float]:
     """A few epochs of gradient steps on the groups that carry signal; returns what to log."""
     chunks: list[Chunk] = []
-    advantages: list[float] = []
+    chunk_advantages: list[float] = []
+    chunk_weights: list[float] = []
     for group, episodes in batch:
-        returns = returns_of(group, args.reward)
-        if np.ptp(returns) == 0:
-            continue  # nothing to compare: all advantages are zero
-        for advantage, episode in zip(group_advantages(returns), episodes, strict=True):
+        if not has_signal(group, args.reward):
+            continue
+        for advantage, episode in zip(
+            group_advantages(returns_of(group, args.reward)), episodes, strict=True
+        ):
             chunks.extend(episode)
-            advantages.extend([float(advantage)] * len(episode))
+            chunk_advantages.extend([float(advantage)] * len(episode))
+            # Every episode counts the same, as in the authors' code: failures last longer, and per
+            # token they would drown what the successes show.
+            executed = sum(int(chunk.mask.sum()) for chunk in episode)
+            chunk_weights.extend([1 / max(executed, 1)] * len(episode))
     if not chunks:
         return {}
     device = next(policy.parameters()).device
-    inputs = {k: torch.stack([c.inputs[k] for c in chunks]) for k in chunks[0].inputs}
-    tokens = torch.stack([c.tokens for c in chunks])
-    old_log_probs = torch.stack([c.log_probs for c in chunks])
-    masks = torch.stack([c.mask for c in chunks])
-    advantage = torch.tensor(advantages)
-    logs: dict[str, list[float]] = {}
-    for _ in range(args.update_epochs):
-        for rows in torch.randperm(len(chunks), generator=generator).split(args.minibatch_size):
-            x = {k: v[rows].to(device) for k, v in inputs.items()}
-            token, old, mask = (
-                tokens[rows].to(device),
-                old_log_probs[rows].to(device),
-                masks[rows].to(device),
-            )
-            log_probs, entropy = policy.log_probs(x, token, args.temperature)
-            loss = surrogate_loss(
-                log_probs, old, advantage[rows].to(device), mask, args.clip_low, args.clip_high
-            )
+    inputs = {name: torch.stack([c.inputs[name] for c in chunks]) for name in chunks[0].inputs}
+    tokens, old_log_probs, masks = (
+        torch.stack(column)
+        for column in zip(*((c.tokens, c.log_probs, c.mask) for c in chunks), strict=True)
+    )
+    advantages, weights = torch.tensor(chunk_advantages), torch.tensor(chunk_weights)
+    minibatches = (
+        rows
+        for _ in range(args.update_epochs)
+        for rows in torch.randperm(len(chunks), generator=generator).split(args.minibatch_size)
+    )
+    logs: list[dict[str, float]] = []
+    gradient_steps = 0
+    total = args.update_epochs * math.ceil(len(chunks) / args.minibatch_size)
+    for rows in live("update", total, minibatches):
+        x = {name: values[rows].to(device) for name, values in inputs.items()}
+        token, old, mask, advantage, weight = (
+            values[rows].to(device)
+            for values in (tokens, old_log_probs, masks, advantages, weights)
+        )
+        log_probs, entropy = policy.log_probs(x, token, args.temperature)
+        weight = mask * weight[:, None]
+        loss = surrogate_loss(log_probs, old, advantage, weight, args.clip_low, args.clip_high)
+        with torch.no_grad():
+            ratio = (log_probs - old).exp()
+            outside = ((ratio < 1 - args.clip_low) | (ratio > 1 + args.clip_high)) & mask
+            log = {
+                "surrogate": float(loss),
+                "kl_old": float(kl_to(old, log_probs, mask)),
+                "clipped": float(outside.sum() / mask.sum()),
+                "entropy": float((entropy * mask).sum() / mask.sum()),
+            }
+        if reference_policy is not None:
             with torch.no_grad():
-                kl = float(kl_to(old, log_probs, mask))
-                ratio = (log_probs - old).exp()
-                outside = ((ratio < 1 - args.clip_low) | (ratio > 1 + args.clip_high)) & mask
-                log = {
-                    "surrogate": float(loss),
-                    "kl_old": kl,
-                    "clipped": float(outside.sum() / mask.sum()),
-                    "entropy": float((entropy * mask).sum() / mask.sum()),
-                }
-            if reference_policy is not None:
-                with torch.no_grad():
-                    reference, _ = reference_policy.log_probs(x, token, args.temperature)
-                penalty = kl_to(log_probs, reference, mask)
-                loss = loss + args.kl_coef * penalty  # omega in Eq. 8
-                log["kl_reference"] = float(penalty)
-            for name, value in log.items():
-                logs.setdefault(name, []).append(value)
-            if kl > args.target_kl:
-                break
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
-            optimizer.step()
-        else:
-            continue
-        break
-    return {name: float(np.mean(values)) for name, values in logs.items()} | {
-        "gradient_steps": len(logs["kl_old"])
-    }
+                reference, _ = reference_policy.log_probs(x, token, args.temperature)
+            penalty = kl_to(log_probs, reference, mask)
+            loss = loss + args.kl_coef * penalty  # omega in Eq. 8
+            log["kl_reference"] = float(penalty)
+        logs.append(log)
+        if log["kl_old"] > args.target_kl:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
+        optimizer.step()
+        gradient_steps += 1
+    means = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
+    return {**means, "gradient_steps": gradient_steps}
 
 
-# --- Checkpoints: the policy for whoever wants it, and what this run needs to go on ---------------------
+# --- Checkpoints: the policy for whoever wants it, and what this run needs to go on ---
 
 
 @dataclass
@@ -388,16 +502,15 @@ class TrainingState:
     episodes: int = 0
     seconds: float = 0.0
 
+    def counters(self) -> dict[str, float]:
+        """How far the run has come."""
+        names = ("iteration", "control_steps", "episodes", "seconds")
+        return {name: getattr(self, name) for name in names}
+
     def progress(self) -> dict[str, Any]:
         """The part that is numbers, for JSON."""
-        return {
-            "iteration": self.iteration,
-            "control_steps": self.control_steps,
-            "episodes": self.episodes,
-            "seconds": self.seconds,
-            "task_success": self.sampler.success,
-            "sampler_rng": self.sampler.rng.bit_generator.state,
-        }
+        rng = self.sampler.rng.bit_generator.state
+        return {**self.counters(), "task_success": self.sampler.success, "sampler_rng": rng}
 
     def restore(self, checkpoint: Path) -> None:
         """Takes over a checkpoint, so that the run goes on as if it had never stopped."""
@@ -410,24 +523,26 @@ class TrainingState:
             state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         progress = json.loads((checkpoint / "training.json").read_text())
-        self.iteration, self.control_steps = progress["iteration"], progress["control_steps"]
-        self.episodes, self.seconds = progress["episodes"], progress["seconds"]
+        for name in self.counters():
+            setattr(self, name, progress[name])
         self.sampler.success = progress["task_success"]
         self.sampler.rng.bit_generator.state = progress["sampler_rng"]
 
 
-def save_checkpoint(folder: Path, state: TrainingState) -> None:
-    """Writes a checkpoint; the newest one is complete at any moment, Ctrl-C and power cuts included."""
-    target = folder / "checkpoints" / f"iteration_{state.iteration:04d}"
-    draft = folder / "checkpoints" / ".draft"
+def save_checkpoint(folder: Path, state: TrainingState, interrupted: bool = False) -> None:
+    """Writes a checkpoint; the newest one is complete at any moment, power cuts included.
+
+    One of an interrupted run has a name of its own: it has dropped the episodes under way, and so
+    must not take the place of one from which the run goes on to the bit.
+    """
+    name = f"iteration_{state.iteration:04d}" + ("_interrupted" if interrupted else "")
+    target, draft = folder / "checkpoints" / name, folder / "checkpoints" / ".draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     state.policy.save(draft / "policy", provenance={"agent": "vla_grpo", **state.progress()})
     tensors = {"generator": state.generator.get_state()}
     for index, values in state.optimizer.state_dict()["state"].items():
-        tensors.update(
-            {f"{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
-        )
+        tensors |= {f"{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
     save_file(tensors, draft / "training.safetensors")
     (draft / "training.json").write_text(json.dumps(state.progress(), indent=2))
     shutil.rmtree(target, ignore_errors=True)
@@ -435,74 +550,97 @@ def save_checkpoint(folder: Path, state: TrainingState) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The last one that a run wrote."""
-    found = sorted((folder / "checkpoints").glob("iteration_*"))
+    """The one with most iterations; of two with as many, the one that was not interrupted."""
+
+    def age(checkpoint: Path) -> tuple[int, bool]:
+        _, iteration, *interrupted = checkpoint.name.split("_")
+        return int(iteration), not interrupted
+
+    found = list((folder / "checkpoints").glob("iteration_*"))
     if not found:
-        raise SystemExit(
+        refuse(
             f"--resume must name the folder of a run with checkpoints, and {str(folder)!r} has none"
         )
-    return found[-1]
+    return max(found, key=age)
 
 
-# --- What a person sees -----------------------------------------------------------------------------------
+# --- What a person sees ---
+
+
+def live(what: str, total: int, steps: Iterable[Any] | None = None) -> tqdm:
+    """A progress bar that leaves no trace; nothing at all where the output is not a terminal."""
+    return tqdm(steps, what, total, leave=False, file=sys.stdout, disable=None, dynamic_ncols=True)
 
 
 class Log:
-    """One line per iteration, and the same figures for TensorBoard (and Weights & Biases)."""
+    """One line per iteration, and the same figures for files, TensorBoard and Weights & Biases."""
 
     def __init__(self, args: Args, folder: Path, state: TrainingState) -> None:
+        """Makes the run's folder; of a run that goes on, forgets what came after its checkpoint."""
         self.args, self.state = args, state
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "args.json").write_text(json.dumps(asdict(args), indent=2))
+        folder.mkdir(parents=True, exist_ok=args.resume is not None)
+        settings = json.dumps(asdict(args), indent=2)
+        (folder / "args.json").write_text(settings)
+        self.history = folder / "history.jsonl"
+        lines = self.history.read_text().splitlines() if args.resume else []
+        past = [x for x in map(json.loads, lines) if x["iteration"] <= state.iteration]
+        self.history.write_text("".join(json.dumps(record) + "\n" for record in past))
+        self.success_rates = {
+            x["iteration"]: x["eval/success_rate"] for x in past if "eval/success_rate" in x
+        }
         if args.track:
             import wandb
 
             wandb.init(
-                project=args.wandb_project_name, entity=args.wandb_entity, name=args.run_name,
-                config=asdict(args), sync_tensorboard=True,
+                project=args.wandb_project_name, entity=args.wandb_entity, config=asdict(args),
+                id=folder.name, name=folder.name, resume="allow", sync_tensorboard=True,
             )  # fmt: skip
-        self.writer = SummaryWriter(str(folder))
-        self.writer.add_text("args", f"```json\n{json.dumps(asdict(args), indent=2)}\n```")
-        self.success_rate: float | None = None
-        self.held_out = "-"
+        self.writer = SummaryWriter(str(folder), purge_step=state.control_steps + 1)
+        self.writer.add_text("args", f"```json\n{settings}\n```")
         self.started = time.monotonic() - state.seconds
-        self.history = folder / "history.jsonl"
-        print(f"{args.run_name}: {folder}", flush=True)
+        # When each of the last iterations ended, for the time to go: (iteration, seconds).
+        self.ends: deque[tuple[int, float]] = deque(maxlen=11)
+        print(f"{folder}, from iteration {state.iteration}", flush=True)
 
     def iteration(self, batch: list[ScoredGroup], losses: dict[str, float]) -> None:
         """Prints and logs an iteration."""
-        state, args = self.state, self.args
+        state, total = self.state, self.args.iterations
         groups = [group for group, _ in batch]
         episodes = [episode for group in groups for episode in group.episodes]
         state.episodes += len(episodes)
         state.seconds = time.monotonic() - self.started
-        signal = sum(np.ptp(returns_of(group, args.reward)) > 0 for group in groups)
-        values = {
-            "rollout/success_rate": float(np.mean([episode.success for episode in episodes])),
+        signal = sum(has_signal(group, self.args.reward) for group in groups)
+        success = float(np.mean([episode.success for episode in episodes]))
+        speed = state.control_steps / state.seconds
+        self.write({
+            "rollout/success_rate": success,
             "signal/with_signal": signal / len(groups),
             "signal/shaped": sum(group.shaped for group in groups) / len(groups),
             "signal/no_success": sum(group.num_successes == 0 for group in groups) / len(groups),
-            "charts/steps_per_second": state.control_steps / state.seconds,
+            "charts/steps_per_second": speed,
             **{f"loss/{name}": value for name, value in losses.items()},
-        }
-        self.write(values)
-        remaining = (args.iterations - state.iteration) * state.seconds / state.iteration
+        })  # fmt: skip
+        self.ends.append((state.iteration, state.seconds))
+        (first, start), (last, end) = self.ends[0], self.ends[-1]
+        pace = (end - start) / (last - first) / 60 if last > first else None
+        to_go = f", {pace * (total - last):.0f} to go" if pace else ""
+        held_out = f"{list(self.success_rates.values())[-1]:.0%}" if self.success_rates else "-"
         print(
-            f"{state.iteration:4d}/{args.iterations}  success {values['rollout/success_rate']:4.0%} of {len(episodes)}"
-            f"  held-out {self.held_out}  signal {signal}/{len(groups)}  kl {losses.get('kl_old', 0):.4f}"
-            f"  {values['charts/steps_per_second']:.0f} steps/s  {state.seconds / 60:.0f} min, {remaining / 60:.0f} to go",
+            f"{state.iteration:4d}/{total}  success {success:4.0%} of {len(episodes):3d}"
+            f"  held-out {held_out}  signal {signal:2d}/{len(groups):2d}"
+            f"  kl {losses.get('kl_old', 0):.4f}  {speed:3.0f} steps/s"
+            f"  {state.seconds / 60:.0f} min{to_go}",
             flush=True,
         )
 
     def evaluation(self, result: Evaluation) -> None:
         """Prints and logs a held-out evaluation."""
-        self.success_rate = result.success_rate
-        self.held_out = f"{result.success_rate:.0%}"
         self.state.seconds = time.monotonic() - self.started
+        self.success_rates[self.state.iteration] = result.success_rate
+        self.ends.append((self.state.iteration, self.state.seconds))
         tasks = result.by_task()
-        values = {"eval/success_rate": result.success_rate}
-        values.update({f"eval/task_{task}": part.success_rate for task, part in tasks.items()})
-        self.write(values)
+        by_task = {f"eval/task_{task}": part.success_rate for task, part in tasks.items()}
+        self.write({"eval/success_rate": result.success_rate, **by_task})
         shares = " ".join(f"{part.num_successes}/{len(part.episodes)}" for part in tasks.values())
         print(f"held-out success {result} episodes; by task {shares}", flush=True)
 
@@ -510,93 +648,89 @@ class Log:
         """Logs figures at the present number of control steps."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, self.state.control_steps)
-        record = {
-            key: value
-            for key, value in self.state.progress().items()
-            if not isinstance(value, dict | list)
-        }
         with self.history.open("a") as file:
-            file.write(json.dumps(record | values) + "\n")
+            file.write(json.dumps(self.state.counters() | values) + "\n")
 
-    def reached(self, success_rate: float | None) -> bool:
-        """Whether the last evaluation was as good as asked for."""
-        return (
-            success_rate is not None
-            and self.success_rate is not None
-            and self.success_rate >= success_rate
-        )
+    def is_evaluation_due(self) -> bool:
+        """Whether the policy is to be evaluated now, and has not been yet."""
+        iteration, args = self.state.iteration, self.args
+        due = iteration % args.eval_every == 0 or iteration == args.iterations
+        return due and iteration not in self.success_rates
 
-    def close(self) -> None:
-        """Writes what is still buffered."""
-        self.writer.close()
+    def is_done(self) -> bool:
+        """Whether all iterations are done, or the policy is as good as asked for."""
+        rates, stop_at = list(self.success_rates.values()), self.args.stop_at
+        good_enough = stop_at is not None and bool(rates) and rates[-1] >= stop_at
+        return good_enough or self.state.iteration >= self.args.iterations
 
 
-# --- Main -----------------------------------------------------------------------------------------------
+# --- Main ---
 
 
 def main(args: Args) -> None:
     """Trains a policy; an iteration is a rollout, its rewards and a few gradient steps."""
     # --- Setup: seeds, policy, optimizer, environments, logger ---
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.torch_threads)
-    device = (
-        args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    )
-    policy = load_policy(args.checkpoint).to(device)
-    reference_policy = load_policy(args.checkpoint).to(device) if args.kl_coef else None
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=args.learning_rate, eps=1e-5, weight_decay=0.0
-    )
-    libero = gymnasium.make_vec(
-        args.gym_id,
-        num_envs=args.num_envs,
-        num_workers=args.num_workers,
-        autoreset_mode=AutoresetMode.DISABLED,
-        max_steps=args.rollout_steps,
-    )
-    envs = SelfReferentialProgressWrapper(
-        libero,
-        PixelEncoder(),
-        group_size=args.group_size,
-        reference=args.reference,
-        formula=args.formula,
-    )
-    sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, np.random.default_rng(args.seed))
-    state = TrainingState(policy, optimizer, torch.Generator().manual_seed(args.seed), sampler)
-    folder = Path(args.resume) if args.resume else Path(args.run_dir) / args.run_name
-    if args.resume:
-        state.restore(newest_checkpoint(folder))
-    log = Log(args, folder, state)
+    with errors_as_sentences():
+        args.check()
+        torch.manual_seed(args.seed)
+        torch.set_num_threads(args.torch_threads)
+        gpu = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+        device = "cuda" if gpu else "cpu"
+        policy = load_policy(args.checkpoint).to(device)
+        reference_policy = load_policy(args.checkpoint).to(device) if args.kl_coef else None
+        optimizer = torch.optim.AdamW(
+            policy.parameters(), lr=args.learning_rate, eps=1e-5, weight_decay=0.0
+        )
+        libero = gymnasium.make_vec(
+            args.gym_id,
+            num_envs=args.num_envs,
+            num_workers=args.num_workers,
+            autoreset_mode=AutoresetMode.DISABLED,
+            max_steps=args.rollout_steps,
+        )
+        envs = SelfReferentialProgressWrapper(
+            libero,
+            PixelEncoder(),
+            group_size=args.group_size,
+            reference=args.reference,
+            formula=args.formula,
+        )
+        held_out = held_out_episodes(libero.num_tasks, args.eval_episodes)
+        sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, np.random.default_rng(args.seed))
+        state = TrainingState(policy, optimizer, torch.Generator().manual_seed(args.seed), sampler)
+        folder = Path(args.resume) if args.resume else args.new_folder()
+        if args.resume:
+            state.restore(newest_checkpoint(folder))
+        log = Log(args, folder, state)
     rollout = Rollout(envs, policy, sampler, args)
     try:
-        if not args.resume:
-            log.evaluation(held_out(libero, policy, args))
-            save_checkpoint(folder, state)
-        while state.iteration < args.iterations and not log.reached(args.stop_at):
+        while True:
+            # --- Evaluation: greedy, on initial states that are never trained on ---
+            if log.is_evaluation_due():
+                # A clean cut: a run resumed here starts the same episodes as one that goes on.
+                rollout.cut()
+                with live("held-out", len(held_out)) as bar:
+                    libero.set_attr("max_steps", MAX_STEPS[libero.suite])
+                    log.evaluation(evaluate(policy.act, libero, held_out, lambda _: bar.update()))
+                    libero.set_attr("max_steps", args.rollout_steps or MAX_STEPS[libero.suite])
+                save_checkpoint(folder, state)
+            if log.is_done():
+                break
             # --- Rollout: whole episodes; their returns are the progress rewards (Eqs. 2-5) ---
             batch = rollout.collect(state)
             # --- Update: clipped surrogate over the action tokens that were sampled (Eqs. 6-8) ---
             losses = update(policy, reference_policy, optimizer, batch, args, state.generator)
             state.iteration += 1
             log.iteration(batch, losses)
-            if state.iteration % args.eval_every == 0 or state.iteration == args.iterations:
-                # A clean cut: a run that is resumed here starts the same episodes as one that goes on.
-                rollout.cut()
-                log.evaluation(held_out(libero, policy, args))
-                save_checkpoint(folder, state)
+        print(f"The policy is in {newest_checkpoint(folder) / 'policy'}")
     except KeyboardInterrupt:
-        save_checkpoint(folder, state)
+        save_checkpoint(folder, state, interrupted=True)
         print(f"\nStopped. Go on with: python agents/vla_grpo.py --resume {folder}")
+        raise SystemExit(130) from None  # 128 + SIGINT, as shells have it
     finally:
         envs.close()
-        log.close()
-
-
-def held_out(libero: gymnasium.vector.VectorEnv, policy: Policy, args: Args) -> Evaluation:
-    """Greedy success on initial states that are never trained on."""
-    episodes = held_out_episodes(libero.num_tasks, args.eval_episodes)
-    return evaluate(policy.act, libero, episodes)
+        log.writer.close()
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    main(parse_args())

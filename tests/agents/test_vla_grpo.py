@@ -178,9 +178,10 @@ def test_a_resumed_run_is_equal_to_one_that_went_on_to_the_last_bit(tmp_path, po
     )  # fmt: skip
     main(dataclasses.replace(common, iterations=2, run_dir=str(tmp_path / "whole")))
     main(dataclasses.replace(common, iterations=1, run_dir=str(tmp_path / "halves")))
-    half = tmp_path / "halves" / common.run_name
+    (half,) = (tmp_path / "halves").iterdir()
     main(dataclasses.replace(common, iterations=2, resume=str(half)))
-    ends = [newest_checkpoint(folder) for folder in (tmp_path / "whole" / common.run_name, half)]
+    (whole_run,) = (tmp_path / "whole").iterdir()
+    ends = [newest_checkpoint(folder) for folder in (whole_run, half)]
     for name in ("policy.safetensors", "training.safetensors"):
         whole, halves = ((end / name).read_bytes() for end in ends)
         assert whole == halves
