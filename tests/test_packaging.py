@@ -63,8 +63,10 @@ def imported_modules(file):
     """Top-level names that a file imports, wherever in it."""
     nodes = list(ast.walk(ast.parse(file.read_text())))
     plain = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
-    froms = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
-    return {name.partition(".")[0] for name in plain | froms}
+    from_imports = {
+        node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level
+    }
+    return {name.partition(".")[0] for name in plain | from_imports}
 
 
 def is_asked_for(requirement, extra=""):
@@ -81,6 +83,8 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel):
     }
     assert packed == here
     assert "srpo_env/py.typed" in packed
+    for kind in ("safetensors", "json"):
+        assert any(name.startswith("srpo_env/weights/") and name.endswith(kind) for name in packed)
 
 
 def test_the_wheel_has_the_version_of_the_package(metadata):
