@@ -22,6 +22,10 @@ FRAME_PATHS = ("agentview", "pixels/image", "agentview_image", "pixels")
 SUCCESS_KEYS = ("is_success", "success")
 """Success flags by convention: this package, lerobot, Gymnasium-Robotics; Meta-World, ManiSkill."""
 
+BROKEN = "worker_error"
+"""In the info of an episode that ended because its simulator failed, which says nothing about the
+policy; this package's LIBERO environments put the report there."""
+
 Frame = npt.NDArray[np.uint8]
 FramesOf = Callable[[Any], Any]
 Key = Callable[[dict[str, Any]], Hashable]

@@ -22,7 +22,15 @@ from srpo_env.payments import Payments, RewardBuffer
 from srpo_env.reward import Formula
 from srpo_env.scoring import GroupScorer, Reference
 from srpo_env.signal import SignalWatch, group_figures
-from srpo_env.sources import Frame, FrameSource, KeySource, final_of, info_of, success_of
+from srpo_env.sources import (
+    BROKEN,
+    Frame,
+    FrameSource,
+    KeySource,
+    final_of,
+    info_of,
+    success_of,
+)
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +45,8 @@ class SelfReferentialProgressWrapper(VectorWrapper):
     ``reference="memory"`` the reward exists at an episode's last step, and `step` returns it.
 
     An episode takes its place in a group when it starts: the first `group_size` episodes of a key
-    are a group, the next ones another. An episode that is reset before its end leaves its group.
+    are a group, the next ones another. If it is reset before its end, or its simulator breaks
+    (``infos["worker_error"]``), it is dropped and the next one of its key takes the place.
 
     Adds to ``infos``, with masks ``_key`` as everywhere in Gymnasium:
 
@@ -154,9 +163,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         frame_of = self._frames.batch(observations)
         for index in range(self.num_envs):
             if chosen[index]:
-                running = self._running[index]
-                if running is not None:
-                    self._scorer.book.abandon(running.episode_id)
+                self._abandon(index)
                 self._start(index, infos, frame_of(index), first_step=self._step_count)
         return observations, {**infos, **self._episode_ids()}
 
@@ -184,15 +191,19 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             running.env_return += float(rewards[index])
             if not dones[index]:
                 running.recorder.add(frame_of(index))
-            elif self._mode is AutoresetMode.SAME_STEP:
+                continue
+            if self._mode is AutoresetMode.SAME_STEP:
                 last_frame = self._frames.single(final_of("final_obs", infos, index))
                 last_info = final_of("final_info", infos, index)
-                ended.append(self._end(running, last_frame, last_info, rewards, terminations))
-                self._start(index, infos, frame_of(index), first_step=self._step_count + 1)
             else:
-                last_info = info_of(infos, index)
-                ended.append(self._end(running, frame_of(index), last_info, rewards, terminations))
-                self._resets_next[index] = self._mode is AutoresetMode.NEXT_STEP
+                last_frame, last_info = frame_of(index), info_of(infos, index)
+            if BROKEN in last_info:
+                self._abandon(index)
+            else:
+                ended.append(self._end(running, last_frame, last_info, rewards, terminations))
+            if self._mode is AutoresetMode.SAME_STEP:
+                self._start(index, infos, frame_of(index), first_step=self._step_count + 1)
+            self._resets_next[index] = self._mode is AutoresetMode.NEXT_STEP
         if ended:
             rewards = self._take(ended, rewards, added)
         self._step_count += 1
@@ -332,6 +343,12 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._running[index] = episode
         self._resets_next[index] = False
         self._scorer.book.start(episode)
+
+    def _abandon(self, index: int) -> None:
+        running = self._running[index]
+        if running is not None:
+            self._scorer.book.abandon(running.episode_id)
+            self._running[index] = None
 
     def _end(
         self,

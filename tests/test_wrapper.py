@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from functools import partial
 
 import gymnasium
@@ -247,6 +249,29 @@ def test_an_episode_that_is_reset_before_its_end_leaves_its_group(mode):
     ]
 
 
+class Breaking(Corridor):
+    """Its simulator fails in the second step of the first episode of slot 0."""
+
+    def step(self, action):
+        result = super().step(action)
+        if (self.slot, self.num_resets, self.time) == (0, 1, 2):
+            return result[0], 0.0, False, True, {"is_success": False, "worker_error": "report"}
+        return result
+
+
+def test_an_episode_whose_simulator_broke_is_no_failure_of_the_policy(mode, vector):
+    inner = vector([partial(Breaking, slot) for slot in range(2)], autoreset_mode=mode)
+    envs = wrap(inner, group_size=2)
+    envs.reset(seed=0)
+    script = [[STAY, STAY]] * 2 + [[GIVE_UP, GIVE_UP]] * 2
+    *_, infos = list(drive(envs, script))[1]
+    assert infos["episode_id"].tolist() == [0, 1]
+    groups = [[e.episode_id for e in group.episodes] for group in envs.pop_groups()]
+    assert groups[0] == [1, 2]  # the next episode of slot 0 has taken the place
+    assert 0 not in [*sum(groups, []), *(e[0] for e in ended_episodes(envs))]
+    envs.close()
+
+
 def test_a_full_reset_abandons_everything_that_runs():
     envs = wrap(make_corridor(2), group_size=2)
     envs.reset(seed=0)
@@ -283,6 +308,17 @@ def test_it_works_on_top_of_gymnasiums_own_wrappers():
     assert infos["episode"]["l"].tolist() == [1, 1]
     assert envs.get_attr("slot") == (0, 1)
     assert len(envs.pop_groups()) == 1
+
+
+def test_it_can_be_copied_and_pickled_where_the_environments_can():
+    envs = wrap(make_corridor(2), group_size=2)
+    envs.reset(seed=0)
+    list(drive(envs, [[WALK, STAY]] * 2))
+    for other in (copy.deepcopy(envs), pickle.loads(pickle.dumps(envs))):
+        list(drive(other, [[WALK, GIVE_UP]]))
+        assert len(other.pop_groups()) == 1
+    assert envs.step_count == 2
+    assert envs.pop_groups() == []
 
 
 # --- The wider references ---
