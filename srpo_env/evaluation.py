@@ -17,7 +17,7 @@ HELD_OUT_STATES = range(40, 50)
 """initial states of each task that are never trained on"""
 
 Act = Callable[[dict[str, npt.NDArray[Any]], list[str]], npt.NDArray[np.float32]]
-"""Observations of all environments and their instructions in, actions ``(num_envs, chunk, 7)`` out"""
+"""All environments' observations and instructions in, actions ``(num_envs, chunk, 7)`` out"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Evaluation:
         return {task_id: Evaluation(tuple(episodes)) for task_id, episodes in tasks.items()}
 
     def __str__(self) -> str:
+        """Success rate, interval and number of episodes, as in ``50% [24%, 76%] of 10``."""
         low, high = self.interval
         return f"{self.success_rate:.0%} [{low:.0%}, {high:.0%}] of {len(self.episodes)}"
 
@@ -98,7 +99,7 @@ def evaluate(
 
     Args:
         act: The policy.
-        envs: A vector environment of LIBERO tasks with autoreset disabled; it needs a reset afterwards.
+        envs: A vector environment of LIBERO tasks with autoreset disabled; to be reset afterwards.
         episodes: What to run.
         on_episode: Called at each episode's end, for a progress bar.
     """
