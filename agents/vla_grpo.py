@@ -542,7 +542,7 @@ def save_checkpoint(folder: Path, state: TrainingState, interrupted: bool = Fals
     state.policy.save(draft / "policy", provenance={"agent": "vla_grpo", **state.progress()})
     tensors = {"generator": state.generator.get_state()}
     for index, values in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
+        tensors |= {f"{index}.{key}": torch.as_tensor(value).contiguous() for key, value in values.items()}
     save_file(tensors, draft / "training.safetensors")
     (draft / "training.json").write_text(json.dumps(state.progress(), indent=2))
     shutil.rmtree(target, ignore_errors=True)
