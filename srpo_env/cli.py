@@ -20,6 +20,7 @@ COMMANDS = {
     "demos": "record demonstrations of the scripted expert in LIBERO's file format",
     "doctor": "check whether training can run here, and say how to mend what is wrong",
     "evaluate": "measure a policy's success from initial states that training never uses",
+    "relabel": "reward recorded episodes for their progress, in a new file beside them",
 }
 """Name of each subcommand, which is also its module's, and what it does."""
 
