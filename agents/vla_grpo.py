@@ -12,8 +12,8 @@ their video comes to the group's own successes, and the group's mean is the base
 What is logged:
 
 * ``rollout/success_rate``: of the episodes that an update learns from;
-* ``signal/...``: the fractions of groups whose returns differ (``with_signal``), whose failures were
-  paid for progress (``shaped``), and that have ``no_success``;
+* ``signal/...``: the fractions of groups whose returns differ (``with_signal``), whose failures
+  were paid for progress (``shaped``), and that have ``no_success``;
 * ``loss/...``: surrogate, KL per token to the old policy (``kl_old``) and, if it is held to it, to
   the reference policy, the fraction of clipped tokens, entropy, number of gradient steps;
 * ``eval/success_rate``, ``eval/task_N``: greedy, on initial states that are never trained on;
@@ -25,30 +25,30 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
 import torch
 import tyro
 from gymnasium.vector import AutoresetMode
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from srpo_env import Group, PixelEncoder, SelfReferentialProgressWrapper
+from srpo_env.cli import errors_as_sentences
 from srpo_env.evaluation import TRAINING_STATES, Evaluation, evaluate, held_out_episodes
 from srpo_env.libero.suites import MAX_STEPS
 from srpo_env.policy import Policy, load_policy
+from srpo_env.policy.training_checkpoint import load_training, newest_checkpoint, save_training
+from srpo_env.report import read_history
 
 STEP_TOKENS = 7  # a control step is seven tokens: position, orientation, gripper
 
@@ -57,76 +57,47 @@ STEP_TOKENS = 7  # a control step is seven tokens: position, orientation, grippe
 class Args:
     """All settings of a run; ``--help`` prints this list."""
 
-    env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "libero-object"
-    """LIBERO suite: libero-object, -spatial, -goal, -10 or -90"""
-    checkpoint: str = "libero-object"
-    """policy to start from: the name of one that ships, or a path"""
-    reward: Literal["srpo", "binary"] = "srpo"
-    """what a failed episode earns: its progress, or nothing (plain GRPO)"""
-    seed: int = 1
-    """of the tasks drawn, the tokens sampled and the minibatches"""
-    iterations: int = 100
-    """updates of the policy"""
-    stop_at: float | None = None
-    """ends the run when the held-out success rate has reached this"""
-    resume: str | None = None
-    """folder of a run to go on with, from its newest checkpoint and with its settings"""
+    env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "libero-object"  # or -spatial, ...
+    checkpoint: str = "libero-object"  # policy to start from: the name of one that ships, or a path
+    reward: Literal["srpo", "binary"] = "srpo"  # binary: failures earn nothing (plain GRPO)
+    seed: int = 1  # of the tasks drawn, the tokens sampled and the minibatches
+    iterations: int = 100  # updates of the policy
+    stop_at: float | None = None  # ends the run when the held-out success rate has reached this
+    resume: str | None = None  # folder of a run to go on with; its settings are the defaults then
 
-    num_envs: int = 32
-    """environments; any number of them share a process"""
-    num_workers: int | None = None
-    """simulator processes; default: one per core"""
-    group_size: int = 8
-    """episodes per group; M in the paper"""
-    groups_per_iteration: int = 12
-    """groups with signal that an update waits for; groups without are skipped"""
-    max_groups_per_iteration: int = 24
-    """groups after which the update comes all the same"""
+    num_envs: int = 32  # environments; any number of them share a process
+    num_workers: int | None = None  # simulator processes; default: one per core
+    group_size: int = 8  # episodes per group; M in the paper
+    groups_per_iteration: int = (
+        12  # groups with signal that an update waits for; others are skipped
+    )
+    max_groups_per_iteration: int = 24  # groups after which the update comes all the same
     rollout_steps: int | None = 160
     """control steps after which a training episode is cut off (successes take about 85); None for
     the suite's limit, which evaluations keep"""
     reference: Literal["group", "task", "memory"] = "group"
     """which successes a failure is compared with"""
-    formula: Literal["paper", "siirl"] = "paper"
-    """how a distance becomes a reward; the paper's Eq. 5, or its authors' code"""
+    formula: Literal["paper", "siirl"] = "paper"  # the paper's Eq. 5, or its authors' code
 
-    learning_rate: float = 1.5e-4
-    """of AdamW, constant"""
-    update_epochs: int = 2
-    """passes over the chunks of an iteration"""
-    minibatch_size: int = 128
-    """chunks per gradient step"""
-    clip_low: float = 0.2
-    """lower half-width of the ratio's clipping range; epsilon in Eq. 7"""
-    clip_high: float = 0.28
-    """upper half-width; larger, as in the authors' code, to keep exploring"""
-    kl_coef: float = 0.0
-    """weight of the KL to the policy that the run started from; beta in Eq. 8"""
-    target_kl: float = 0.02
-    """KL per token to the old policy at which an iteration's update ends early"""
-    temperature: float = 1.0
-    """of the token distribution in rollouts and in the ratio; evaluation is greedy"""
-    max_grad_norm: float = 1.0
-    """gradient norm is cut to this"""
+    learning_rate: float = 1.5e-4  # of AdamW, constant
+    update_epochs: int = 2  # passes over the chunks of an iteration
+    minibatch_size: int = 128  # chunks per gradient step
+    clip_low: float = 0.2  # lower half-width of the ratio's clipping range; epsilon in Eq. 7
+    clip_high: float = 0.28  # upper half-width; larger, as in the authors' code, to keep exploring
+    kl_coef: float = 0.0  # weight of the KL to the policy that the run started from; beta in Eq. 8
+    target_kl: float = 0.02  # KL per token to the old policy at which an update ends early
+    temperature: float = 1.0  # of the tokens in rollouts and in the ratio; evaluation is greedy
+    max_grad_norm: float = 1.0  # gradient norm is cut to this
 
-    eval_every: int = 10
-    """iterations between held-out evaluations and checkpoints"""
-    eval_episodes: int = 100
-    """episodes of an evaluation, spread evenly over the tasks"""
-    exp_name: str = "vla_grpo"
-    """part of the run's name"""
-    run_dir: str = "runs"
-    """where the run's folder is made"""
-    torch_threads: int = 2
-    """threads of an update; the simulators wait meanwhile"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda if there is one"""
-    track: bool = False
-    """send the curves to Weights & Biases too"""
-    wandb_project_name: str = "srpo-env"
-    """its project"""
-    wandb_entity: str | None = None
-    """its team"""
+    eval_every: int = 10  # iterations between held-out evaluations and checkpoints
+    eval_episodes: int = 100  # episodes of an evaluation, spread evenly over the tasks
+    exp_name: str = "vla_grpo"  # part of the run's name
+    run_dir: str = "runs"  # where the run's folder is made
+    torch_threads: int = 2  # threads of an update; the simulators wait meanwhile
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
+    track: bool = False  # send the curves to Weights & Biases too
+    wandb_project_name: str = "srpo-env"  # its project
+    wandb_entity: str | None = None  # its team
 
     @property
     def gym_id(self) -> str:
@@ -141,42 +112,17 @@ class Args:
         return Path(self.run_dir) / name
 
     def check(self) -> None:
-        """Finds settings out of range before anything is started.
-
-        Raises:
-            ValueError: With the rule and the value.
-            ModuleNotFoundError: If ``--track`` lacks its package.
-        """
-        for rule, holds, names in (
-            (
-                "at least 1",
-                lambda x: x >= 1,
-                "num_envs num_workers groups_per_iteration rollout_steps",
-            ),
-            (
-                "at least 1",
-                lambda x: x >= 1,
-                "update_epochs minibatch_size eval_every eval_episodes",
-            ),
-            ("at least 1", lambda x: x >= 1, "torch_threads"),
-            ("at least 2", lambda x: x >= 2, "group_size"),
-            ("0 or more", lambda x: x >= 0, "iterations kl_coef"),
-            (
-                "above 0",
-                lambda x: x > 0,
-                "learning_rate clip_high target_kl temperature max_grad_norm",
-            ),
-            ("above 0 and at most 1", lambda x: 0 < x <= 1, "clip_low stop_at"),
-        ):
-            for name in names.split():
-                value = getattr(self, name)
-                if value is not None and not holds(value):
-                    raise ValueError(f"--{name.replace('_', '-')} must be {rule}, got {value}")
-        if self.max_groups_per_iteration < self.groups_per_iteration:
-            raise ValueError(
-                f"--max-groups-per-iteration must be at least --groups-per-iteration, "
-                f"{self.groups_per_iteration}, got {self.max_groups_per_iteration}"
-            )
+        """Raises an error that says what is out of range, before anything is started."""
+        least = {"seed": 0, "iterations": 0, "kl_coef": 0, "group_size": 2}
+        least["max_groups_per_iteration"] = self.groups_per_iteration
+        numbers = {name: x for name, x in asdict(self).items() if type(x) in (int, float)}
+        for name, value in numbers.items():
+            low = least.get(name)
+            if not (value > 0 if low is None else value >= low):
+                rule = "above 0" if low is None else f"at least {low}"
+                raise ValueError(f"--{name.replace('_', '-')} must be {rule}, got {value}")
+        if self.stop_at is not None and self.stop_at > 1:
+            raise ValueError(f"--stop-at must be a rate, at most 1, got {self.stop_at}")
         if self.gym_id not in gymnasium.registry:
             known = sorted(name for name in gymnasium.registry if name.startswith("srpo_env/"))
             raise ValueError(f"--env must be one of {', '.join(known)}, got {self.env_id!r}")
@@ -191,36 +137,15 @@ def parse_args(arguments: Sequence[str] | None = None) -> Args:
     args = tyro.cli(Args, args=arguments)
     if args.resume is None:
         return args
-    newest_checkpoint(Path(args.resume))
-    with errors_as_sentences():
+    with errors_as_sentences("vla_grpo.py"):
+        newest_checkpoint(Path(args.resume))  # says so if there is none
         saved = Args(**json.loads((Path(args.resume) / "args.json").read_text()))
         args = tyro.cli(Args, args=arguments, default=saved)
         for name in ("gym_id", "checkpoint", "reward", "seed"):
-            if getattr(args, name) != getattr(saved, name):
-                raise ValueError(
-                    f"{name} belongs to the run in {args.resume} and is {getattr(saved, name)!r}, "
-                    f"got {getattr(args, name)!r}: start a new run for it"
-                )
+            had, has = getattr(saved, name), getattr(args, name)
+            if has != had:
+                raise ValueError(f"--resume keeps {name} at {had!r}, got {has!r}: start a new run")
     return args
-
-
-def refuse(reason: object) -> NoReturn:
-    """Ends the program with one sentence and exit code 2, as a misspelt flag does."""
-    print(f"{Path(__file__).name}: {reason}", file=sys.stderr)
-    end = SystemExit(reason)
-    end.code = 2
-    raise end
-
-
-@contextmanager
-def errors_as_sentences() -> Iterator[None]:
-    """Ends the program with a sentence where settings are wrong or something is not installed."""
-    try:
-        yield
-    except ImportError as error:
-        refuse(f"{error} (`srpo-env doctor` says how to install what is missing)")
-    except (ValueError, OSError) as error:
-        refuse(error)
 
 
 # --- Environments: which episodes are run, and what is kept of them ---
@@ -297,34 +222,28 @@ class Rollout:
         """Runs until enough groups with signal are closed; returns all closed ones."""
         args = self.args
         batch: list[ScoredGroup] = []
-        with_signal = ended = unscored = 0
-        with live(f"rollout {state.iteration + 1}", args.groups_per_iteration) as bar:
-            while (
-                with_signal < args.groups_per_iteration
-                and len(batch) < args.max_groups_per_iteration
-            ):
+        with_signal = ended = 0
+        enough = args.groups_per_iteration
+        with live(f"rollout {state.iteration + 1}", enough) as bar:
+            while with_signal < enough and len(batch) < args.max_groups_per_iteration:
                 self._refill()
                 state.control_steps += self._step(state.generator)
                 ended += int(self._idle.sum())
-                unscored += int(self._idle.sum())
-                if (
-                    args.reference == "task"
-                    and unscored >= args.groups_per_iteration * args.group_size
-                ):
+                if args.reference == "task" and ended >= enough * args.group_size:
                     self.envs.close_groups()  # with this reference nothing is scored before
-                    unscored = 0
+                    ended = 0
                 for group in self.envs.pop_groups():
                     self.sampler.learn(group)
                     with_signal += has_signal(group, args.reward)
                     chunks = [self._chunks.pop(episode.episode_id) for episode in group.episodes]
                     batch.append((group, chunks))
                 bar.n = with_signal
-                bar.set_postfix_str(f"{ended} episodes, {state.control_steps} steps in all")
+                bar.set_postfix_str(f"{state.control_steps} control steps in all")
         return batch
 
     def _refill(self) -> None:
         slots = np.flatnonzero(self._idle)
-        if not slots.size:
+        if slots.size == 0:
             return
         ids = np.zeros((2, self.envs.num_envs), dtype=int)
         for slot in slots:
@@ -349,8 +268,7 @@ class Rollout:
         for slot, episode_id in enumerate(map(int, infos["episode_id"])):
             x = {name: value[slot] for name, value in inputs.items()}
             self._chunks[episode_id].append(Chunk(x, tokens[slot], log_probs[slot], masks[slot]))
-            if failed[slot]:
-                # The simulator ended this episode: that says nothing about what the policy did.
+            if failed[slot]:  # by the simulator, which says nothing about what the policy did
                 self._chunks[episode_id].clear()
         self._steps = infos["control_steps"].copy()
         self._idle = terminations | truncations
@@ -424,9 +342,8 @@ def update(
     for group, episodes in batch:
         if not has_signal(group, args.reward):
             continue
-        for advantage, episode in zip(
-            group_advantages(returns_of(group, args.reward)), episodes, strict=True
-        ):
+        group_advantage = group_advantages(returns_of(group, args.reward))
+        for advantage, episode in zip(group_advantage, episodes, strict=True):
             chunks.extend(episode)
             chunk_advantages.extend([float(advantage)] * len(episode))
             # Every episode counts the same, as in the authors' code: failures last longer, and per
@@ -437,10 +354,9 @@ def update(
         return {}
     device = next(policy.parameters()).device
     inputs = {name: torch.stack([c.inputs[name] for c in chunks]) for name in chunks[0].inputs}
-    tokens, old_log_probs, masks = (
-        torch.stack(column)
-        for column in zip(*((c.tokens, c.log_probs, c.mask) for c in chunks), strict=True)
-    )
+    tokens = torch.stack([c.tokens for c in chunks])
+    old_log_probs = torch.stack([c.log_probs for c in chunks])
+    masks = torch.stack([c.mask for c in chunks])
     advantages, weights = torch.tensor(chunk_advantages), torch.tensor(chunk_weights)
     minibatches = (
         rows
@@ -448,14 +364,11 @@ def update(
         for rows in torch.randperm(len(chunks), generator=generator).split(args.minibatch_size)
     )
     logs: list[dict[str, float]] = []
-    gradient_steps = 0
     total = args.update_epochs * math.ceil(len(chunks) / args.minibatch_size)
     for rows in live("update", total, minibatches):
         x = {name: values[rows].to(device) for name, values in inputs.items()}
-        token, old, mask, advantage, weight = (
-            values[rows].to(device)
-            for values in (tokens, old_log_probs, masks, advantages, weights)
-        )
+        columns = (tokens, old_log_probs, masks, advantages, weights)
+        token, old, mask, advantage, weight = (values[rows].to(device) for values in columns)
         log_probs, entropy = policy.log_probs(x, token, args.temperature)
         weight = mask * weight[:, None]
         loss = surrogate_loss(log_probs, old, advantage, weight, args.clip_low, args.clip_high)
@@ -481,9 +394,8 @@ def update(
         loss.backward()
         nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
         optimizer.step()
-        gradient_steps += 1
     means = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
-    return {**means, "gradient_steps": gradient_steps}
+    return {**means, "gradient_steps": len(logs) - (logs[-1]["kl_old"] > args.target_kl)}
 
 
 # --- Checkpoints: the policy for whoever wants it, and what this run needs to go on ---
@@ -507,61 +419,21 @@ class TrainingState:
         names = ("iteration", "control_steps", "episodes", "seconds")
         return {name: getattr(self, name) for name in names}
 
-    def progress(self) -> dict[str, Any]:
-        """The part that is numbers, for JSON."""
-        rng = self.sampler.rng.bit_generator.state
-        return {**self.counters(), "task_success": self.sampler.success, "sampler_rng": rng}
+    def save(self, folder: Path, interrupted: bool = False) -> None:
+        """Writes a checkpoint into the run's folder."""
+        progress = {"agent": "vla_grpo", **self.counters(), "task_success": self.sampler.success}
+        progress["sampler_rng"] = self.sampler.rng.bit_generator.state
+        parts = (self.policy, self.optimizer, self.generator)
+        save_training(folder, *parts, progress, interrupted=interrupted)
 
-    def restore(self, checkpoint: Path) -> None:
-        """Takes over a checkpoint, so that the run goes on as if it had never stopped."""
-        self.policy.load_state_dict(load_policy(checkpoint / "policy").state_dict())
-        tensors = load_file(checkpoint / "training.safetensors")
-        self.generator.set_state(tensors.pop("generator"))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        progress = json.loads((checkpoint / "training.json").read_text())
+    def restore(self, folder: Path) -> None:
+        """Takes over the newest checkpoint, so that the run goes on as if it had never stopped."""
+        checkpoint = newest_checkpoint(folder)
+        progress = load_training(checkpoint, self.policy, self.optimizer, self.generator)
         for name in self.counters():
             setattr(self, name, progress[name])
         self.sampler.success = progress["task_success"]
         self.sampler.rng.bit_generator.state = progress["sampler_rng"]
-
-
-def save_checkpoint(folder: Path, state: TrainingState, interrupted: bool = False) -> None:
-    """Writes a checkpoint; the newest one is complete at any moment, power cuts included.
-
-    One of an interrupted run has a name of its own: it has dropped the episodes under way, and so
-    must not take the place of one from which the run goes on to the bit.
-    """
-    name = f"iteration_{state.iteration:04d}" + ("_interrupted" if interrupted else "")
-    target, draft = folder / "checkpoints" / name, folder / "checkpoints" / ".draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    state.policy.save(draft / "policy", provenance={"agent": "vla_grpo", **state.progress()})
-    tensors = {"generator": state.generator.get_state()}
-    for index, values in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"{index}.{key}": torch.as_tensor(value).contiguous() for key, value in values.items()}
-    save_file(tensors, draft / "training.safetensors")
-    (draft / "training.json").write_text(json.dumps(state.progress(), indent=2))
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The one with most iterations; of two with as many, the one that was not interrupted."""
-
-    def age(checkpoint: Path) -> tuple[int, bool]:
-        _, iteration, *interrupted = checkpoint.name.split("_")
-        return int(iteration), not interrupted
-
-    found = list((folder / "checkpoints").glob("iteration_*"))
-    if not found:
-        refuse(
-            f"--resume must name the folder of a run with checkpoints, and {str(folder)!r} has none"
-        )
-    return max(found, key=age)
 
 
 # --- What a person sees ---
@@ -581,13 +453,12 @@ class Log:
         folder.mkdir(parents=True, exist_ok=args.resume is not None)
         settings = json.dumps(asdict(args), indent=2)
         (folder / "args.json").write_text(settings)
+        past = read_history(folder, state.iteration) if args.resume else []
         self.history = folder / "history.jsonl"
-        lines = self.history.read_text().splitlines() if args.resume else []
-        past = [x for x in map(json.loads, lines) if x["iteration"] <= state.iteration]
         self.history.write_text("".join(json.dumps(record) + "\n" for record in past))
-        self.success_rates = {
-            x["iteration"]: x["eval/success_rate"] for x in past if "eval/success_rate" in x
-        }
+        evaluations = [record for record in past if "eval/success_rate" in record]
+        self.evaluated = {record["iteration"] for record in evaluations}
+        self.success_rate = evaluations[-1]["eval/success_rate"] if evaluations else math.nan
         if args.track:
             import wandb
 
@@ -598,8 +469,7 @@ class Log:
         self.writer = SummaryWriter(str(folder), purge_step=state.control_steps + 1)
         self.writer.add_text("args", f"```json\n{settings}\n```")
         self.started = time.monotonic() - state.seconds
-        # When each of the last iterations ended, for the time to go: (iteration, seconds).
-        self.ends: deque[tuple[int, float]] = deque(maxlen=11)
+        self.ends: deque[tuple[int, float]] = deque(maxlen=11)  # of iterations: number, seconds
         print(f"{folder}, from iteration {state.iteration}", flush=True)
 
     def iteration(self, batch: list[ScoredGroup], losses: dict[str, float]) -> None:
@@ -623,20 +493,20 @@ class Log:
         self.ends.append((state.iteration, state.seconds))
         (first, start), (last, end) = self.ends[0], self.ends[-1]
         pace = (end - start) / (last - first) / 60 if last > first else None
-        to_go = f", {pace * (total - last):.0f} to go" if pace else ""
-        held_out = f"{list(self.success_rates.values())[-1]:.0%}" if self.success_rates else "-"
+        to_go = "?" if pace is None else f"{pace * (total - last):.0f}"
         print(
             f"{state.iteration:4d}/{total}  success {success:4.0%} of {len(episodes):3d}"
-            f"  held-out {held_out}  signal {signal:2d}/{len(groups):2d}"
+            f"  held-out {self.success_rate:.0%}  signal {signal:2d}/{len(groups):2d}"
             f"  kl {losses.get('kl_old', 0):.4f}  {speed:3.0f} steps/s"
-            f"  {state.seconds / 60:.0f} min{to_go}",
+            f"  {state.seconds / 60:.0f} min, {to_go} to go",
             flush=True,
         )
 
     def evaluation(self, result: Evaluation) -> None:
         """Prints and logs a held-out evaluation."""
         self.state.seconds = time.monotonic() - self.started
-        self.success_rates[self.state.iteration] = result.success_rate
+        self.evaluated.add(self.state.iteration)
+        self.success_rate = result.success_rate
         self.ends.append((self.state.iteration, self.state.seconds))
         tasks = result.by_task()
         by_task = {f"eval/task_{task}": part.success_rate for task, part in tasks.items()}
@@ -655,13 +525,12 @@ class Log:
         """Whether the policy is to be evaluated now, and has not been yet."""
         iteration, args = self.state.iteration, self.args
         due = iteration % args.eval_every == 0 or iteration == args.iterations
-        return due and iteration not in self.success_rates
+        return due and iteration not in self.evaluated
 
     def is_done(self) -> bool:
         """Whether all iterations are done, or the policy is as good as asked for."""
-        rates, stop_at = list(self.success_rates.values()), self.args.stop_at
-        good_enough = stop_at is not None and bool(rates) and rates[-1] >= stop_at
-        return good_enough or self.state.iteration >= self.args.iterations
+        stop_at = math.inf if self.args.stop_at is None else self.args.stop_at
+        return self.state.iteration >= self.args.iterations or self.success_rate >= stop_at
 
 
 # --- Main ---
@@ -670,37 +539,31 @@ class Log:
 def main(args: Args) -> None:
     """Trains a policy; an iteration is a rollout, its rewards and a few gradient steps."""
     # --- Setup: seeds, policy, optimizer, environments, logger ---
-    with errors_as_sentences():
+    with errors_as_sentences("vla_grpo.py"):
         args.check()
         torch.manual_seed(args.seed)
         torch.set_num_threads(args.torch_threads)
-        gpu = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
-        device = "cuda" if gpu else "cpu"
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        device = auto if args.device == "auto" else args.device
         policy = load_policy(args.checkpoint).to(device)
         reference_policy = load_policy(args.checkpoint).to(device) if args.kl_coef else None
         optimizer = torch.optim.AdamW(
             policy.parameters(), lr=args.learning_rate, eps=1e-5, weight_decay=0.0
         )
         libero = gymnasium.make_vec(
-            args.gym_id,
-            num_envs=args.num_envs,
-            num_workers=args.num_workers,
-            autoreset_mode=AutoresetMode.DISABLED,
-            max_steps=args.rollout_steps,
-        )
+            args.gym_id, num_envs=args.num_envs, num_workers=args.num_workers,
+            autoreset_mode=AutoresetMode.DISABLED, max_steps=args.rollout_steps,
+        )  # fmt: skip
         envs = SelfReferentialProgressWrapper(
-            libero,
-            PixelEncoder(),
-            group_size=args.group_size,
-            reference=args.reference,
-            formula=args.formula,
-        )
+            libero, PixelEncoder(),
+            group_size=args.group_size, reference=args.reference, formula=args.formula,
+        )  # fmt: skip
         held_out = held_out_episodes(libero.num_tasks, args.eval_episodes)
         sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, np.random.default_rng(args.seed))
         state = TrainingState(policy, optimizer, torch.Generator().manual_seed(args.seed), sampler)
         folder = Path(args.resume) if args.resume else args.new_folder()
         if args.resume:
-            state.restore(newest_checkpoint(folder))
+            state.restore(folder)
         log = Log(args, folder, state)
     rollout = Rollout(envs, policy, sampler, args)
     try:
@@ -713,7 +576,7 @@ def main(args: Args) -> None:
                     libero.set_attr("max_steps", MAX_STEPS[libero.suite])
                     log.evaluation(evaluate(policy.act, libero, held_out, lambda _: bar.update()))
                     libero.set_attr("max_steps", args.rollout_steps or MAX_STEPS[libero.suite])
-                save_checkpoint(folder, state)
+                state.save(folder)
             if log.is_done():
                 break
             # --- Rollout: whole episodes; their returns are the progress rewards (Eqs. 2-5) ---
@@ -724,7 +587,7 @@ def main(args: Args) -> None:
             log.iteration(batch, losses)
         print(f"The policy is in {newest_checkpoint(folder) / 'policy'}")
     except KeyboardInterrupt:
-        save_checkpoint(folder, state, interrupted=True)
+        state.save(folder, interrupted=True)
         print(f"\nStopped. Go on with: python agents/vla_grpo.py --resume {folder}")
         raise SystemExit(130) from None  # 128 + SIGINT, as shells have it
     finally:

@@ -11,7 +11,8 @@ import argparse
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from srpo_env import __version__
 
@@ -53,6 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"srpo-env {args.command}: {_sentence(error)}", file=sys.stderr)
         return 2
+
+
+@contextmanager
+def errors_as_sentences(program: str) -> Iterator[None]:
+    """Ends the process with a sentence and exit code 2 where an expected error is raised.
+
+    For programs of their own, such as the agents; around their set-up only, since an error in the
+    middle of their work is better told with its traceback.
+    """
+    try:
+        yield
+    except EXPECTED_ERRORS as error:
+        print(f"{program}: {_sentence(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _sentence(error: Exception) -> str:

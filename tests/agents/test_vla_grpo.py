@@ -160,7 +160,7 @@ def test_the_environment_may_be_named_in_any_of_its_spellings():
 
 
 def test_resuming_a_folder_without_checkpoints_says_so(tmp_path):
-    with pytest.raises(SystemExit, match="--resume"):
+    with pytest.raises(FileNotFoundError, match="--resume"):
         newest_checkpoint(tmp_path)
 
 
