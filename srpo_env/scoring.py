@@ -22,8 +22,9 @@ logger = logging.getLogger(__name__)
 
 Reference = Literal["group", "task", "memory"]
 
-UNFETCHED_GROUPS = 2048
-"""Closed groups that wait, before a loop that never fetches them is told (2 to 100 MB by then)."""
+MANY_GROUPS = 1024
+"""Groups that wait before a loop that does not fetch them is told, and the most that the memory
+reference holds: 8192 episodes in groups of 8, 48 MB of 1408-d latents."""
 
 
 class GroupScorer:
@@ -60,6 +61,7 @@ class GroupScorer:
         """full groups that wait for `close`, as those of the task reference do"""
         self.closed: list[Group] = []
         """closed groups that nobody has fetched"""
+        self._told = False
 
     def take(self, ended: Sequence[EndedEpisode]) -> list[Group]:
         """Books the episodes that ended in one step.
@@ -77,6 +79,11 @@ class GroupScorer:
         if self.reference != "task" and self.complete:
             groups, self.complete = self.complete, []
             return self._close(groups)
+        if len(self.complete) >= MANY_GROUPS:
+            self._tell(
+                "groups wait to be scored: with reference='task', call `close_groups` or `rewrite` "
+                "after each rollout"
+            )
         if len(self.unencoded) >= self.group_size:
             self._encode()
         return []
@@ -122,16 +129,19 @@ class GroupScorer:
             if self.reference == "memory"
             else self._compared(groups)
         )
-        if len(self.closed) < UNFETCHED_GROUPS <= len(self.closed) + len(closed):
-            logger.warning(
-                "%d closed groups wait: call `pop_groups` or `rewrite` after each rollout",
-                UNFETCHED_GROUPS,
-            )
         self.closed += closed
-        # The memory has paid already. These groups are there to be looked at, and nobody need.
         if self.reference == "memory":
-            del self.closed[:-UNFETCHED_GROUPS]
+            # It has paid already. These groups are there to be looked at, which nobody has to.
+            del self.closed[:-MANY_GROUPS]
+        elif len(self.closed) >= MANY_GROUPS:
+            self._tell("closed groups wait: call `pop_groups` or `rewrite` after each rollout")
         return closed
+
+    def _tell(self, message: str) -> None:
+        """Warns, once, of groups that nobody fetches."""
+        if not self._told:
+            self._told = True
+            logger.warning("%d %s", MANY_GROUPS, message)
 
     def _compared(self, groups: list[OpenGroup]) -> list[Group]:
         """Rewards episodes by the successes of their group, or of their task in all groups."""

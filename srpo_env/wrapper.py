@@ -184,8 +184,9 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         for index, running in enumerate(self._running):
             if running is None:
                 # With NEXT_STEP this step was the reset. With DISABLED the slot waits for its own.
-                if self._resets_next[index]:
-                    self._check_reset_step(index, bool(dones[index]))
+                if self._resets_next[index] and dones[index]:
+                    self._check_reset_step(index, info_of(infos, index))
+                elif self._resets_next[index]:
                     self._start(index, infos, frame_of(index), first_step=self._step_count + 1)
                 continue
             running.env_return += float(rewards[index])
@@ -234,7 +235,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
         `rewrite` drops those that were closed before the previous `rewrite`, so that a loop that
         only rewrites holds the groups of one rollout. With ``reference="memory"``, which needs
-        neither, the newest 2048 are held.
+        neither, the newest 1024 are held.
         """
         groups, self._scorer.closed = self._scorer.closed, []
         self._num_rewritten = 0
@@ -415,8 +416,9 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         if self._closed:
             raise ClosedEnvironmentError("The environments were closed; make new ones")
 
-    def _check_reset_step(self, index: int, done: bool) -> None:
-        if done:
+    def _check_reset_step(self, index: int, info: dict[str, Any]) -> None:
+        # A reset may break like a step; then the next step tries again.
+        if BROKEN not in info:
             raise RuntimeError(
                 f"Environment {index} ended again in the step that should have reset it, as "
                 "AutoresetMode.NEXT_STEP promises. A wrapper that repeats an episode's last "

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from hypothesis import settings
+
+# A time limit for each example would test how busy the machine is.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(params=[SyncVectorEnv, AsyncVectorEnv], ids=["sync", "async"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from srpo_env.episodes import FrameRecorder
@@ -30,7 +30,6 @@ def test_frames_of_a_long_episode_are_evenly_spaced_with_the_first_and_the_last(
     assert record(2, 1000)[1].tolist() == [0, 999]
 
 
-@settings(deadline=None)
 @given(max_frames=st.integers(2, 9), num_frames=st.integers(1, 300))
 def test_frames_are_distinct_in_order_and_near_their_even_places(max_frames, num_frames):
     recorder, times = record(max_frames, num_frames)

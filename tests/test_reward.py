@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from srpo_env.reward import distances_to_centers, progress_rewards, relabel
+from srpo_env.reward import EQUAL_DISTANCES, distances_to_centers, progress_rewards, relabel
 
 
 def test_a_nearer_failure_earns_more():
@@ -95,3 +97,40 @@ def test_a_weight_with_which_a_failure_could_beat_a_success_is_refused(weight):
 def test_an_unknown_formula_is_refused_by_name():
     with pytest.raises(ValueError, match="'papre'"):
         progress_rewards(np.array([1.0]), formula="papre")
+
+
+# --- Laws ---
+
+failures = st.lists(st.floats(0, 1e6), min_size=2, max_size=20).map(np.array)
+
+
+@given(failures, st.sampled_from(["paper", "siirl"]), st.floats(0.01, 1.0))
+def test_rewards_stay_between_nothing_and_the_weight(distances, formula, weight):
+    rewards = progress_rewards(distances, formula=formula, weight=weight)
+    assert ((rewards > 0) & (rewards < weight)).all()
+
+
+@given(failures, st.sampled_from(["paper", "siirl"]))
+def test_rewards_fall_as_distances_grow(distances, formula):
+    order = np.argsort(distances)
+    assert (np.diff(progress_rewards(distances, formula=formula)[order]) <= 0).all()
+
+
+@given(failures, st.sampled_from(["paper", "siirl"]), st.floats(1e-3, 1e3))
+def test_the_unit_of_the_distances_does_not_matter(distances, formula, unit):
+    one, other = (progress_rewards(d, formula=formula) for d in (distances, unit * distances))
+    # Distances right at the limit of being equal may round to either side of it.
+    assume(np.ptp(distances) > 2 * EQUAL_DISTANCES * distances.max() or np.ptp(distances) == 0)
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(1, 3))
+def test_neither_the_order_of_the_episodes_nor_where_the_latents_lie_matters(seed, size, num_ids):
+    rng = np.random.default_rng(seed)
+    latents, successes = rng.standard_normal((size, 5)), rng.random(size) < 0.5
+    ids = rng.integers(num_ids, size=size)
+    plain = relabel(latents, successes, ids)
+    order = rng.permutation(size)
+    moved = relabel(3.0 * latents[order] + 7.0, successes[order], ids[order])
+    np.testing.assert_allclose(moved.rewards, plain.rewards[order], rtol=1e-6)
+    np.testing.assert_allclose(moved.distances, 3.0 * plain.distances[order], atol=1e-9)

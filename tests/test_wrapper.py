@@ -273,6 +273,28 @@ def test_an_episode_whose_simulator_broke_is_no_failure_of_the_policy(mode, vect
     envs.close()
 
 
+def test_a_reset_that_broke_is_tried_again():
+    class BrokenReset(SyncVectorEnv):
+        """The first resetting step fails, as `LiberoVectorEnv` reports it."""
+
+        failed = False
+
+        def step(self, actions):
+            resets = self._autoreset_envs.copy()
+            observations, rewards, terminations, truncations, infos = super().step(actions)
+            if resets.any() and not self.failed:
+                self.failed = True
+                truncations |= resets
+                self._autoreset_envs |= resets
+                infos.update(worker_error=np.array(["report"]), _worker_error=resets)
+            return observations, rewards, terminations, truncations, infos
+
+    envs = wrap(BrokenReset([Corridor]), group_size=1)
+    envs.reset()
+    ids = [result[4]["episode_id"][0] for result in drive(envs, [[GIVE_UP]] * 4)]
+    assert ids == [0, -1, -1, 1]
+
+
 def test_a_full_reset_abandons_everything_that_runs():
     envs = wrap(make_corridor(2), group_size=2)
     envs.reset(seed=0)

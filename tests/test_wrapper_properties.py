@@ -73,7 +73,7 @@ def episodes_by_hand(run):
 
 
 @given(runs)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_ended_episode_is_in_exactly_one_group_and_no_other_is(run):
     envs = wrap(run)
     envs.reset(seed=0)
@@ -90,7 +90,7 @@ def test_every_ended_episode_is_in_exactly_one_group_and_no_other_is(run):
 
 
 @given(runs)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_failure_never_beats_a_success_and_nearer_failures_earn_no_less(run):
     envs = wrap(run)
     envs.reset(seed=0)
@@ -108,7 +108,7 @@ def test_a_failure_never_beats_a_success_and_nearer_failures_earn_no_less(run):
 
 
 @given(runs)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_held_is_bounded_at_every_step(run):
     envs = wrap(run)
     envs.reset(seed=0)
@@ -124,7 +124,7 @@ def test_what_is_held_is_bounded_at_every_step(run):
 
 
 @given(runs, st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_buffers_of_any_length_together_pay_each_failure_once(run, data):
     envs = wrap(run)
     envs.reset(seed=0)
@@ -149,7 +149,7 @@ def test_buffers_of_any_length_together_pay_each_failure_once(run, data):
 
 
 @given(runs, st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_saved_state_continues_to_the_bit_from_between_any_two_steps(run, data):
     script = run["script"]
     split = data.draw(st.integers(0, len(script)))

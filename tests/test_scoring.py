@@ -1,0 +1,79 @@
+"""Batches for the encoder, and alarms for loops that forget to fetch."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from srpo_env import SelfReferentialProgressWrapper, scoring
+from tests.corridor import GIVE_UP, STAY, ReadingEncoder, drive, make_corridor
+
+
+class CountingEncoder(ReadingEncoder):
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def encode(self, videos):
+        self.batches.append(len(videos))
+        return super().encode(videos)
+
+
+def play(script, **kwargs):
+    encoder = CountingEncoder()
+    envs = SelfReferentialProgressWrapper(make_corridor(len(script[0])), encoder, **kwargs)
+    envs.reset(seed=0)
+    list(drive(envs, script))
+    return envs, encoder.batches
+
+
+def test_a_group_is_encoded_in_one_call_when_it_closes():
+    # Slots end one after the other; nothing is encoded before the last of them.
+    script = [[GIVE_UP, STAY, STAY], [STAY, GIVE_UP, STAY], [STAY, STAY, GIVE_UP]]
+    assert play(script, group_size=3)[1] == [3]
+
+
+@pytest.mark.parametrize("reference", ["group", "task"])
+def test_videos_of_open_groups_are_encoded_when_as_many_wait_as_a_group_has(reference):
+    # Each episode has a key of its own, so that no group is ever complete.
+    key = iter(range(99))
+    envs, batches = play(
+        [[GIVE_UP] * 3] * 4, group_size=4, group_key=lambda info: next(key), reference=reference
+    )
+    assert batches == [6]  # two ends of three episodes each, with a step lost to the reset
+    assert envs.pop_groups() == []
+
+
+def test_with_the_memory_reference_an_episode_is_encoded_at_its_end():
+    script = [[GIVE_UP, STAY], [STAY, STAY], [STAY, GIVE_UP]]
+    assert play(script, group_size=4, reference="memory")[1] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("group", "3 closed groups wait: call `pop_groups` or `rewrite`"),
+        ("task", "3 groups wait to be scored: .* call `close_groups`"),
+    ],
+)
+def test_a_loop_that_never_fetches_is_told_once(reference, message, monkeypatch, caplog):
+    monkeypatch.setattr(scoring, "MANY_GROUPS", 3)
+    play([[GIVE_UP]] * 9, group_size=1, reference=reference)
+    assert len(caplog.records) == 1
+    assert re.search(message, caplog.text)
+
+
+def test_the_memory_reference_needs_no_fetching_and_holds_the_newest_groups(monkeypatch, caplog):
+    monkeypatch.setattr(scoring, "MANY_GROUPS", 3)
+    envs, _ = play([[GIVE_UP]] * 9, group_size=1, reference="memory")
+    assert [group.episodes[0].episode_id for group in envs.pop_groups()] == [2, 3, 4]
+    assert not caplog.records
+
+
+def test_a_latent_does_not_keep_its_whole_batch_in_memory():
+    envs, _ = play([[GIVE_UP] * 3], group_size=3)
+    (group,) = envs.pop_groups()
+    assert all(episode.latent.base is None for episode in group.episodes)
+    assert group.latents.dtype == np.float32
