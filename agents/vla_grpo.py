@@ -168,8 +168,9 @@ class TaskSampler:
     def draw(self) -> tuple[int, int]:
         """A task and an initial state."""
         rates = np.array(self.success)
-        # The spread of a group's outcomes, with a floor: a task never tried is never solved.
-        weights = np.maximum(rates * (1 - rates), 0.04)
+        # The spread of a group's outcomes, p (1 - p), but more for the tasks that do not work yet:
+        # a few of their groups hold the first success. A solved task is still looked after.
+        weights = np.maximum((1 - rates) * (rates + 0.1), 0.02)
         task = self.rng.choice(self.num_tasks, p=weights / weights.sum())
         return int(task), int(self.rng.choice(self.states))
 

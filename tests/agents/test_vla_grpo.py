@@ -82,11 +82,11 @@ def test_the_kl_estimate_is_zero_for_the_same_policy_and_positive_otherwise():
     )
 
 
-def test_tasks_that_are_solved_or_hopeless_are_drawn_less_often_but_still_drawn():
+def test_tasks_between_hopeless_and_solved_are_drawn_most_and_none_is_forgotten():
     sampler = TaskSampler(3, range(40), np.random.default_rng(0), success=[0.0, 0.5, 1.0])
     tasks = [sampler.draw()[0] for _ in range(2000)]
     shares = np.bincount(tasks, minlength=3) / 2000
-    np.testing.assert_allclose(shares, np.array([0.04, 0.25, 0.04]) / 0.33, atol=0.04)
+    np.testing.assert_allclose(shares, np.array([0.1, 0.3, 0.02]) / 0.42, atol=0.04)
 
 
 def test_the_sampler_learns_a_tasks_success_rate():
