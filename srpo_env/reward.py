@@ -147,13 +147,15 @@ def progress_rewards(
     af00a77 for ``"siirl"``.
     """
     weight = checked_weight(formula, weight)
-    d = np.asarray(distances, dtype=np.float64)
+    d = np.array(distances, dtype=np.float64)
     if not np.isfinite(d).all():
         raise ValueError(f"`distances` must be finite, got {d}")
     # One failure, or several equally far: nothing to rank, so all get the midpoint. Asked of the
     # range, as the standard deviation of equal floats can be 1e-17 and not 0.
     if d.size == 0 or np.ptp(d) <= EQUAL_DISTANCES * d.max():
         return np.full_like(d, weight / 2)
+    # In units of the largest, which changes no rank: squares of very small distances would be 0.
+    d /= d.max()
     # Eq. 5 as printed grows with the distance, while the text has nearer failures earn more.
     # We follow the text: sigmoid(-z). See "Differences" in the README.
     if formula == "paper":

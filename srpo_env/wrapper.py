@@ -35,7 +35,7 @@ from srpo_env.sources import (
 Array = npt.NDArray[Any]
 
 
-# Gymnasium before 1.3 cannot subscript the class, so its type parameters are left out.
+# Without type parameters: the Gymnasium versions before they were added cannot subscript the class.
 class SelfReferentialProgressWrapper(VectorWrapper):
     """Pays a failed episode for how near it came to the successes beside it.
 
@@ -102,6 +102,8 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             ValueError: If a setting is out of range, the autoreset mode is not declared, or the
                 camera is not found.
         """
+        # First of all: an older Gymnasium closes what it throws away, a half-made wrapper as well.
+        self._closed = False
         super().__init__(envs)
         mode = envs.metadata.get("autoreset_mode")
         # Each mode puts an episode's last frame elsewhere. A wrong guess would not crash: it
@@ -132,7 +134,6 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._running: list[RunningEpisode | None] = [None] * envs.num_envs
         self._resets_next = [False] * envs.num_envs
         self._num_rewritten = 0
-        self._closed = False
 
     @property
     def encoder(self) -> TrajectoryEncoder:

@@ -99,6 +99,13 @@ def test_an_unknown_formula_is_refused_by_name():
         progress_rewards(np.array([1.0]), formula="papre")
 
 
+def test_the_smallest_distances_that_there_are_can_be_ranked():
+    np.testing.assert_allclose(
+        progress_rewards(np.array([1e-200, 2e-200, 3e-200])),
+        progress_rewards(np.array([1.0, 2.0, 3.0])),
+    )
+
+
 # --- Laws ---
 
 failures = st.lists(st.floats(0, 1e6), min_size=2, max_size=20).map(np.array)
