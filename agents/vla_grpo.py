@@ -269,8 +269,10 @@ class Rollout:
         for slot, episode_id in enumerate(map(int, infos["episode_id"])):
             x = {name: value[slot] for name, value in inputs.items()}
             self._chunks[episode_id].append(Chunk(x, tokens[slot], log_probs[slot], masks[slot]))
-            if failed[slot]:  # by the simulator, which says nothing about what the policy did
-                self._chunks[episode_id].clear()
+            if failed[slot]:  # its simulator broke: another episode has to take its place
+                del self._chunks[episode_id]
+                again = int(infos["task_id"][slot]), int(infos["init_state_id"][slot])
+                self._queue.appendleft(again)
         self._steps = infos["control_steps"].copy()
         self._idle = terminations | truncations
         return int(executed.sum())
@@ -338,19 +340,17 @@ def update(
 ) -> dict[str, float]:
     """A few epochs of gradient steps on the groups that carry signal; returns what to log."""
     chunks: list[Chunk] = []
-    chunk_advantages: list[float] = []
-    chunk_weights: list[float] = []
+    factors: list[tuple[float, float]] = []  # of each chunk: its advantage, the weight of a token
     for group, episodes in batch:
         if not has_signal(group, args.reward):
             continue
         group_advantage = group_advantages(returns_of(group, args.reward))
         for advantage, episode in zip(group_advantage, episodes, strict=True):
-            chunks.extend(episode)
-            chunk_advantages.extend([float(advantage)] * len(episode))
             # Every episode counts the same, as in the authors' code: failures last longer, and per
             # token they would drown what the successes show.
             executed = sum(int(chunk.mask.sum()) for chunk in episode)
-            chunk_weights.extend([1 / max(executed, 1)] * len(episode))
+            chunks.extend(episode)
+            factors.extend([(float(advantage), 1 / max(executed, 1))] * len(episode))
     if not chunks:
         return {}
     device = next(policy.parameters()).device
@@ -358,7 +358,7 @@ def update(
     tokens = torch.stack([c.tokens for c in chunks])
     old_log_probs = torch.stack([c.log_probs for c in chunks])
     masks = torch.stack([c.mask for c in chunks])
-    advantages, weights = torch.tensor(chunk_advantages), torch.tensor(chunk_weights)
+    advantages, weights = torch.tensor(factors).T
     minibatches = (
         rows
         for _ in range(args.update_epochs)

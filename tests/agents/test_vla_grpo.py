@@ -25,9 +25,9 @@ from srpo_env.policy import PolicyConfig, SmallPolicy
 def make_group(successes, progress_rewards, key=(0, 0)):
     episodes = tuple(
         Episode(
-            episode_id=index, env_index=index, first_step=0, last_step=1, success=success, env_return=float(success),
-            last_env_reward=float(success), distance=math.nan, progress_reward=reward, nearest_center=-1,
-            latent=np.zeros(1, np.float32),
+            episode_id=index, env_index=index, first_step=0, last_step=1, success=success,
+            env_return=float(success), last_env_reward=float(success), distance=math.nan,
+            progress_reward=reward, nearest_center=-1, latent=np.zeros(1, np.float32),
         )
         for index, (success, reward) in enumerate(zip(successes, progress_rewards, strict=True))
     )  # fmt: skip
@@ -173,8 +173,9 @@ def test_a_resumed_run_is_equal_to_one_that_went_on_to_the_last_bit(tmp_path, po
     )
     policy.save(tmp_path / "start")
     common = Args(
-        checkpoint=str(tmp_path / "start"), num_envs=4, num_workers=1, group_size=2, groups_per_iteration=1,
-        max_groups_per_iteration=2, rollout_steps=16, eval_every=1, eval_episodes=2, torch_threads=1, device="cpu",
+        checkpoint=str(tmp_path / "start"), num_envs=4, num_workers=1, group_size=2,
+        groups_per_iteration=1, max_groups_per_iteration=2, rollout_steps=16, eval_every=1,
+        eval_episodes=2, torch_threads=1, device="cpu",
     )  # fmt: skip
     main(dataclasses.replace(common, iterations=2, run_dir=str(tmp_path / "whole")))
     main(dataclasses.replace(common, iterations=1, run_dir=str(tmp_path / "halves")))

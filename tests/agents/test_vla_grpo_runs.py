@@ -1,0 +1,317 @@
+"""Whole runs of the agent, on a suite that needs no simulator."""
+
+import dataclasses
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+import tyro
+
+from agents import vla_grpo
+from agents.vla_grpo import Args, Log, Rollout, TaskSampler, TrainingState, main, parse_args
+from srpo_env import PixelEncoder, SelfReferentialProgressWrapper
+from srpo_env.policy import load_policy
+from srpo_env.policy.training_checkpoint import newest_checkpoint
+from tests.agents.toy_suite import ToySuite
+from tests.policy.fakes import make_policy
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Registers the toy suite; tests make its steps fail by `before_step`."""
+    gymnasium.register("srpo_env/toy", vector_entry_point=ToySuite)
+    monkeypatch.setattr(ToySuite, "count", 0)
+    yield ToySuite
+    del gymnasium.registry["srpo_env/toy"]
+
+
+@pytest.fixture
+def args(toy, tmp_path):
+    make_policy().save(tmp_path / "start")
+    return Args(
+        env_id="toy", checkpoint=str(tmp_path / "start"), num_envs=4, group_size=4, iterations=2,
+        groups_per_iteration=2, max_groups_per_iteration=4, eval_every=1, eval_episodes=4,
+        torch_threads=1, device="cpu", run_dir=str(tmp_path / "runs"), learning_rate=1e-3,
+    )  # fmt: skip
+
+
+def run(args):
+    """Runs the agent and returns its folder."""
+    main(args)
+    (folder,) = vla_grpo.Path(args.run_dir).iterdir()
+    return folder
+
+
+def interrupt_at(toy, monkeypatch, number):
+    def before_step(count):
+        if count == number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(toy, "before_step", staticmethod(before_step))
+
+
+def history(folder):
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def iterations(folder, figure):
+    return [record["iteration"] for record in history(folder) if figure in record]
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+# --- The command line ---
+
+
+@pytest.mark.parametrize("env_id", ["libero-object", "srpo_env/libero-object", "libero_object"])
+def test_it_takes_the_flags_that_cleanrls_benchmark_tool_appends(env_id):
+    args = tyro.cli(Args, args=["--reward", "binary", "--env-id", env_id, "--seed", "3"])
+    assert (args.gym_id, args.seed, args.reward) == ("srpo_env/libero-object", 3, "binary")
+
+
+def test_every_setting_is_explained_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(Args, args=["--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "episodes per group; M in the paper" in shown
+    for name in ("--env", *(f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Args))):
+        assert name in shown
+
+
+def test_runs_that_start_at_different_times_have_different_folders(monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1795388871.4)
+    first = Args(reward="binary", seed=2).new_folder()
+    assert first.name == "libero-object__vla_grpo__binary__2__1795388871"
+    monkeypatch.setattr("time.time", lambda: 1795388872.4)
+    assert Args(reward="binary", seed=2).new_folder() != first
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"env_id": "libero-wood"}, "--env must be one of srpo_env/libero-10, "),
+        ({"checkpoint": "lost"}, "a checkpoint must be a path to NAME.safetensors"),
+        ({"num_envs": 0}, "--num-envs must be above 0, got 0"),
+        ({"group_size": 1}, "--group-size must be at least 2, got 1"),
+        ({"temperature": float("nan")}, "--temperature must be above 0, got nan"),
+        ({"kl_coef": -1.0}, "--kl-coef must be at least 0, got -1.0"),
+        ({"stop_at": 95.0}, "--stop-at must be a rate, at most 1, got 95.0"),
+        ({"max_groups_per_iteration": 1}, "--max-groups-per-iteration must be at least 2, got 1"),
+        ({"eval_episodes": 21}, "there are 20 held-out episodes, and 21 were asked for"),
+        ({"track": True}, "--track needs Weights & Biases: run `pip install wandb`"),
+        ({"resume": "lost"}, "--resume must name the folder of a run with checkpoints"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_and_exit_code_2(args, settings, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(dataclasses.replace(args, **settings))
+    assert end.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"vla_grpo.py: {message}")
+    assert shown.count("\n") == 1
+    assert not vla_grpo.Path(args.run_dir).exists()
+
+
+def test_without_libero_it_says_how_to_install_it(args, monkeypatch, capsys):
+    def make_vec(*_, **__):
+        raise ModuleNotFoundError("LIBERO is not installed: run `pip install ...`", name="libero")
+
+    monkeypatch.setattr(gymnasium, "make_vec", make_vec)
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "vla_grpo.py: LIBERO is not installed: run `pip install ...`\n"
+    )
+
+
+# --- Going on with a run ---
+
+
+def test_a_resumed_run_keeps_its_settings_but_for_flags_that_are_given(args):
+    folder = run(args)
+    resumed = parse_args(["--resume", str(folder), "--iterations", "5"])
+    assert resumed == dataclasses.replace(args, resume=str(folder), iterations=5)
+
+
+@pytest.mark.parametrize("flags", [["--seed", "2"], ["--reward", "binary"], ["--env", "other"]])
+def test_what_a_run_is_named_for_cannot_change_when_it_goes_on(args, flags, capsys):
+    folder = run(args)
+    with pytest.raises(SystemExit) as end:
+        parse_args(["--resume", str(folder), *flags])
+    assert end.value.code == 2
+    assert "start a new run" in capsys.readouterr().err
+
+
+def test_a_resumed_run_is_equal_to_one_that_went_on_to_the_last_bit(args, tmp_path):
+    whole = run(args)
+    halves_args = dataclasses.replace(args, iterations=1, run_dir=str(tmp_path / "halves"))
+    halves = run(halves_args)
+    main(dataclasses.replace(halves_args, iterations=2, resume=str(halves)))
+    assert checkpoints(whole) == checkpoints(halves)
+    assert iterations(whole, "eval/success_rate") == iterations(halves, "eval/success_rate")
+    for name in ("policy.safetensors", "training.safetensors"):
+        first, end = (f"checkpoints/iteration_000{i}/{name}" for i in (1, 2))
+        assert (whole / end).read_bytes() == (halves / end).read_bytes()
+        assert (whole / end).read_bytes() != (whole / first).read_bytes()
+
+
+def test_an_interrupted_iteration_leaves_the_clean_checkpoint_as_it_was(args, toy, monkeypatch):
+    # An evaluation takes two steps, so the third is the first of the rollout.
+    interrupt_at(toy, monkeypatch, 4)
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    assert end.value.code == 130
+    (folder,) = vla_grpo.Path(args.run_dir).iterdir()
+    assert checkpoints(folder) == ["iteration_0000", "iteration_0000_interrupted"]
+    assert newest_checkpoint(folder).name == "iteration_0000"
+
+
+def test_an_interrupted_run_goes_on_from_its_last_iteration(args, toy, monkeypatch):
+    args = dataclasses.replace(args, iterations=4, eval_every=4)
+    rollout = Rollout.collect
+
+    def collect(self, state):
+        if state.iteration == 2:
+            raise KeyboardInterrupt
+        return rollout(self, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rollout, "collect", collect)
+        with pytest.raises(SystemExit):
+            main(args)
+    (folder,) = vla_grpo.Path(args.run_dir).iterdir()
+    assert newest_checkpoint(folder).name == "iteration_0002_interrupted"
+    assert load_policy(newest_checkpoint(folder) / "policy")
+    main(dataclasses.replace(args, resume=str(folder)))
+    assert iterations(folder, "rollout/success_rate") == [1, 2, 3, 4]
+    assert iterations(folder, "eval/success_rate") == [0, 4]
+    steps = [record["control_steps"] for record in history(folder)]
+    assert steps == sorted(steps)
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up_for(args, toy, monkeypatch):
+    args = dataclasses.replace(args, iterations=1)
+    log_evaluation = Log.evaluation
+
+    def evaluation(self, result):
+        if self.state.iteration == 1:
+            raise KeyboardInterrupt
+        log_evaluation(self, result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "evaluation", evaluation)
+        with pytest.raises(SystemExit):
+            main(args)
+    (folder,) = vla_grpo.Path(args.run_dir).iterdir()
+    assert iterations(folder, "eval/success_rate") == [0]
+    main(dataclasses.replace(args, resume=str(folder)))
+    assert iterations(folder, "eval/success_rate") == [0, 1]
+    assert newest_checkpoint(folder).name == "iteration_0001"
+
+
+def test_a_finished_run_that_is_resumed_has_nothing_to_do(args):
+    folder = run(args)
+    before = history(folder)
+    main(dataclasses.replace(args, resume=str(folder)))
+    assert history(folder) == before
+
+
+def test_figures_from_after_the_checkpoint_are_forgotten(args, toy, monkeypatch):
+    args = dataclasses.replace(args, iterations=4, eval_every=2)
+    collect = Rollout.collect
+
+    def crash(self, state):
+        if state.iteration == 3:
+            raise RuntimeError("power cut")
+        return collect(self, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rollout, "collect", crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            main(args)
+    (folder,) = vla_grpo.Path(args.run_dir).iterdir()
+    assert iterations(folder, "rollout/success_rate") == [1, 2, 3]
+    main(dataclasses.replace(args, resume=str(folder)))
+    assert iterations(folder, "rollout/success_rate") == [1, 2, 3, 4]
+
+
+def test_a_run_ends_when_it_is_as_good_as_asked_for(args):
+    folder = run(dataclasses.replace(args, iterations=50, stop_at=1e-9, temperature=1.0))
+    rates = [r["eval/success_rate"] for r in history(folder) if "eval/success_rate" in r]
+    assert rates[-1] > 0 or iterations(folder, "eval/success_rate")[-1] == 50
+    assert all(rate == 0 for rate in rates[:-1])
+
+
+# --- What a person sees ---
+
+
+def test_a_line_per_iteration_is_all_that_a_file_gets(args, capsys):
+    run(args)
+    shown = capsys.readouterr().out
+    assert "\r" not in shown
+    lines = [line for line in shown.splitlines() if "steps/s" in line]
+    assert [line.split()[0] for line in lines] == ["1/2", "2/2"]
+    assert max(map(len, lines)) <= 110
+
+
+def test_a_line_is_not_wider_than_a_terminal_late_in_a_long_run(args, tmp_path, capsys):
+    state = TrainingState(None, None, None, None, iteration=9999, control_steps=9_999_999)
+    log = Log(dataclasses.replace(args, iterations=9999), tmp_path / "long", state)
+    log.started -= 60 * 99_999
+    log.success_rate = 1.0
+    group = make_group()
+    capsys.readouterr()
+    log.iteration([(group, [[]])] * 24, {"kl_old": 0.0123})
+    assert len(capsys.readouterr().out.rstrip("\n")) <= 110
+
+
+def test_the_time_to_go_follows_the_last_iterations_and_not_the_start(args, tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    state = TrainingState(None, None, None, None)
+    log = Log(dataclasses.replace(args, iterations=30), tmp_path / "slow", state)
+    shown = []
+    monkeypatch.setattr("builtins.print", lambda text, **_: shown.append(text))
+    clock[0] = 6000.0  # start-up
+    log.ends.append((0, clock[0]))
+    for iteration in range(1, 21):
+        clock[0] += 60 if iteration <= 5 else 120
+        state.iteration, state.control_steps = iteration, iteration
+        log.iteration([(make_group(), [[]])], {})
+    assert shown[0].endswith("101 min, 29 to go")
+    assert shown[-1].endswith("135 min, 20 to go")
+
+
+def make_group():
+    from tests.agents.test_vla_grpo import make_group
+
+    return make_group([True, False], [1.0, 0.2])
+
+
+# --- Simulators that fail ---
+
+
+def test_an_episode_whose_simulator_broke_is_run_again(args):
+    libero = ToySuite(4)
+    envs = SelfReferentialProgressWrapper(libero, PixelEncoder(), group_size=4)
+    sampler = TaskSampler(2, range(3), np.random.default_rng(0))
+    rollout = Rollout(envs, make_policy(), sampler, args)
+    generator = torch.Generator().manual_seed(0)
+    rollout._refill()
+    assert rollout._step(generator) == 4 * 8
+    libero.crash_slot = 2
+    assert rollout._step(generator) == 3 * 8
+    assert envs.pop_groups() == []
+    for _ in range(2):
+        rollout._refill()
+        rollout._step(generator)
+    (group,) = envs.pop_groups()
+    assert sorted(episode.env_index for episode in group.episodes) == [0, 0, 1, 3]
+    chunks = [rollout._chunks[episode.episode_id] for episode in group.episodes]
+    assert [len(kept) for kept in chunks] == [2, 2, 2, 2]
+    assert all(chunk.mask.all() for kept in chunks for chunk in kept)

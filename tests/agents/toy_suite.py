@@ -1,0 +1,84 @@
+"""A suite of two tasks that needs no simulator: move the gripper up twice, on balance."""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium.spaces import Box, Dict
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+CHUNK, CHUNKS, SIZE = 8, 2, 32
+
+
+class ToySuite(VectorEnv):
+    """Looks to an agent as LiberoVectorEnv does; an episode is two chunks."""
+
+    num_tasks, suite = 2, "libero_object"
+    before_step = staticmethod(lambda count: None)
+    """called with the number of each step of any suite; may raise"""
+    count = 0
+    crash_slot: int | None = None
+    """this slot's next step ends in a worker error"""
+
+    def __init__(self, num_envs, num_workers=None, autoreset_mode=None, max_steps=None):
+        self.num_envs, self.max_steps = num_envs, max_steps
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        image = Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+        proprio = Box(-np.inf, np.inf, (8,), np.float32)
+        self.single_observation_space = Dict(agentview=image, wrist=image, proprio=proprio)
+        self.single_action_space = Box(-1, 1, (CHUNK, 7), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._height, self._chunks = np.zeros(num_envs), np.zeros(num_envs, int)
+        self._steps = np.zeros(num_envs, int)
+        self._task, self._state = np.zeros(num_envs, int), np.zeros(num_envs, int)
+
+    def reset(self, *, seed=None, options=None):
+        mask = options["reset_mask"]
+        for value in (self._height, self._chunks, self._steps):
+            value[mask] = 0
+        self._task[mask], self._state[mask] = (
+            options["task_id"][mask],
+            options["init_state_id"][mask],
+        )
+        return self._observe(), self._infos(np.zeros(self.num_envs, bool), mask)
+
+    def step(self, actions):
+        type(self).count += 1
+        self.before_step(self.count)
+        running = self._chunks < CHUNKS
+        self._height += np.where(running, actions[:, :, 2].mean(axis=1), 0)
+        self._chunks += running
+        self._steps += CHUNK * running
+        ended = self._chunks == CHUNKS
+        success = ended & (self._height > 0)
+        infos = self._infos(success, np.ones(self.num_envs, bool))
+        if self.crash_slot is not None:
+            slot, self.crash_slot = self.crash_slot, None
+            # Knows nothing of its episode any more.
+            self._chunks[slot], ended[slot], success[slot] = CHUNKS, True, False
+            infos["control_steps"][slot], infos["is_success"][slot] = 0, False
+            infos["worker_error"] = np.array([None] * self.num_envs, dtype=object)
+            infos["worker_error"][slot] = "WorkerDied"
+            infos["_worker_error"] = np.arange(self.num_envs) == slot
+        return self._observe(), success.astype(float), success, ended & ~success, infos
+
+    def set_attr(self, name, values):
+        setattr(self, name, values)
+
+    def _observe(self):
+        image = np.zeros((self.num_envs, SIZE, SIZE, 3), np.uint8)
+        image[:] = (100 + 50 * np.tanh(self._height)).astype(np.uint8)[:, None, None, None]
+        proprio = np.zeros((self.num_envs, 8), np.float32)
+        proprio[:, 2] = self._height
+        return {"agentview": image, "wrist": image.copy(), "proprio": proprio}
+
+    def _infos(self, success, mask):
+        infos = {
+            "task": np.array([f"lift toy {task}" for task in self._task], dtype=object),
+            "task_id": self._task.copy(),
+            "init_state_id": self._state.copy(),
+            "is_success": success.copy(),
+            "control_steps": self._steps.copy(),
+        }
+        return {**infos, **{f"_{name}": mask.copy() for name in infos}}
