@@ -288,8 +288,10 @@ def default_group_key(info: dict[str, Any]) -> Hashable:
 
 
 def default_task_key(info: dict[str, Any]) -> Hashable:
-    """``task_id``, or ``None`` if the info has none: then all episodes are of one task."""
+    """``task_id``, else the text ``task``, else ``None``: then all episodes are of one task."""
     task: Hashable = info.get("task_id")
+    if task is None and isinstance(info.get("task"), str):
+        task = info["task"]
     return task
 
 

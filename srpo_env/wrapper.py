@@ -81,9 +81,9 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             encoder: Turns the frames of an episode into its latent.
             group_size: Episodes after which a group closes; the paper's M.
             group_key: Maps the info of an episode's reset to what its group has in common; by
-                default ``(task_id, init_state_id)``, each ``None`` where the info does not tell.
+                default task and ``init_state_id``, each ``None`` where the info does not tell.
             task_key: The same for the task, which the two wider references use; by default
-                ``task_id``.
+                ``task_id``, or else ``task``.
             reference: Which successes a failure is compared with: those of its ``"group"``; all of
                 the ``"task"`` up to `close_groups`; or earlier ones in a ``"memory"`` (not the
                 paper's method).

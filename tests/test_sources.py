@@ -8,7 +8,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from srpo_env.sources import FrameSource, info_of, plain, success_of
+from srpo_env.sources import FrameSource, KeySource, info_of, plain, success_of
 
 IMAGE = spaces.Box(0, 255, (2, 3, 3), np.uint8)
 STATE = spaces.Box(-1, 1, (4,), np.float32)
@@ -140,6 +140,19 @@ def test_the_info_of_one_sub_environment_is_what_its_masks_say():
     }
     assert info_of(infos, 0) == {"task_id": 3, "episode": {"l": 4}, "unmasked": 7, "_private": 1}
     assert info_of(infos, 1) == {"episode": {"l": 5}, "unmasked": 8, "_private": 2}
+
+
+@pytest.mark.parametrize(
+    ("info", "key"),
+    [
+        ({"task_id": 3, "init_state_id": 7, "task": "pick"}, (3, 7)),
+        ({"task": "pick up the soup", "is_success": False}, ("pick up the soup", None)),
+        ({"task_id": 3}, (3, None)),
+        ({"is_success": False, "task": {"not": "a name"}}, (None, None)),
+    ],
+)
+def test_episodes_are_grouped_by_what_the_reset_tells_of_task_and_state(info, key):
+    assert KeySource(None, None).at_start(info) == (key, key[0])
 
 
 def test_keys_are_plain_data():
