@@ -139,12 +139,16 @@ def check_assets() -> Iterator[Finding]:
     from srpo_env.libero.assets import resolve_assets
 
     # Its warning says in a log what is printed here.
-    logging.getLogger("srpo_env.libero.assets").setLevel(logging.ERROR)
+    logger = logging.getLogger("srpo_env.libero.assets")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         assets = resolve_assets()
     except OSError as error:
         yield Finding("wrong", str(error), "unset LIBERO_ASSETS, or correct it")
         return
+    finally:
+        logger.setLevel(level)
     text = f"assets: {assets.kind} ({assets.source}), {assets.path}"
     if assets.kind == "real":
         yield Finding("ok", text)

@@ -2,7 +2,8 @@
 
 Upstream's controller asks MuJoCo for the same quantities again and again, by name. Here they are
 read once per substep, and one compiled function turns them into joint torques. The arithmetic (its
-order, its memory layouts) is robosuite's own, as is the quirk after a reset: see `OscController.reset`.
+order, its memory layouts) is robosuite's own, as is the quirk after a reset: see
+`OscController.reset`.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class OscController:
         """Forgets the goal, as a fresh robosuite controller has none."""
         self.goal_ori = self._initial_ori.copy()
         self.fingers = np.zeros(2)
-        # robosuite computes a controller's state when it is made, before the initial state is set, and
-        # not again in the first substep. So the first torque of an episode is for the arm's rest pose.
+        # robosuite computes a controller's state when it is made, before the initial state is set,
+        # and not again in the first substep. So an episode's first torque is for the rest pose.
         self.fresh = True
 
     def set_goal(self, action: Floats) -> None:
@@ -84,18 +85,19 @@ class OscController:
         osc = self._osc
         if self.fresh:
             self.fresh = False
-            torques = _torques(
-                *self._initial.arguments(), self._bias, self.goal_pos, self.goal_ori, osc.initial_joint,
-                osc.kp, osc.kd, self._torque_low, self._torque_high,
+            torques = _torques(  # type: ignore[call-arg]  # a compiled function's type has no star
+                *self._initial.arguments(), self._bias, self.goal_pos, self.goal_ori,
+                osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
             )  # fmt: skip
         else:
             mujoco.mj_jacSite(self._model, self._data, self._jac_pos, self._jac_ori, self._site)
             mujoco.mj_fullM(self._model, self._mass, self._data.qM)
             arm = self._arm
             torques = _torques_from_simulator(
-                self._jac_pos, self._jac_ori, self._qvel, self._qpos, self._mass, self._eef_pos, self._eef_ori,
-                self._bias, self.goal_pos, self.goal_ori, osc.initial_joint, osc.kp, osc.kd,
-                self._torque_low, self._torque_high, arm.jac_pos, arm.jac_ori, arm.jac, arm.mass,
+                self._jac_pos, self._jac_ori, self._qvel, self._qpos, self._mass,
+                self._eef_pos, self._eef_ori, self._bias, self.goal_pos, self.goal_ori,
+                osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
+                arm.jac_pos, arm.jac_ori, arm.jac, arm.mass,
             )  # fmt: skip
         self._ctrl[:ARM_JOINTS] = torques
         self.fingers = np.clip(self.fingers + self._finger_delta, -1.0, 1.0)
@@ -139,15 +141,17 @@ class _Kinematics:
             "the controller has run since it was made; take its constants before a step"
         )
 
-    def arguments(self) -> tuple[Floats, ...]:
+    def arguments(self) -> tuple[Any, ...]:
         return self._values
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _torques_from_simulator(
-    jac_pos_all, jac_ori_all, qvel, qpos, mass_all, eef_pos, eef_ori, bias, goal_pos, goal_ori,
-    rest_joints, kp, kd, low, high, jac_pos, jac_ori, jac, mass,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+    jac_pos_all: Floats, jac_ori_all: Floats, qvel: Floats, qpos: Floats, mass_all: Floats,
+    eef_pos: Floats, eef_ori: Floats, bias: Floats, goal_pos: Floats, goal_ori: Floats,
+    rest_joints: Floats, kp: Floats, kd: Floats, low: Floats, high: Floats,
+    jac_pos: Floats, jac_ori: Floats, jac: Floats, mass: Floats,
+) -> Floats:  # fmt: skip
     for j in range(7):
         for i in range(3):
             jac_pos[i, j] = jac[i, j] = jac_pos_all[i, j]
@@ -159,16 +163,18 @@ def _torques_from_simulator(
     vel_pos = np.dot(jac_pos_all, qvel)
     vel_ori = np.dot(jac_ori_all, qvel)
     return _torques(
-        vel_pos, vel_ori, qpos[:7].copy(), qvel[:7].copy(), mass, eef_pos, eef_ori, jac_pos, jac_ori, jac,
-        bias, goal_pos, goal_ori, rest_joints, kp, kd, low, high,
+        vel_pos, vel_ori, qpos[:7].copy(), qvel[:7].copy(), mass, eef_pos, eef_ori,
+        jac_pos, jac_ori, jac, bias, goal_pos, goal_ori, rest_joints, kp, kd, low, high,
     )  # fmt: skip
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _torques(
-    vel_pos, vel_ori, joint_pos, joint_vel, mass, eef_pos, eef_ori, jac_pos, jac_ori, jac,
-    bias, goal_pos, goal_ori, rest_joints, kp, kd, low, high,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+    vel_pos: Floats, vel_ori: Floats, joint_pos: Floats, joint_vel: Floats, mass: Floats,
+    eef_pos: Floats, eef_ori: Floats, jac_pos: Floats, jac_ori: Floats, jac: Floats,
+    bias: Floats, goal_pos: Floats, goal_ori: Floats, rest_joints: Floats, kp: Floats, kd: Floats,
+    low: Floats, high: Floats,
+) -> Floats:  # fmt: skip
     """Joint torques of the arm, shape ``(7,)``. Khatib (1987), as robosuite 1.4 writes it."""
     ori_error = orientation_error(goal_ori, eef_ori)
     force = (goal_pos - eef_pos) * kp[:3] + (-vel_pos) * kd[:3]
@@ -179,4 +185,5 @@ def _torques(
     wrench[3:] = np.dot(lambda_ori, torque)
     torques = np.dot(jac.T, wrench) + bias[:7]
     torques += nullspace_torques(mass, nullspace, rest_joints, joint_pos, joint_vel, NULLSPACE_KP)
-    return np.minimum(np.maximum(torques, low), high)
+    clipped: Floats = np.minimum(np.maximum(torques, low), high)
+    return clipped

@@ -25,7 +25,7 @@ MAX_STEPS = {
     "libero_10": 520,
     "libero_90": 400,
 }
-"""Control steps after which an episode is cut off, per suite; the limits that lerobot evaluates with."""
+"""Control steps after which an episode is cut off, per suite; lerobot evaluates with these."""
 
 SUITES = tuple(MAX_STEPS)
 
@@ -44,7 +44,7 @@ class Task:
     init_states_file: Path
 
     def init_states(self) -> npt.NDArray[np.float64]:
-        """The stored simulator states, shape ``(num_states, 1 + nq + nv)``: time, positions, velocities."""
+        """The stored states, shape ``(num_states, 1 + nq + nv)``: time, positions, velocities."""
         return _read_init_states(self.init_states_file)
 
 
@@ -113,7 +113,8 @@ def _task_names(package: Path) -> dict[str, list[str]]:
     # The map is a module of pure data, loaded from its file for the reason above.
     file = package / "benchmark" / "libero_suite_task_map.py"
     spec = importlib.util.spec_from_file_location("_libero_suite_task_map", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     task_map: dict[str, list[str]] = module.libero_task_map
@@ -128,8 +129,8 @@ def instruction_of(name: str) -> str:
 
 @functools.cache
 def _read_init_states(file: Path) -> npt.NDArray[np.float64]:
-    # A zip made by torch.save, holding one pickled NumPy array. torch is not needed to read it (each
-    # simulator process would pay 200 MB for it), and nothing but an array may come out.
+    # A zip made by torch.save, holding one pickled NumPy array. torch is not needed to read it
+    # (each simulator process would pay 200 MB for it), and nothing but an array may come out.
     with zipfile.ZipFile(file) as archive:
         member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
         states = _ArrayUnpickler(io.BytesIO(archive.read(member))).load()

@@ -39,12 +39,13 @@ MAX_FAILURES_IN_A_ROW = 3
 class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
     """``num_envs`` :class:`LiberoEnv` of one suite, in ``num_workers`` processes.
 
-    Any mixture of tasks: ``reset(options={"task_id": .., "init_state_id": .., "reset_mask": ..})``, each a
-    number for all or an array of shape ``(num_envs,)``. ``reset_mask`` selects the environments to reset
-    while the others' episodes go on.
+    Any mixture of tasks: ``reset(options={"task_id": .., "init_state_id": .., "reset_mask": ..})``,
+    each a value for all or an array of shape ``(num_envs,)``. ``reset_mask`` selects the
+    environments to reset while the others' episodes go on.
 
     A worker that dies, hangs or raises does not end the run: it is logged with its task, state and
-    traceback, and replaced; the episodes that it had come back truncated, with ``infos["worker_error"]``.
+    traceback, and replaced; the episodes that it had come back truncated, with
+    ``infos["worker_error"]``.
     After three in a row of one kind the environment gives up.
 
     With autoreset disabled, an environment whose episode has ended waits for its reset: a step does
@@ -66,7 +67,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         Args:
             suite: LIBERO's name of the suite.
             num_envs: Environments.
-            num_workers: Processes; default: one per core that this process may use, at most ``num_envs``.
+            num_workers: Processes; default: one per core that this process may use, at most
+                ``num_envs``.
             autoreset_mode: What happens after an episode's end; as Gymnasium defines it.
             timeout: Seconds that a worker may take for one command before it counts as hung.
             **env_kwargs: Further arguments of :class:`LiberoEnv`.
@@ -84,9 +86,10 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         num_workers = min(num_envs, cores) if num_workers is None else num_workers
         if num_envs < 1 or not 1 <= num_workers <= num_envs:
             raise ValueError(
-                f"`num_envs` must be at least 1 and `num_workers` in 1..num_envs, got {num_envs} and {num_workers}"
+                "`num_envs` must be at least 1 and `num_workers` in 1..num_envs, "
+                f"got {num_envs} and {num_workers}"
             )
-        # One environment here checks every argument before a process is started; it compiles nothing.
+        # One environment here checks every argument before a process is started; it builds nothing.
         self._env_kwargs = {"suite": suite, **env_kwargs}
         single = LiberoEnv(**self._env_kwargs)
         check_suite(resolve_assets(), single.suite)
@@ -103,10 +106,13 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self._last: list[Outcome | None] = [None] * num_envs
         """of each environment's last reset or step"""
         self._failures: list[str] = []
-        # Spawned, not forked: a fork of a process that has used torch's or OpenGL's threads can hang.
+        # Spawned, not forked: a fork of a process that has used the threads of torch or OpenGL
+        # can hang.
         self._context = multiprocessing.get_context("spawn")
         self._memory = create_shared_memory(
-            self.single_observation_space, n=num_envs, ctx=self._context
+            self.single_observation_space,
+            n=num_envs,
+            ctx=self._context,  # type: ignore[arg-type]  # typed as the module `multiprocessing`
         )
         slots = np.array_split(np.arange(num_envs), num_workers)
         self._workers = [_Worker(self, [int(slot) for slot in part]) for part in slots]
@@ -122,7 +128,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         """Starts episodes: in all environments, or in those of ``options["reset_mask"]``.
 
         Raises:
-            ValueError: If an option is unknown, of the wrong shape, or names a task or state that does not exist.
+            ValueError: If an option is unknown, of the wrong shape, or names a task or state that
+                does not exist.
         """
         self._check_open()
         options = dict(options or {})  # the caller's stays as it is
@@ -131,7 +138,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         state_ids = self._per_env("init_state_id", options.pop("init_state_id", -1), int)
         if options:
             raise ValueError(
-                f"`options` may hold reset_mask, task_id and init_state_id, got {', '.join(map(str, options))} too"
+                "`options` may hold reset_mask, task_id and init_state_id, "
+                f"got {', '.join(map(str, options))} too"
             )
         if isinstance(seed, Sequence):
             seeds = list(seed)
@@ -155,9 +163,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             slot: outcome for slot, outcome in outcomes.items() if "worker_error" in outcome.info
         }
         if failed:
-            raise RuntimeError(
-                f"environments could not be reset: {next(iter(failed.values())).info['worker_error']}"
-            )
+            report = next(iter(failed.values())).info["worker_error"]
+            raise RuntimeError(f"environments could not be reset: {report}")
         infos: dict[str, Any] = {}
         for slot, outcome in outcomes.items():
             infos = self._add_info(infos, outcome.info, slot)
@@ -175,7 +182,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         actions = np.asarray(actions)
         if actions.shape != self.action_space.shape:
             raise ValueError(
-                f"actions must have shape {self.action_space.shape}: (num_envs, chunk, 7), got {actions.shape}"
+                f"actions must have shape {self.action_space.shape}: (num_envs, chunk, 7), "
+                f"got {actions.shape}"
             )
         if not np.isfinite(actions).all():
             bad = np.flatnonzero(~np.isfinite(actions).all(axis=(1, 2)))
@@ -190,7 +198,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         ended = np.array([o is not None and (o.terminated or o.truncated) for o in self._last])
         if mode == AutoresetMode.DISABLED and ended.all():
             raise gymnasium.error.ResetNeeded(
-                "all episodes have ended: call `reset`, with options={'reset_mask': ...} for some alone"
+                "all episodes have ended: call `reset`, with options={'reset_mask': ...} for some"
             )
         commands: dict[int, Command] = {
             slot: Reset() if ended[slot] else Step(actions[slot])
@@ -226,7 +234,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         return self.call(name)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Sets an attribute of every environment: one value for all, or a list with one for each."""
+        """Sets an attribute of every environment: one value for all, or a list of one for each."""
         self._check_open()
         if not isinstance(values, (list, tuple)):
             values = [values] * self.num_envs
@@ -266,7 +274,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                 if isinstance(answer, Failure):
                     if must_work:
                         raise RuntimeError(
-                            f"environment {slot} raised {answer.kind}: {answer.message}\n{answer.traceback}"
+                            f"environment {slot} raised {answer.kind}: {answer.message}\n"
+                            f"{answer.traceback}"
                         )
                     answer = self._worker_error(slot, answer)
                 elif isinstance(commands[slot], Step | Reset):
@@ -285,15 +294,15 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         )
         task_id, state_id = info["task_id"], info["init_state_id"]
         report = (
-            f"environment {slot} ({self.suite} task {task_id}, initial state {state_id}) failed with "
-            f"{failure.kind}: {failure.message}\n{failure.traceback}"
+            f"environment {slot} ({self.suite} task {task_id}, initial state {state_id}) failed "
+            f"with {failure.kind}: {failure.message}\n{failure.traceback}"
         )
         logger.error("%s", report)
         self._failures.append(failure.kind)
         if self._failures[-MAX_FAILURES_IN_A_ROW:] == [failure.kind] * MAX_FAILURES_IN_A_ROW:
             self.close()
             raise RuntimeError(
-                f"{MAX_FAILURES_IN_A_ROW} failures in a row of the same kind; the last one: {report}"
+                f"{MAX_FAILURES_IN_A_ROW} failures in a row of the same kind; the last: {report}"
             )
         return Outcome(truncated=True, info={**info, "is_success": False, "worker_error": report})
 
@@ -340,7 +349,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             state_id = chosen.get("init_state_id", 0)
             if not 0 <= state_id < num_states:
                 raise ValueError(
-                    f"`init_state_id` must be in 0..{num_states - 1} for {self.suite}, got {state_id}"
+                    f"`init_state_id` must be in 0..{num_states - 1} for {self.suite}, "
+                    f"got {state_id}"
                 )
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gymnasium.vector.utils import write_to_shared_memory
 from threadpoolctl import threadpool_limits
 
-from srpo_env.libero.env import LiberoEnv
+from srpo_env.libero.env import LiberoEnv, Observation
 
 TRACEBACK_LINES = 15
 
@@ -109,11 +109,11 @@ def _execute(env: LiberoEnv, slot: int, command: Command, memory: Any) -> Outcom
         match command:
             case Reset(seed, options):
                 observation, info = env.reset(seed=seed, options=options)
-                write_to_shared_memory(env.observation_space, slot, observation, memory)
+                _share(env, slot, observation, memory)
                 return Outcome(info=info)
             case Step(action):
                 observation, reward, terminated, truncated, info = env.step(action)
-                write_to_shared_memory(env.observation_space, slot, observation, memory)
+                _share(env, slot, observation, memory)
                 return Outcome(reward, terminated, truncated, info)
             case Call(name, args, kwargs):
                 attribute = env.get_wrapper_attr(name)
@@ -126,3 +126,8 @@ def _execute(env: LiberoEnv, slot: int, command: Command, memory: Any) -> Outcom
     except Exception as error:  # goes to the parent, which knows what it means
         tail = "".join(traceback.format_exception(error)).strip().splitlines()[-TRACEBACK_LINES:]
         return Failure(type(error).__name__, str(error), "\n".join(tail))
+
+
+def _share(env: LiberoEnv, slot: int, observation: Observation, memory: Any) -> None:
+    # Gymnasium's types know arrays only, its code all spaces.
+    write_to_shared_memory(env.observation_space, slot, observation, memory)  # type: ignore[arg-type]

@@ -84,7 +84,7 @@ def test_what_it_hands_out_is_not_changed_by_later_steps(shared_envs):
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_it_resets_by_itself_as_gymnasium_defines(mode):
     envs = LiberoVectorEnv(num_envs=1, autoreset_mode=mode, **SETTINGS)
-    first, _ = envs.reset(options={"task_id": 0, "init_state_id": 0})
+    envs.reset(options={"task_id": 0, "init_state_id": 0})
     for _ in range(2):
         observations, _, _, truncations, infos = envs.step(actions_for(envs))
     assert truncations[0]
