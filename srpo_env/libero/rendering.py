@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
 import os
+from collections.abc import Iterator
 
-from srpo_env.libero.gl import choose_gl
+from srpo_env.libero.gl import SOFTWARE_RENDERERS, choose_gl, device_of_worker
 
 choose_gl()  # before the first import of MuJoCo
 
@@ -12,69 +16,127 @@ import mujoco  # noqa: E402
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 
-OFFSCREEN_SIZE = (640, 480)
-"""Width and height of robosuite's off-screen buffer, in pixels."""
+logger = logging.getLogger(__name__)
+
+MAX_SIZE = 480
+"""pixels; robosuite's off-screen buffer has 640 x 480"""
 
 MAX_GEOMS = 1000  # robosuite's scene size
+
+_worker = 0
+
+
+def use_gpu_of_worker(worker: int) -> None:
+    """Makes this process render on the GPU of a worker; call it before the first image."""
+    global _worker
+    _worker = worker
 
 
 class Renderer:
     """Renders the cameras of one model, as robosuite's off-screen context does.
 
-    Of a model's geoms, those of group 1 (visual) are drawn and those of group 0 (collision) are not.
+    Of a model's geoms, those of group 1 (visual) are drawn and those of group 0 (collision) not.
     """
 
     def __init__(self, model: mujoco.MjModel, size: int) -> None:
-        """Makes an OpenGL context for square images of ``size`` pixels, at most 480.
+        """Uploads the model for square images of ``size`` pixels, at most 480.
 
         Raises:
+            ValueError: If ``size`` is out of its range.
             RuntimeError: If no OpenGL context can be made.
         """
-        if not 1 <= size <= OFFSCREEN_SIZE[1]:
-            raise ValueError(f"`size` must be in 1..{OFFSCREEN_SIZE[1]} pixels, got {size}")
-        self._gl: mujoco.GLContext | None = None
+        self._context: mujoco.MjrContext | None = None
+        if not 1 <= size <= MAX_SIZE:
+            raise ValueError(f"`size` must be in 1..{MAX_SIZE} pixels, got {size}")
+        self._gl = _gl_context(os.getpid())
+        self._gl.make_current()
         self._model = model
         self._viewport = mujoco.MjrRect(0, 0, size, size)
-        try:
-            gl = mujoco.GLContext(*OFFSCREEN_SIZE)
-            gl.make_current()
-        except Exception as error:  # each OpenGL library raises its own kind
-            raise RuntimeError(
-                f"No OpenGL context could be made with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} "
-                f"({type(error).__name__}: {error}). For software rendering install OSMesa "
-                "(Debian, Ubuntu: `apt-get install libosmesa6`) and set MUJOCO_GL=osmesa"
-            ) from error
         self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._options = mujoco.MjvOption()
         self._options.geomgroup[0], self._options.geomgroup[1] = 0, 1
         self._perturb = mujoco.MjvPerturb()
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        # Buffers as large as the images; a shadow map (64 MB) if there is a shadow.
+        model.vis.global_.offwidth = model.vis.global_.offheight = size
+        if not model.light_castshadow.any():
+            model.vis.quality.shadowsize = 0
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
         self._pixels = np.empty((size, size, 3), np.uint8)
-        self._gl = gl
 
     def render(self, data: mujoco.MjData, camera: str) -> npt.NDArray[np.uint8]:
         """A new image of the named camera, upright, shape ``(size, size, 3)``."""
-        if self._gl is None:
+        if self._context is None:
             raise RuntimeError("the renderer is closed")
         self._gl.make_current()
+        # All renderers of the process share one OpenGL context, which draws into one's buffers.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._camera.fixedcamid = self._model.camera(camera).id
         mujoco.mjv_updateScene(
-            self._model, data, self._options, self._perturb, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+            self._model, data, self._options, self._perturb, self._camera,
+            mujoco.mjtCatBit.mjCAT_ALL, self._scene,
         )  # fmt: skip
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
         return self._pixels[::-1].copy()  # OpenGL counts rows from below
 
     def close(self) -> None:
-        """Frees the OpenGL context; may be called twice."""
-        if self._gl is not None:
+        """Frees what was uploaded; may be called twice."""
+        if self._context is not None:
             self._gl.make_current()
             self._context.free()
-            self._gl.free()
-            self._gl = None
+            self._context = None
 
     def __del__(self) -> None:
+        """Frees what was uploaded."""
         self.close()
+
+
+@functools.cache
+def _gl_context(process_id: int) -> mujoco.GLContext:
+    """The process's OpenGL context.
+
+    One for all tasks: a software renderer compiles its shaders anew, for a second, in each.
+    """
+    try:
+        with _chosen_device():
+            # Images are drawn into buffers of the MjrContext; this context's own are never seen.
+            gl = mujoco.GLContext(8, 8)
+        gl.make_current()
+    except Exception as error:  # each OpenGL library raises its own kind
+        raise RuntimeError(
+            f"No OpenGL context could be made with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} "
+            f"({type(error).__name__}: {error}). For software rendering install OSMesa "
+            "(Debian, Ubuntu: `apt-get install libosmesa6`) and set MUJOCO_GL=osmesa"
+        ) from error
+    _tell_of_slow_software()
+    return gl
+
+
+@contextlib.contextmanager
+def _chosen_device() -> Iterator[None]:
+    """Lets MuJoCo find this process's GPU in ``MUJOCO_EGL_DEVICE_ID``, if nobody has set it."""
+    device = device_of_worker(_worker) if os.environ.get("MUJOCO_GL") == "egl" else None
+    if device is None or "MUJOCO_EGL_DEVICE_ID" in os.environ:
+        yield
+        return
+    # For no longer than needed: robosuite, when imported, takes the number for one of CUDA's.
+    os.environ["MUJOCO_EGL_DEVICE_ID"] = str(device.index)
+    try:
+        yield
+    finally:
+        del os.environ["MUJOCO_EGL_DEVICE_ID"]
+
+
+def _tell_of_slow_software() -> None:
+    from OpenGL import GL  # after MuJoCo has told PyOpenGL which library to load
+
+    name = (GL.glGetString(GL.GL_RENDERER) or b"").decode()
+    if os.environ.get("MUJOCO_GL") != "osmesa" and any(part in name for part in SOFTWARE_RENDERERS):
+        logger.warning(
+            "MUJOCO_GL=%s renders in software (%s), at half of OSMesa's speed: install the GPU's "
+            "graphics driver, or set MUJOCO_GL=osmesa",
+            os.environ.get("MUJOCO_GL"),
+            name,
+        )

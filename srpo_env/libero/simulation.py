@@ -60,7 +60,7 @@ class Simulation:
     """A compiled task. Several episodes can take turns in it by :meth:`save` and :meth:`load`."""
 
     def __init__(self, task: Task, image_size: int = 128, visuals: Visuals | None = None) -> None:
-        """Builds the task; about 0.1 s with ``visuals="fast"`` once its thin model is made, else 0.3 s.
+        """Builds the task: 0.1 s with ``visuals="fast"`` once its thin model is made, else 0.3 s.
 
         Fixtures whose place upstream draws anew at every reset (and which no stored state
         restores) stand where seed 0 puts them.
@@ -68,8 +68,8 @@ class Simulation:
         Args:
             task: What to build.
             image_size: Height and width of the images in pixels.
-            visuals: ``"exact"`` for LIBERO's images to the last bit, ``"fast"`` for decimated meshes and
-                the same physics to the last bit; default: "exact" where a GPU renders, else "fast".
+            visuals: ``"exact"``: LIBERO's images to the last bit; ``"fast"``: fewer faces, the same
+                physics to the last bit. Default: "exact" where a GPU renders, else "fast".
 
         Raises:
             FileNotFoundError: If the suite's assets are not there.
@@ -81,9 +81,6 @@ class Simulation:
         self.visuals = check_visuals(visuals)
         self._env = _build_upstream(task, self.visuals)
         self.model: mujoco.MjModel = self._env.sim.model._model
-        if self.visuals == "fast":
-            # Four samples per pixel double an image's cost in software, for edges that are smoother.
-            self.model.vis.quality.offsamples = 0
         self.data: mujoco.MjData = self._env.sim.data._data
         # Imported here because it compiles against robosuite, which the build above has prepared.
         from srpo_env.libero.controller import OscController
@@ -120,7 +117,11 @@ class Simulation:
         self._update_visual_state()
 
     def step(self, action: Floats) -> bool:
-        """Runs one control step with an action in [-1, 1], shape ``(7,)``; returns whether the goal is reached."""
+        """Runs one control step with an action in [-1, 1], shape ``(7,)``.
+
+        Returns:
+            Whether the goal is reached.
+        """
         model, data, controller = self.model, self.data, self._controller
         for substep in range(SUBSTEPS):
             mujoco.mj_step1(model, data)
@@ -168,13 +169,13 @@ class Simulation:
     # --- What can be seen ---------------------------------------------------------------------
 
     def render(self, camera: str) -> npt.NDArray[np.uint8]:
-        """An image of ``agentview`` or ``wrist``, upright, shape ``(image_size, image_size, 3)``."""
+        """An image of ``agentview`` or ``wrist``, upright, ``(image_size, image_size, 3)``."""
         if self._renderer is None:
             self._renderer = Renderer(self.model, self.image_size)
         return self._renderer.render(self.data, CAMERAS[camera])
 
     def proprio(self) -> npt.NDArray[np.float32]:
-        """Gripper position (m), orientation as axis-angle (rad), two finger positions (m); shape ``(8,)``."""
+        """Gripper position (m), orientation as axis-angle (rad), two fingers (m); ``(8,)``."""
         rotation = _axis_angle(self.data.xquat[self._hand])
         fingers = self.data.qpos[7:9]
         return np.concatenate([self.data.site_xpos[self._grip_site], rotation, fingers]).astype(
@@ -184,7 +185,8 @@ class Simulation:
     @property
     def grip_position(self) -> Floats:
         """Position of the point between the fingers, in metres, shape ``(3,)``."""
-        return self.data.site_xpos[self._grip_site].copy()
+        position: Floats = self.data.site_xpos[self._grip_site].copy()
+        return position
 
     @property
     def objects(self) -> dict[str, int]:
@@ -239,7 +241,7 @@ def _build_upstream(task: Task, visuals: Visuals) -> Any:
             # The model that the constructor compiles is the one that we keep.
             hard_reset=False,
         )
-        # As upstream's `reset` does: the gripper's coloured aiming marks are not for policies to see.
+        # As upstream's `reset` does: the gripper's coloured aiming marks are not for policies.
         env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))
     return env
 

@@ -1,8 +1,8 @@
 """Visual meshes with far fewer faces that look the same from a robot's camera.
 
-The shape is decimated by ``fast-simplification`` (quadric error metrics) until it deviates by a given
-distance. It knows positions only, so normals and texture coordinates are taken over afterwards from the
-nearest place on the original surface.
+The shape is decimated by ``fast-simplification`` (quadric error metrics) until it deviates by a
+given distance. It knows positions only, so normals and texture coordinates are taken over
+afterwards from the nearest place on the original surface.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ PROBES = 400
 ROUNDS = 5
 """of the search for the number of faces; finds it to within a quarter"""
 
-AGGRESSIVENESS = 3.0
-"""of the decimation; its default of 7 needs five times as many faces for the same deviation"""
+AGGRESSIVENESS = (3.0, 5.0, 7.0)
+"""of the decimation: 7 is its default, which for round shapes needs five times the faces of 3"""
 
 CANDIDATES = 6  # faces around a point that its normal and texture coordinates may come from
 
@@ -57,24 +57,35 @@ class Mesh:
 
 
 def thin_mesh(mesh: Mesh, tolerance: float) -> Mesh:
-    """Decimates a mesh as far as its surface stays within ``tolerance`` (in metres) of the original.
+    """Decimates a mesh as far as its surface stays within ``tolerance`` metres of the original.
 
     Raises:
         ModuleNotFoundError: If ``fast-simplification`` is not installed.
     """
     if len(mesh.faces) <= FEW_FACES:
         return mesh
-    # Files store a position once for each normal and texture coordinate there; decimation needs to
-    # know that these are one point, or it tears the surface open.
-    points, welded = np.unique(mesh.points, axis=0, return_inverse=True)
-    faces = welded.reshape(-1)[mesh.faces]
-    faces = faces[_areas(points[faces]) > 0]
     surface = _Surface(mesh)
-    thin_points, thin_faces = _decimate(points, faces, surface, tolerance)
-    if len(thin_faces) >= len(mesh.faces):
+    points, faces = _decimate(*_weld(mesh, grid=tolerance / 2), surface, tolerance)
+    if len(faces) >= len(mesh.faces):
         return mesh
-    normals, texcoords = surface.attributes(thin_points[thin_faces], blur=tolerance)
-    return Mesh(thin_points, thin_faces, normals, texcoords)
+    normals, texcoords = surface.attributes(points[faces], blur=4 * tolerance)
+    return Mesh(points, faces, normals, texcoords)
+
+
+def _weld(mesh: Mesh, grid: float) -> tuple[Floats, Ints]:
+    """Points and faces with those points made one that lie in one cell of a grid.
+
+    Files store a position once for each normal and texture coordinate there, and parts that touch
+    share no points at all; what is not connected can hardly be decimated, or is torn open.
+    """
+    _, cells = np.unique(np.round(mesh.points / grid), axis=0, return_inverse=True)
+    cells = cells.reshape(-1)
+    counts = np.bincount(cells)
+    points = np.stack([np.bincount(cells, axis) / counts for axis in mesh.points.T], axis=-1)
+    faces = cells[mesh.faces]
+    faces = faces[_areas(points[faces]) > 0]
+    _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
+    return points, faces[np.sort(first)]
 
 
 def _decimate(
@@ -89,18 +100,22 @@ def _decimate(
             name="fast_simplification",
         ) from error
     best = points, faces
+    if len(faces) <= FEW_FACES:
+        return best
     # Bisects the number of faces on a logarithmic scale, between a tetrahedron and the original.
     low, high = math.log(4), math.log(len(faces))
     for _ in range(ROUNDS):
         target = round(math.exp((low + high) / 2))
-        thin_points, thin_faces = fast_simplification.simplify(
-            points, faces.astype(np.int32), target_count=target, agg=AGGRESSIVENESS
-        )
-        if len(thin_faces) < 4 or surface.deviation(thin_points[thin_faces]) > tolerance:
-            low = math.log(target)
+        for aggressiveness in AGGRESSIVENESS:
+            thin_points, thin_faces = fast_simplification.simplify(
+                points, faces.astype(np.int32), target_count=target, agg=aggressiveness
+            )
+            if len(thin_faces) >= 4 and surface.deviation(thin_points[thin_faces]) <= tolerance:
+                high = math.log(target)
+                best = thin_points.astype(np.float64), thin_faces.astype(np.int64)
+                break
         else:
-            high = math.log(target)
-            best = thin_points.astype(np.float64), thin_faces.astype(np.int64)
+            low = math.log(target)
     return best
 
 
@@ -110,11 +125,12 @@ class _Surface:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._samples, self._face_of = _sample(mesh.corners)
+        self._directions = _normals(mesh.corners)[self._face_of]
         self._tree = cKDTree(self._samples)
         self._charts = _charts(mesh)
 
     def deviation(self, corners: Floats) -> float:
-        """About the largest distance between this surface and the triangles ``corners``, in metres."""
+        """About the largest distance between this surface and some triangles, in metres."""
         samples, face_of = _sample(corners)
         tree = cKDTree(samples)
         rng = np.random.default_rng(0)
@@ -132,24 +148,29 @@ class _Surface:
     def attributes(self, corners: Floats, blur: float) -> tuple[Floats, Floats | None]:
         """Normals and texture coordinates for triangles near this surface.
 
+        A place on the surface that looks the other way counts as ``2 * blur`` metres farther away.
+
         All corners of a triangle take them from the chart of the texture that its center lies in:
         across a seam the coordinates jump, and a triangle between two charts would show all that
         lies between them.
         """
         face_normals = _normals(corners)
-        centers = corners.mean(axis=1)
-        at_centers = self._nearest(self._tree, self._face_of, centers, face_normals, blur)
+        # Nearest in position and direction: thin walls have two sides, and edges too.
+        places = np.concatenate([self._samples, blur * self._directions], axis=-1)
+        wanted = np.concatenate([corners.mean(axis=1), blur * face_normals], axis=-1)
+        at_centers = self._face_of[cKDTree(places).query(wanted)[1]]
         charts = self._charts[at_centers]
+        wanted = np.concatenate(
+            [corners, np.repeat(blur * face_normals[:, None], 3, axis=1)], axis=-1
+        )
         at_corners = np.empty((len(corners), 3), np.int64)
         for chart in np.unique(charts):
             mine = charts == chart
-            in_chart = self._charts[self._face_of] == chart
-            tree, face_of = cKDTree(self._samples[in_chart]), self._face_of[in_chart]
-            points, normals = corners[mine].reshape(-1, 3), np.repeat(face_normals[mine], 3, axis=0)
-            at_corners[mine] = self._nearest(tree, face_of, points, normals, blur).reshape(-1, 3)
+            in_chart = np.flatnonzero(self._charts[self._face_of] == chart)
+            nearest = cKDTree(places[in_chart]).query(wanted[mine])[1]
+            at_corners[mine] = self._face_of[in_chart[nearest]]
         faces, points = at_corners.reshape(-1), corners.reshape(-1, 3)
-        weights = np.maximum(_barycentric(points, self._mesh.corners[faces]), 0.0)
-        weights = (weights / weights.sum(axis=-1, keepdims=True)).reshape(-1, 3, 3, 1)
+        weights = _nearest_places(points, self._mesh.corners[faces]).reshape(-1, 3, 3, 1)
         normals = (weights * self._mesh.normals[at_corners]).sum(axis=2)
         length = np.linalg.norm(normals, axis=-1, keepdims=True)
         normals = np.where(length > 1e-6, normals / np.maximum(length, 1e-6), face_normals[:, None])
@@ -180,26 +201,13 @@ class _Surface:
         jumps = np.linalg.norm(texcoords - center, axis=-1, keepdims=True) > np.maximum(reach, 0.02)
         return np.where(jumps, center + step, texcoords)
 
-    def _nearest(
-        self, tree: cKDTree, face_of: Ints, points: Floats, normals: Floats, blur: float
-    ) -> Ints:
-        """Faces near ``points`` that look in the direction of ``normals``, shape ``(num_points,)``."""
-        faces, distances = _feet(points, tree, face_of, self._mesh.corners)
-        # At an edge both sides are equally near: that which looks our way is meant.
-        turned = 1.0 - (_normals(self._mesh.corners[faces]) * normals[:, None]).sum(axis=-1)
-        best = np.argmin(distances + blur * turned, axis=1)
-        return faces[np.arange(len(points)), best]
-
 
 def _feet(points: Floats, tree: cKDTree, face_of: Ints, corners: Floats) -> tuple[Ints, Floats]:
-    """Candidate faces near each point and their distances, both of shape ``(num_points, candidates)``."""
+    """Candidate faces near each point and their distances, each ``(num_points, candidates)``."""
     count = min(CANDIDATES, tree.n)
     faces = face_of[tree.query(points, k=count)[1].reshape(len(points), count)]
     nearby = corners[faces]
-    weights = np.maximum(
-        _barycentric(np.repeat(points, count, axis=0), nearby.reshape(-1, 3, 3)), 0
-    )
-    weights /= weights.sum(axis=-1, keepdims=True)
+    weights = _nearest_places(np.repeat(points, count, axis=0), nearby.reshape(-1, 3, 3))
     feet = (weights.reshape(*faces.shape, 3, 1) * nearby).sum(axis=2)
     return faces, np.linalg.norm(feet - points[:, None], axis=-1)
 
@@ -216,7 +224,8 @@ def _charts(mesh: Mesh) -> Ints:
     rows, columns = np.repeat(np.arange(num_faces), 3), num_faces + vertices.reshape(-1)
     size = num_faces + int(vertices.max()) + 1
     graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(size, size))
-    return connected_components(graph, directed=False)[1][:num_faces].astype(np.int64)
+    charts: Ints = connected_components(graph, directed=False)[1][:num_faces].astype(np.int64)
+    return charts
 
 
 def _sample(corners: Floats) -> tuple[Floats, Ints]:
@@ -251,11 +260,29 @@ def _normals(corners: Floats) -> Floats:
     return normals
 
 
-def _barycentric(points: Floats, corners: Floats) -> Floats:
-    """Weights of the corners for each point's projection to its triangle, shape ``(num_points, 3)``.
+def _nearest_places(points: Floats, corners: Floats) -> Floats:
+    """Weights of the corners for the place on each triangle nearest to each point, ``(n, 3)``."""
+    weights = _barycentric(points, corners)
+    outside = np.flatnonzero((weights < 0).any(axis=-1))
+    points, corners = points[outside], corners[outside]
+    nearest = np.full(len(outside), np.inf)
+    for start, end in ((0, 1), (1, 2), (2, 0)):
+        edge = corners[:, end] - corners[:, start]
+        along = ((points - corners[:, start]) * edge).sum(-1) / (edge * edge).sum(-1).clip(1e-30)
+        along = along.clip(0.0, 1.0)
+        distance = np.linalg.norm(corners[:, start] + along[:, None] * edge - points, axis=-1)
+        better = distance < nearest
+        nearest = np.where(better, distance, nearest)
+        here = outside[better]
+        weights[here] = 0.0
+        weights[here, start], weights[here, end] = 1.0 - along[better], along[better]
+    return weights
 
-    They sum to 1; outside of the triangle one or two are negative. Cut off at 0 and scaled, they give a
-    place on the triangle, which need not be the nearest.
+
+def _barycentric(points: Floats, corners: Floats) -> Floats:
+    """Weights of the corners for each point's projection to its triangle's plane, ``(n, 3)``.
+
+    They sum to 1; outside of the triangle one or two are negative.
     """
     a, ab, ac = corners[:, 0], corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     ap = points - a

@@ -1,10 +1,12 @@
 """Models that look like LIBERO's and cost a tenth to draw: ``visuals="fast"``.
 
 Of a scene's 250,000 faces nearly all lie closer together than the pixels of a policy's camera. Here
-visual meshes are decimated and large textures shrunk. Everything else, from masses to contact geometry,
-is copied from the exact model, so the physics stays equal to the last bit. A thin model is made once and
-kept in the cache folder, as MuJoCo's own binary format (data, not code), under a name made from all that it
-depends on; loading it costs a tenth of compiling the exact one.
+visual meshes are decimated, large textures shrunk and pixels sampled once. Everything else, from
+masses to contact geometry, is copied from the exact model: the physics is equal to the last bit.
+
+A thin model is made once and kept in the cache folder, as MuJoCo's own binary format (data, not
+code), under a name made from all that it depends on; loading it takes a fifth of the time that
+compiling the exact one takes.
 """
 
 from __future__ import annotations
@@ -36,17 +38,18 @@ logger = logging.getLogger(__name__)
 
 Visuals = Literal["exact", "fast"]
 
-MAX_TEXTURE_SIZE = 512
-"""pixels on a side; an image of 480 pixels shows no more of a texture that fills it"""
+MAX_TEXTURE_SIZE, MAX_CUBE_SIZE = 512, 256
+"""pixels on a side of a texture, and of each face of one that is wrapped around a scene or a box"""
 
-RELATIVE_TOLERANCE, MIN_TOLERANCE, MAX_TOLERANCE = 0.01, 0.001, 0.005
-"""how far a thin mesh may lie from the exact one: in parts of its size, and its bounds in metres"""
+NEAR_TOLERANCE, FAR_TOLERANCE = (0.005, 0.0005), (0.01, 0.003)
+"""how far a thin mesh may lie from the exact one: in parts of its size, but at least in metres.
+The second is for the arm and its mount, which no camera of LIBERO's comes close to."""
 
-VERSION = 2
+VERSION = 6
 """counts changes of this file or of thinning.py that alter the thin models"""
 
 # Fields of a model that describe meshes and textures alone. The trees (bvh) that find collisions
-# begin with those of the bodies, which are compared below; those of the meshes serve only ray casts.
+# begin with the bodies', which are compared below; the meshes' own serve only ray casts.
 _VISUAL_FIELDS = re.compile(r"(mesh|tex|bvh|oct)_")
 
 
@@ -71,8 +74,8 @@ def _default_visuals() -> Visuals:
     level = logging.INFO if multiprocessing.parent_process() else logging.WARNING
     logger.log(
         level,
-        'No GPU renders here: images come from software rendering with visuals="fast" (decimated meshes, '
-        'the same physics). Pass visuals="exact" for LIBERO\'s images pixel for pixel, about ten times slower.',
+        'No GPU renders here: images come from software, with visuals="fast" (decimated meshes, '
+        'same physics). visuals="exact" gives LIBERO\'s images pixel for pixel, ten times slower.',
     )
     return "fast"
 
@@ -81,7 +84,7 @@ def load_model(xml: str, visuals: Visuals) -> mujoco.MjModel:
     """Compiles a scene; with ``"fast"``, makes its thin model or loads it from the cache folder.
 
     Raises:
-        ModuleNotFoundError: If a thin model has to be made and ``fast-simplification`` is not installed.
+        ModuleNotFoundError: If ``"fast"`` is wanted and ``fast-simplification`` is not installed.
     """
     if visuals == "exact":
         return mujoco.MjModel.from_xml_string(xml)
@@ -90,7 +93,10 @@ def load_model(xml: str, visuals: Visuals) -> mujoco.MjModel:
         logger.info("making a thin model, once: %s", file)
         thin = thin_model(xml)
         _write_atomically(file, lambda new: mujoco.mj_saveModel(thin, str(new), None))
-    return mujoco.MjModel.from_binary_path(str(file))
+    model = mujoco.MjModel.from_binary_path(str(file))
+    # Four samples per pixel double an image's cost in software, for edges that are smoother.
+    model.vis.quality.offsamples = 0
+    return model
 
 
 def thin_model(xml: str) -> mujoco.MjModel:
@@ -149,9 +155,25 @@ def _thin_mesh_of(model: mujoco.MjModel, mesh_id: int) -> Mesh:
     mesh = Mesh(
         points, model.mesh_face[faces].astype(np.int64), normals.astype(np.float64), texcoords
     )
+    relative, least = FAR_TOLERANCE if _is_far(model, mesh_id) else NEAR_TOLERANCE
     size = float(np.linalg.norm(np.ptp(points, axis=0)))
-    tolerance = float(np.clip(RELATIVE_TOLERANCE * size, MIN_TOLERANCE, MAX_TOLERANCE))
-    return _cached_thin_mesh(mesh, tolerance)
+    return _cached_thin_mesh(mesh, max(relative * size, least))
+
+
+def _is_far(model: mujoco.MjModel, mesh_id: int) -> bool:
+    bodies = model.geom_bodyid[_uses(model, mesh_id)]
+    return all(
+        model.body(body).name.startswith(("robot0_link", "robot0_base", "mount0_"))
+        for body in bodies
+    )
+
+
+def _uses(model: mujoco.MjModel, mesh_id: int) -> npt.NDArray[np.bool_]:
+    """Which geoms have the mesh, shape ``(ngeom,)``."""
+    uses: npt.NDArray[np.bool_] = (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (
+        model.geom_dataid == mesh_id
+    )
+    return uses
 
 
 def _cached_thin_mesh(mesh: Mesh, tolerance: float) -> Mesh:
@@ -169,14 +191,13 @@ def _cached_thin_mesh(mesh: Mesh, tolerance: float) -> Mesh:
 
 
 def _is_textured(model: mujoco.MjModel, mesh_id: int) -> bool:
-    uses = (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (model.geom_dataid == mesh_id)
-    materials = model.geom_matid[uses]
+    materials = model.geom_matid[_uses(model, mesh_id)]
     has_texture = (model.mat_texid[materials[materials >= 0]] >= 0).any()
     return bool(model.mesh_texcoordadr[mesh_id] >= 0 and has_texture)
 
 
 def _replace_mesh(element: mujoco.MjsMesh, mesh: Mesh) -> None:
-    # MuJoCo draws each corner with a position, a normal and a texture coordinate; equal ones are merged.
+    # MuJoCo draws each corner with a position, a normal and a texture coordinate; equals merge.
     parts = [mesh.corners, mesh.normals] + ([] if mesh.texcoords is None else [mesh.texcoords])
     corners = np.concatenate(parts, axis=-1).astype(np.float32)
     vertices, indices = np.unique(
@@ -196,8 +217,8 @@ def _replace_mesh(element: mujoco.MjsMesh, mesh: Mesh) -> None:
 
 
 def _undo_mesh_frames(thin: mujoco.MjModel, exact: mujoco.MjModel) -> None:
-    # MuJoCo moves each mesh into the frame of its inertia, and its geoms the other way. Thin meshes have
-    # another inertia, so they are moved back: then the exact model's geom frames hold for them too.
+    # MuJoCo moves each mesh into the frame of its inertia, and its geoms the other way. Thin meshes
+    # have another inertia, so they are moved back: then the exact model's geom frames hold.
     rotation = np.empty(9)
     for mesh_id in _visual_meshes(exact):
         mujoco.mju_quat2Mat(rotation, thin.mesh_quat[mesh_id])
@@ -217,10 +238,21 @@ def _span(addresses: npt.NDArray[np.int32], counts: npt.NDArray[np.int32], item:
 # --- Textures -----------------------------------------------------------------------------------
 
 
+def _is_drawn(model: mujoco.MjModel, texture_id: int) -> bool:
+    if model.tex_type[texture_id] == mujoco.mjtTexture.mjTEXTURE_SKYBOX:
+        return True
+    materials = model.geom_matid[(model.geom_group == 1) & (model.geom_matid >= 0)]
+    return bool((model.mat_texid[materials] == texture_id).any())
+
+
 def _shrink_texture(element: mujoco.MjsTexture, model: mujoco.MjModel, texture_id: int) -> None:
     height, width = int(model.tex_height[texture_id]), int(model.tex_width[texture_id])
-    # A cube's six faces may lie below each other in one image.
-    factor = -(-min(height, width) // MAX_TEXTURE_SIZE)
+    is_flat = model.tex_type[texture_id] == mujoco.mjtTexture.mjTEXTURE_2D
+    if _is_drawn(model, texture_id):
+        # A cube's six faces may lie below each other, so its size is the width.
+        factor = -(-width // (MAX_TEXTURE_SIZE if is_flat else MAX_CUBE_SIZE))
+    else:
+        factor = min(height, width)
     if factor <= 1:
         return
     channels, start = int(model.tex_nchannel[texture_id]), int(model.tex_adr[texture_id])
