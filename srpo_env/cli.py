@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": "check whether training can run here, and say how to mend what is wrong",
     "evaluate": "measure a policy's success from initial states that training never uses",
     "relabel": "reward recorded episodes for their progress, in a new file beside them",
+    "report": "draw the learning curves of training runs",
 }
 """Name of each subcommand, which is also its module's, and what it does."""
 

@@ -1,10 +1,62 @@
-"""Reads what training runs wrote down, and draws it."""
+"""Reads what training runs wrote down, and draws their learning curves."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from srpo_env.evaluation import wilson_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = npt.NDArray[np.float64]
+
+# Okabe and Ito's colours, which the colour-blind tell apart; dashes and marks do it in grey.
+STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "#0072B2", "linestyle": "-", "marker": "o"},
+    {"color": "#D55E00", "linestyle": "--", "marker": "s"},
+)
+NAMES = {"srpo": "SRPO", "binary": "plain GRPO"}
+"""what the agent's reward kinds are called in a picture, in the order of STYLES"""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The held-out evaluations of one run, in their order; arrays have shape ``(num_points,)``."""
+
+    env_id: str
+    reward: str
+    seed: int
+    num_episodes: int
+    """of each evaluation"""
+    iterations: npt.NDArray[np.int64]
+    control_steps: Floats
+    minutes: Floats
+    success_rates: Floats
+    """in [0, 1]"""
+
+    @property
+    def intervals(self) -> Floats:
+        """Wilson 95% intervals of the success rates, shape ``(num_points, 2)``."""
+        successes = np.rint(self.success_rates * self.num_episodes).astype(int)
+        return np.array([wilson_interval(int(n), self.num_episodes) for n in successes])
+
+    def __str__(self) -> str:
+        """Where it started and ended."""
+        low, high = self.intervals[-1]
+        return (
+            f"{self.reward}, seed {self.seed}: {self.success_rates[0]:.0%} -> "
+            f"{self.success_rates[-1]:.0%} [{low:.0%}, {high:.0%}] of {self.num_episodes} episodes "
+            f"after {self.control_steps[-1]:,.0f} control steps, {self.minutes[-1]:.0f} min"
+        )
 
 
 def read_history(folder: str | Path, last_iteration: float | None = None) -> list[dict[str, Any]]:
@@ -20,18 +72,111 @@ def read_history(folder: str | Path, last_iteration: float | None = None) -> lis
     """
     file = Path(folder) / "history.jsonl"
     if not file.is_file():
-        raise FileNotFoundError(
-            f"a run's folder must hold history.jsonl, and {str(folder)!r} has none"
-        )
+        raise FileNotFoundError(f"a run's folder must hold history.jsonl, {str(folder)!r} does not")
     records = []
     for number, line in enumerate(file.read_text().splitlines(), start=1):
         try:
             record = json.loads(line)
             iteration = record["iteration"]
         except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{file}, line {number}, is not a line of figures: {line!r}"
-            ) from error
+            raise ValueError(f"{file}, line {number}, has no figures: {line!r}") from error
         if last_iteration is None or iteration <= last_iteration:
             records.append(record)
     return records
+
+
+def read_curve(folder: str | Path) -> Curve:
+    """The held-out evaluations of a run of ``agents/vla_grpo.py``, which may still be going on.
+
+    Raises:
+        FileNotFoundError: If ``history.jsonl`` or ``args.json`` is missing.
+        ValueError: If the run was not evaluated yet, or a file is not what the agent writes.
+    """
+    points = [point for point in read_history(folder) if "eval/success_rate" in point]
+    if not points:
+        raise ValueError(f"the run in {str(folder)!r} has no held-out evaluation yet")
+    iterations = [point["iteration"] for point in points]
+    if iterations != sorted(set(iterations)):
+        raise ValueError(f"{folder} holds more than one run: its evaluations are of {iterations}")
+    file = Path(folder) / "args.json"
+    try:
+        args = json.loads(file.read_text())
+        if args["reward"] not in NAMES:
+            raise ValueError(f"{file}: reward must be srpo or binary, got {args['reward']!r}")
+        return Curve(
+            env_id=args["env_id"].rpartition("/")[2].replace("_", "-"),
+            reward=args["reward"],
+            seed=args["seed"],
+            num_episodes=args["eval_episodes"],
+            iterations=np.array(iterations),
+            control_steps=np.array([float(point["control_steps"]) for point in points]),
+            minutes=np.array([point["seconds"] / 60 for point in points]),
+            success_rates=np.array([point["eval/success_rate"] for point in points]),
+        )
+    except KeyError as error:
+        raise ValueError(f"{folder} lacks {error}, which the agent writes") from error
+
+
+def draw_curves(curves: Sequence[Curve]) -> Figure:
+    """Held-out success against control steps and against minutes, side by side.
+
+    A run that is alone with its reward kind is a line with its Wilson 95% band. Of several, each is
+    a thin line, and the thick one is their mean at the iterations that all of them have reached.
+
+    Raises:
+        ValueError: If the runs are of several environments.
+        ModuleNotFoundError: If matplotlib is not installed.
+    """
+    env_ids = sorted({curve.env_id for curve in curves})
+    if len(env_ids) != 1:
+        raise ValueError(f"the runs must be of one environment, got {', '.join(env_ids) or 'none'}")
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a picture needs matplotlib: run `pip install matplotlib`", name="matplotlib"
+        ) from error
+    figure = Figure(figsize=(9, 3.9), dpi=200, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    notes = [" or ".join(sorted({f"{curve.num_episodes}" for curve in curves}, key=int))]
+    notes[0] = f"{env_ids[0]}, {notes[0]} episodes per evaluation"
+    for (reward, name), style in zip(NAMES.items(), STYLES, strict=True):
+        of_kind = [curve for curve in curves if curve.reward == reward]
+        if not of_kind:
+            continue
+        notes.append("band: Wilson 95%" if len(of_kind) == 1 else "thick: mean of the seeds")
+        name += f" (seed{'s' * (len(of_kind) > 1)} {', '.join(str(c.seed) for c in of_kind)})"
+        _draw_kind(left, name, of_kind, style, "control_steps", 1e-3)
+        _draw_kind(right, name, of_kind, style, "minutes", 1.0)
+    left.set(xlabel="control steps (thousands)", ylabel="held-out success (%)", ylim=(0, 100))
+    right.set(xlabel="minutes")
+    for axes in (left, right):
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("; ".join(dict.fromkeys(notes)), fontsize=11)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[call-arg,union-attr]
+    return figure
+
+
+def _draw_kind(
+    axes: Axes, name: str, curves: list[Curve], style: dict[str, Any], x: str, scale: float
+) -> None:
+    """Draws the runs of one reward kind over the attribute ``x``."""
+    if len(curves) == 1:
+        (curve,) = curves
+        places, rates = getattr(curve, x) * scale, curve.success_rates
+        low, high = 100 * curve.intervals.T
+        axes.fill_between(places, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    else:
+        for curve in curves:
+            thin = {**style, "marker": "", "linewidth": 0.8, "alpha": 0.5}
+            axes.plot(getattr(curve, x) * scale, 100 * curve.success_rates, **thin)
+        # Evaluations of one iteration come at other numbers of steps in each run.
+        common = set.intersection(*(set(curve.iterations.tolist()) for curve in curves))
+        pairs = [(curve, np.isin(curve.iterations, sorted(common))) for curve in curves]
+        places = np.mean([getattr(curve, x)[row] for curve, row in pairs], axis=0) * scale
+        rates = np.mean([curve.success_rates[row] for curve, row in pairs], axis=0)
+    axes.plot(places, 100 * rates, label=name, linewidth=2, markersize=4.5, clip_on=False, **style)

@@ -93,3 +93,15 @@ def test_ctrl_c_ends_with_130_and_no_traceback(command, capsys):
     command.run = raise_(KeyboardInterrupt())
     assert cli.main(["fake"]) == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_other_programs_end_in_the_same_way(capsys):
+    with pytest.raises(SystemExit) as end, cli.errors_as_sentences("agent.py"):
+        raise ValueError("a rule")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "agent.py: a rule\n"
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), cli.errors_as_sentences("agent.py"):
+        _ = 1 / 0
