@@ -1,12 +1,11 @@
 """Stable-Baselines3: its vector environments as Gymnasium's and back, and its rollout buffer.
 
 ```python
-venv = make_vec_env(...)
-venv = GymnasiumToVecEnv(SelfReferentialProgressWrapper(VecEnvToGymnasium(venv), encoder))
+venv = wrap_vec_env(make_vec_env(...), encoder, group_size=8)
 PPO("CnnPolicy", venv).learn(100_000, callback=ShapedRewards())
 ```
 
-The last line is for algorithms with a rollout buffer (PPO, A2C and their relatives). Those with a
+The callback is for algorithms with a rollout buffer (PPO, A2C and their relatives). Those with a
 replay buffer need ``reference="memory"`` in the wrapper, and no callback.
 """
 
@@ -24,6 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.episodes import Group
 from srpo_env.signal import signal_report
 from srpo_env.sources import final_of, info_of
@@ -34,6 +34,21 @@ Indices = None | int | Iterable[int]
 
 ADDED_INFOS = ("episode_id", "env_reward", "srpo")
 """What `SelfReferentialProgressWrapper` adds: of the step, even where the rest is of a reset."""
+
+
+def wrap_vec_env(venv: VecEnv, encoder: TrajectoryEncoder, **settings: Any) -> GymnasiumToVecEnv:
+    """Wraps a ``VecEnv`` of Stable-Baselines3 for shaped rewards; still one for its algorithms.
+
+    Args:
+        venv: From ``make_vec_env``, say.
+        encoder: Turns the frames of an episode into its latent.
+        **settings: Further arguments of `SelfReferentialProgressWrapper`.
+
+    Raises:
+        ValueError: If a setting is wrong, or ``venv`` has a ``VecNormalize`` that scales rewards.
+    """
+    envs = SelfReferentialProgressWrapper(VecEnvToGymnasium(venv), encoder, **settings)
+    return GymnasiumToVecEnv(envs)
 
 
 class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):

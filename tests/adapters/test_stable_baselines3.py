@@ -24,6 +24,7 @@ from srpo_env.adapters.stable_baselines3 import (
     GymnasiumToVecEnv,
     ShapedRewards,
     VecEnvToGymnasium,
+    wrap_vec_env,
 )
 from tests.corridor import GIVE_UP, STAY, WALK, Corridor, ReadingEncoder, make_corridor
 
@@ -200,15 +201,15 @@ class Keep(BaseCallback):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: VecEnvToGymnasium(corridors(4)),
-        lambda: make_corridor(4, mode=AutoresetMode.SAME_STEP),
-        lambda: make_corridor(4, mode=AutoresetMode.DISABLED),
+        lambda: wrap_vec_env(corridors(4), ReadingEncoder(), group_size=4),
+        lambda: shaped(make_corridor(4, mode=AutoresetMode.SAME_STEP), group_size=4),
+        lambda: shaped(make_corridor(4, mode=AutoresetMode.DISABLED), group_size=4),
     ],
     ids=["vec_env", "same_step", "disabled"],
 )
 @pytest.mark.parametrize("algorithm", [PPO, A2C])
 def test_advantages_are_computed_from_the_shaped_rewards(make, algorithm):
-    venv = shaped(make(), group_size=4)
+    venv = make()
     if algorithm is PPO:
         model = short_ppo(venv)
     else:
