@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Space
 
 from srpo_env.libero.pool import Seat, shared_simulation
 from srpo_env.libero.simulation import CAMERAS, Simulation
@@ -26,19 +26,21 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     * ``proprio``: float32 ``(8,)``: gripper position (m), its orientation as axis-angle (rad), two
       finger positions (m).
 
-    Action: a *chunk* of control steps, ``(chunk, 7)`` in [-1, 1]: change of position (1 is 5 cm) and of
-    orientation (1 is 0.5 rad), gripper (negative opens, positive closes). Values beyond are cut off, as
-    robosuite does. The images show the end of the chunk, which stops early when the episode ends.
+    Action: a *chunk* of control steps, ``(chunk, 7)`` in [-1, 1]: change of position (1 is 5 cm)
+    and of orientation (1 is 0.5 rad), gripper (negative opens, positive closes). Values beyond are
+    cut off, as robosuite does. The images show the end of the chunk, which stops early when the
+    episode ends.
 
-    Reward 1 on success, else 0. The episode terminates on success and is truncated at the suite's limit
-    of control steps. ``info``: ``task_id``, ``task`` (the instruction), ``init_state_id``,
+    Reward 1 on success, else 0. The episode terminates on success and is truncated at the suite's
+    limit of control steps. ``info``: ``task_id``, ``task`` (the instruction), ``init_state_id``,
     ``is_success``, ``control_steps`` (how many of the episode have run).
 
     ``reset(options={"task_id": .., "init_state_id": ..})`` selects; what is left open is drawn from
     the environment's generator. Environments of one process share the compiled tasks.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    # Not a ClassVar, since Gymnasium declares it as an instance's.
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
 
     def __init__(
         self,
@@ -54,11 +56,13 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         """Prepares the suite; a task is compiled when it is first reset to.
 
         Args:
-            suite: ``libero_spatial``, ``libero_object``, ``libero_goal``, ``libero_10`` or ``libero_90``.
+            suite: ``libero_spatial``, ``libero_object``, ``libero_goal``, ``libero_10`` or
+                ``libero_90``.
             chunk: Control steps (of 50 ms) per call of :meth:`step`.
             image_size: Height and width of the images in pixels, at most 480.
-            visuals: ``"exact"``: LIBERO's images, pixel for pixel; ``"fast"``: meshes with fewer faces, a
-                tenth of the cost, the same physics. Default: "exact" where a GPU renders, else "fast".
+            visuals: ``"exact"``: LIBERO's images, pixel for pixel; ``"fast"``: meshes with fewer
+                faces, a tenth of the cost, the same physics. Default: "exact" where a GPU renders,
+                else "fast".
             settle_steps: Control steps without motion after a reset; they do not count as steps.
             max_steps: Control steps before truncation; default: the suite's limit.
             render_mode: ``"rgb_array"`` or None.
@@ -81,13 +85,9 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self.render_mode = render_mode
         self.num_tasks = len(tasks_of(self.suite))
         image = Box(0, 255, (image_size, image_size, 3), np.uint8)
-        self.observation_space = Dict(
-            {
-                "agentview": image,
-                "wrist": image,
-                "proprio": Box(-np.inf, np.inf, (8,), np.float32),
-            }
-        )
+        proprio = Box(-np.inf, np.inf, (8,), np.float32)
+        spaces: dict[str, Space[Any]] = {"agentview": image, "wrist": image, "proprio": proprio}
+        self.observation_space = cast("Space[Observation]", Dict(spaces))
         self.action_space = Box(-1.0, 1.0, (chunk, 7), np.float32)
         self._seat: Seat | None = None
         self._task_id, self._init_state_id, self._steps = 0, 0, 0
@@ -109,7 +109,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         init_state_id = self._choose(options, "init_state_id", len(states))
         if options:
             raise ValueError(
-                f"`options` may hold task_id and init_state_id, got {', '.join(map(str, options))} too"
+                "`options` may hold task_id and init_state_id, "
+                f"got {', '.join(map(str, options))} too"
             )
         self.close()
         shared = shared_simulation(self.suite, task_id, self.image_size, self.visuals)
@@ -137,8 +138,9 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
                 f"an action must have shape ({self.chunk}, 7): (chunk, 7), got {actions.shape}"
             )
         if not np.isfinite(actions).all():
+            bad = int(np.argmin(np.isfinite(actions).all(axis=1)))
             raise ValueError(
-                f"an action must be finite, got NaN or infinity in step {int(np.argmin(np.isfinite(actions).all(axis=1)))} of the chunk"
+                f"an action must be finite, got NaN or infinity in step {bad} of the chunk"
             )
         simulation = self.simulation
         success = False
@@ -151,14 +153,14 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self._ended = success or truncated
         return self._observe(), float(success), success, truncated, self._info(is_success=success)
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """The agent view now, or None without a ``render_mode``."""
         if self.render_mode is None:
             return None
         return self.simulation.render("agentview")
 
     def close(self) -> None:
-        """Lets go of the simulator; may be called twice. Compiled tasks stay for other environments."""
+        """Lets go of the simulator; may be called twice. Compiled tasks stay for others."""
         if self._seat is not None:
             self._seat.leave()
         self._seat, self._ended = None, True

@@ -22,12 +22,13 @@ class SharedSimulation:
     """A simulation, whose episode is in it now, and its states after settling."""
 
     def __init__(self, simulation: Simulation) -> None:
+        """Takes a simulation that nobody is in."""
         self.simulation = simulation
         self.occupant: Seat | None = None
         self._settled: dict[tuple[int, int], Snapshot] = {}
 
     def settled(self, init_state_id: int, settle_steps: int) -> Snapshot:
-        """The stored state after ``settle_steps`` without motion; the same every time, so computed once."""
+        """The stored state after ``settle_steps`` without motion; computed once, as it is fixed."""
         key = (init_state_id, settle_steps)
         if key not in self._settled:
             self.vacate()

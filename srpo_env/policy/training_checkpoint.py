@@ -1,8 +1,8 @@
 """Checkpoints of a training run: the policy for whoever wants it, and what the run needs to go on.
 
 A run's folder holds ``checkpoints/iteration_0010/``, ..., each with ``policy`` (see
-:mod:`srpo_env.policy.checkpoint`), ``training.safetensors`` (the optimizer and the random generator)
-and ``training.json`` (numbers). All of it is data and not code.
+:mod:`srpo_env.policy.checkpoint`), ``training.safetensors`` (the optimizer and the random
+generator) and ``training.json`` (numbers). All of it is data and not code.
 """
 
 from __future__ import annotations
