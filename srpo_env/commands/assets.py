@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from srpo_env.libero import assets as libero_assets
 from srpo_env.libero.suites import SUITES
@@ -24,9 +26,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints the assets in use, after downloading them if asked to."""
     if args.action == "download":
         libero_assets.download_assets()
-    # Its warning says in a log what is printed here.
-    logging.getLogger(libero_assets.__name__).setLevel(logging.ERROR)
-    assets = libero_assets.resolve_assets()
+    with announcement_left_out():
+        assets = libero_assets.resolve_assets()
     print(f"kind    {assets.kind} ({assets.source})")
     print(f"folder  {assets.path}")
     print(f"suites  {', '.join(covered_suites(assets))}")
@@ -36,6 +37,18 @@ def run(args: argparse.Namespace) -> int:
             "`srpo-env assets download`, or set LIBERO_ASSETS to a folder that has them."
         )
     return 0
+
+
+@contextmanager
+def announcement_left_out() -> Iterator[None]:
+    """Keeps the warning about stand-ins out of the log of a command that prints the same."""
+    logger = logging.getLogger(libero_assets.__name__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def covered_suites(assets: libero_assets.LiberoAssets) -> list[str]:

@@ -6,7 +6,6 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import logging
 import os
 import platform
 import subprocess
@@ -136,19 +135,15 @@ def check_assets() -> Iterator[Finding]:
     """Which of LIBERO's assets are used, and whether an old configuration misleads others."""
     if not _are_installed("libero", "PIL", "yaml"):
         return
+    from srpo_env.commands.assets import announcement_left_out
     from srpo_env.libero.assets import resolve_assets
 
-    # Its warning says in a log what is printed here.
-    logger = logging.getLogger("srpo_env.libero.assets")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
-        assets = resolve_assets()
+        with announcement_left_out():
+            assets = resolve_assets()
     except OSError as error:
         yield Finding("wrong", str(error), "unset LIBERO_ASSETS, or correct it")
         return
-    finally:
-        logger.setLevel(level)
     text = f"assets: {assets.kind} ({assets.source}), {assets.path}"
     if assets.kind == "real":
         yield Finding("ok", text)

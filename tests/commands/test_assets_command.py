@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from srpo_env import cli
@@ -19,6 +21,14 @@ def test_it_shows_which_assets_are_used_and_for_which_suites(monkeypatch, tmp_pa
         "suites  libero_object",
     ]
     assert "`srpo-env assets download`" in " ".join(shown[3:])
+
+
+def test_it_leaves_the_log_as_it_was(monkeypatch, tmp_path):
+    monkeypatch.setenv("LIBERO_ASSETS", str(tmp_path / "lost"))
+    logger = logging.getLogger("srpo_env.libero.assets")
+    level = logger.level
+    assert cli.main(["assets"]) == 2
+    assert logger.level == level
 
 
 def test_a_broken_folder_is_one_sentence(monkeypatch, tmp_path, capsys):
