@@ -98,7 +98,7 @@ def test_an_incomplete_download_is_passed_over(machine, complete_folder):
 
 
 def test_without_any_other_stand_ins_are_generated_once(machine, caplog):
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger=assets.__name__):
         first, second = assets.resolve_assets(), assets.resolve_assets()
     assert first == second
     assert (first.kind, first.source) == ("stand-in", "generated")
