@@ -7,6 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+
+pytest.importorskip(
+    "stable_baselines3",
+    reason="Stable-Baselines3 is not installed: pip install 'srpo-env[sb3]'",
+)
+
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
