@@ -37,6 +37,12 @@ AGGRESSIVENESS = (3.0, 5.0, 7.0)
 CANDIDATES = 6  # faces around a point that its normal and texture coordinates may come from
 
 
+NO_DECIMATOR = (
+    'visuals="fast" needs fast-simplification: run `pip install fast-simplification`, or use '
+    'visuals="exact"'
+)
+
+
 @dataclass(frozen=True)
 class Mesh:
     """Triangles with a normal and, if textured, a texture coordinate in each corner."""
@@ -94,11 +100,7 @@ def _decimate(
     try:
         import fast_simplification
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'visuals="fast" needs fast-simplification: run `pip install fast-simplification`, '
-            'or use visuals="exact"',
-            name="fast_simplification",
-        ) from error
+        raise ModuleNotFoundError(NO_DECIMATOR, name="fast_simplification") from error
     best = points, faces
     if len(faces) <= FEW_FACES:
         return best

@@ -11,6 +11,7 @@ compiling the exact one takes.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import importlib.metadata
@@ -28,7 +29,7 @@ import numpy.typing as npt
 
 from srpo_env.libero.assets import cache_folder
 from srpo_env.libero.gl import choose_gl, has_gpu
-from srpo_env.libero.thinning import Mesh, thin_mesh
+from srpo_env.libero.thinning import NO_DECIMATOR, Mesh, thin_mesh
 
 choose_gl()  # before the first import of MuJoCo
 
@@ -91,8 +92,8 @@ def load_model(xml: str, visuals: Visuals) -> mujoco.MjModel:
     file = _folder("thin-models") / f"{_content_key(xml)}.mjb"
     if not file.is_file():
         logger.info("making a thin model, once: %s", file)
-        thin = thin_model(xml)
-        _write_atomically(file, lambda new: mujoco.mj_saveModel(thin, str(new), None))
+        _write_atomically(file, lambda new: mujoco.mj_saveModel(thin_model(xml), str(new), None))
+        _give_memory_back()
     model = mujoco.MjModel.from_binary_path(str(file))
     # Four samples per pixel double an image's cost in software, for edges that are smoother.
     model.vis.quality.offsamples = 0
@@ -121,6 +122,14 @@ def face_count(model: mujoco.MjModel) -> int:
     """Mesh faces that a camera's image of the model is made of."""
     drawn = (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (model.geom_group == 1)
     return int(model.mesh_facenum[model.geom_dataid[drawn]].sum())
+
+
+def _give_memory_back() -> None:
+    # Compiling an exact model takes 0.5 GB, which MuJoCo's cache and glibc would keep.
+    mujoco.mj_clearCache(mujoco.mj_getCache())
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 # --- Meshes -------------------------------------------------------------------------------------
@@ -304,7 +313,10 @@ def _file_digest(file: str) -> str:
 
 @functools.cache
 def _versions() -> str:
-    decimator = importlib.metadata.version("fast-simplification")
+    try:
+        decimator = importlib.metadata.version("fast-simplification")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModuleNotFoundError(NO_DECIMATOR, name="fast_simplification") from error
     return f"{VERSION} {mujoco.__version__} {decimator}"
 
 
