@@ -225,9 +225,10 @@ class Rollout:
         batch: list[ScoredGroup] = []
         with_signal = ended = 0
         enough = args.groups_per_iteration
-        with live(f"rollout {state.iteration + 1}", enough) as bar:
+        with live(f"rollout {state.iteration + 1}, groups", enough) as bar:
             while with_signal < enough and len(batch) < args.max_groups_per_iteration:
-                self._refill()
+                if self._idle.any():
+                    self._refill()
                 state.control_steps += self._step(state.generator)
                 ended += int(self._idle.sum())
                 if args.reference == "task" and ended >= enough * args.group_size:
@@ -244,8 +245,6 @@ class Rollout:
 
     def _refill(self) -> None:
         slots = np.flatnonzero(self._idle)
-        if slots.size == 0:
-            return
         ids = np.zeros((2, self.envs.num_envs), dtype=int)
         for slot in slots:
             if not self._queue:
@@ -366,7 +365,7 @@ def update(
     )
     logs: list[dict[str, float]] = []
     total = args.update_epochs * math.ceil(len(chunks) / args.minibatch_size)
-    for rows in live("update", total, minibatches):
+    for rows in live("update, minibatches", total, minibatches):
         x = {name: values[rows].to(device) for name, values in inputs.items()}
         columns = (tokens, old_log_probs, masks, advantages, weights)
         token, old, mask, advantage, weight = (values[rows].to(device) for values in columns)
@@ -442,7 +441,8 @@ class TrainingState:
 
 def live(what: str, total: int, steps: Iterable[Any] | None = None) -> tqdm:
     """A progress bar that leaves no trace; nothing at all where the output is not a terminal."""
-    return tqdm(steps, what, total, leave=False, file=sys.stdout, disable=None, dynamic_ncols=True)
+    line = "{desc} |{bar:24}| {n_fmt}/{total_fmt}, {elapsed}{postfix}"
+    return tqdm(steps, what, total, leave=False, file=sys.stdout, disable=None, bar_format=line)
 
 
 class Log:
@@ -573,7 +573,7 @@ def main(args: Args) -> None:
             if log.is_evaluation_due():
                 # A clean cut: a run resumed here starts the same episodes as one that goes on.
                 rollout.cut()
-                with live("held-out", len(held_out)) as bar:
+                with live("held-out episodes", len(held_out)) as bar:
                     libero.set_attr("max_steps", MAX_STEPS[libero.suite])
                     log.evaluation(evaluate(policy.act, libero, held_out, lambda _: bar.update()))
                     libero.set_attr("max_steps", args.rollout_steps or MAX_STEPS[libero.suite])

@@ -1,7 +1,9 @@
 """Whole runs of the agent, on a suite that needs no simulator."""
 
 import dataclasses
+import io
 import json
+import sys
 
 import gymnasium
 import numpy as np
@@ -259,6 +261,20 @@ def test_a_line_per_iteration_is_all_that_a_file_gets(args, capsys):
     assert max(map(len, lines)) <= 110
 
 
+def test_a_terminal_shows_how_far_an_iteration_is_and_then_forgets_it(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stdout", Terminal())
+    with vla_grpo.live("rollout 3, groups", 12) as bar:
+        bar.update(6)
+        bar.refresh()
+    shown = sys.stdout.getvalue()
+    assert "rollout 3, groups |############            | 6/12, 00:00" in shown
+    assert shown.split("\r")[-2].strip() == ""
+
+
 def test_a_line_is_not_wider_than_a_terminal_late_in_a_long_run(args, tmp_path, capsys):
     state = TrainingState(None, None, None, None, iteration=9999, control_steps=9_999_999)
     log = Log(dataclasses.replace(args, iterations=9999), tmp_path / "long", state)
@@ -307,8 +323,8 @@ def test_an_episode_whose_simulator_broke_is_run_again(args):
     libero.crash_slot = 2
     assert rollout._step(generator) == 3 * 8
     assert envs.pop_groups() == []
+    rollout._refill()
     for _ in range(2):
-        rollout._refill()
         rollout._step(generator)
     (group,) = envs.pop_groups()
     assert sorted(episode.env_index for episode in group.episodes) == [0, 0, 1, 3]
