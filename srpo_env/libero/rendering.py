@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import weakref
 from collections.abc import Iterator
 
 from srpo_env.libero.gl import SOFTWARE_RENDERERS, choose_gl, device_of_worker
@@ -63,6 +64,8 @@ class Renderer:
         if not model.light_castshadow.any():
             model.vis.quality.shadowsize = 0
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        # Not `__del__`: at the interpreter's end that would run when MuJoCo's modules are gone.
+        self._free = weakref.finalize(self, _free, self._gl, self._context)
         self._pixels = np.empty((size, size, 3), np.uint8)
 
     def render(self, data: mujoco.MjData, camera: str) -> npt.NDArray[np.uint8]:
@@ -84,13 +87,13 @@ class Renderer:
     def close(self) -> None:
         """Frees what was uploaded; may be called twice."""
         if self._context is not None:
-            self._gl.make_current()
-            self._context.free()
+            self._free()
             self._context = None
 
-    def __del__(self) -> None:
-        """Frees what was uploaded."""
-        self.close()
+
+def _free(gl: mujoco.GLContext, context: mujoco.MjrContext) -> None:
+    gl.make_current()
+    context.free()
 
 
 @functools.cache
