@@ -2,10 +2,9 @@
 
     python examples/cleanrl_ppo.py
 
-The three lines that end in ``# SRPO`` are what a CleanRL script gains. In CleanRL's own
-``ppo_continuous_action.py`` one more goes, ``NormalizeReward``: scaled by it, a success would no
-longer be worth 1. If the policy sees no image and none can be drawn from what it sees, pass
-``frames="render"``, and ``AutoresetMode.NEXT_STEP`` where the environments are made.
+The three lines that end in ``# SRPO`` are what a CleanRL script gains. CleanRL's own
+``ppo_continuous_action.py`` also scales rewards and observations: ``NormalizeReward`` goes, as a
+success has to be worth 1, and ``NormalizeObservation``, as `draw` needs to know where things are.
 """
 
 from __future__ import annotations
