@@ -57,7 +57,8 @@ STEP_TOKENS = 7  # a control step is seven tokens: position, orientation, grippe
 class Args:
     """All settings of a run; ``--help`` prints this list."""
 
-    env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "libero-object"  # or -spatial, ...
+    env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "libero-object"
+    """LIBERO suite: libero-object, -spatial, -goal, -10 or -90"""
     checkpoint: str = "libero-object"  # policy to start from: the name of one that ships, or a path
     reward: Literal["srpo", "binary"] = "srpo"  # binary: failures earn nothing (plain GRPO)
     seed: int = 1  # of the tasks drawn, the tokens sampled and the minibatches
@@ -68,9 +69,7 @@ class Args:
     num_envs: int = 32  # environments; any number of them share a process
     num_workers: int | None = None  # simulator processes; default: one per core
     group_size: int = 8  # episodes per group; M in the paper
-    groups_per_iteration: int = (
-        12  # groups with signal that an update waits for; others are skipped
-    )
+    groups_per_iteration: int = 12  # groups with signal that an update waits for
     max_groups_per_iteration: int = 24  # groups after which the update comes all the same
     rollout_steps: int | None = 160
     """control steps after which a training episode is cut off (successes take about 85); None for

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import sys
 
 import gymnasium
@@ -79,9 +80,10 @@ def test_every_setting_is_explained_in_the_help(capsys):
     with pytest.raises(SystemExit):
         tyro.cli(Args, args=["--help"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "episodes per group; M in the paper" in shown
-    for name in ("--env", *(f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(Args))):
-        assert name in shown
+    assert "--group-size INT episodes per group; M in the paper (default: 8)" in shown
+    for name in ("env", *(f.name.replace("_", "-") for f in dataclasses.fields(Args))):
+        assert f" --{name} " in shown or f" --{name}, " in shown
+    assert not re.findall(r"--[a-z-]+ \S+ \(default", shown)
 
 
 def test_runs_that_start_at_different_times_have_different_folders(monkeypatch):
