@@ -19,7 +19,7 @@ from srpo_env.libero.gl import choose_gl
 from srpo_env.libero.suites import get_task
 from tests.corridor import ReadingEncoder
 
-pytestmark = [pytest.mark.libero, pytest.mark.slow]
+pytestmark = pytest.mark.libero
 
 TASK = get_task("libero_object", 0)
 SIZE = 32
