@@ -105,7 +105,6 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self._timeout = timeout
         self._last: list[Outcome | None] = [None] * num_envs
         """of each environment's last reset or step"""
-        self._failures: list[str] = []
         # Spawned, not forked: a fork of a process that has used the threads of torch or OpenGL
         # can hang.
         self._context = multiprocessing.get_context("spawn")
@@ -278,11 +277,10 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                             f"{answer.traceback}"
                         )
                     answer = self._worker_error(slot, answer)
-                elif isinstance(commands[slot], Step | Reset):
-                    self._failures.clear()
                 outcomes[slot] = answer
                 if isinstance(commands[slot], Step | Reset):
                     self._last[slot] = answer
+            self._give_up_on(worker, [outcomes[slot] for slot in answers])
         return outcomes
 
     def _worker_error(self, slot: int, failure: Failure) -> Outcome:
@@ -298,13 +296,24 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             f"with {failure.kind}: {failure.message}\n{failure.traceback}"
         )
         logger.error("%s", report)
-        self._failures.append(failure.kind)
-        if self._failures[-MAX_FAILURES_IN_A_ROW:] == [failure.kind] * MAX_FAILURES_IN_A_ROW:
+        error = {"is_success": False, "worker_error": report, "worker_error_kind": failure.kind}
+        return Outcome(truncated=True, info={**info, **error})
+
+    def _give_up_on(self, worker: _Worker, outcomes: Sequence[Outcome]) -> None:
+        """Raises when a worker's last commands failed, three in a row, in the same way."""
+        failed = [outcome.info for outcome in outcomes if "worker_error" in outcome.info]
+        if not failed:
+            worker.failures.clear()
+            return
+        # A worker that dies takes all of its episodes along, and that is one failure.
+        kind = failed[-1]["worker_error_kind"]
+        worker.failures.append(kind)
+        if worker.failures[-MAX_FAILURES_IN_A_ROW:] == [kind] * MAX_FAILURES_IN_A_ROW:
             self.close()
             raise RuntimeError(
-                f"{MAX_FAILURES_IN_A_ROW} failures in a row of the same kind; the last: {report}"
+                f"{MAX_FAILURES_IN_A_ROW} failures in a row of the same kind; the last: "
+                f"{failed[-1]['worker_error']}"
             )
-        return Outcome(truncated=True, info={**info, "is_success": False, "worker_error": report})
 
     def _reset_ended(
         self, outcomes: dict[int, Outcome], dones: npt.NDArray[np.bool_]
@@ -359,6 +368,8 @@ class _Worker:
 
     def __init__(self, envs: LiberoVectorEnv, slots: list[int]) -> None:
         self.slots = slots
+        self.failures: list[str] = []
+        """kinds of its failures since the last command that worked"""
         self._envs = envs
         self._start()
 

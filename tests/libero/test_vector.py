@@ -151,6 +151,17 @@ def test_a_worker_that_dies_is_replaced_and_its_episodes_come_back_truncated(cap
     envs.close()
 
 
+def test_a_worker_that_dies_with_several_episodes_is_one_failure():
+    mode = AutoresetMode.DISABLED
+    envs = LiberoVectorEnv(num_envs=4, num_workers=1, autoreset_mode=mode, **SETTINGS)
+    envs.reset(options={"task_id": 0})
+    os.kill(envs._workers[0]._process.pid, signal.SIGKILL)
+    time.sleep(0.2)
+    assert envs.step(actions_for(envs))[3].all()
+    envs.reset(options={"task_id": 0})
+    envs.close()
+
+
 def test_three_failures_of_one_kind_in_a_row_end_it_loudly():
     envs = LiberoVectorEnv(
         num_envs=1, timeout=60, autoreset_mode=AutoresetMode.NEXT_STEP, **SETTINGS
