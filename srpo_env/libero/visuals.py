@@ -81,12 +81,18 @@ def _default_visuals() -> Visuals:
     return "fast"
 
 
+_ROBOSUITE_SIZE = '<size nconmax="5000" njmax="5000"'
+
+
 def load_model(xml: str, visuals: Visuals) -> mujoco.MjModel:
     """Compiles a scene; with ``"fast"``, makes its thin model or loads it from the cache folder.
 
     Raises:
         ModuleNotFoundError: If ``"fast"`` is wanted and ``fast-simplification`` is not installed.
     """
+    # robosuite asks for room for 5000 contacts: 1.3 GB of address space per task, of which 1 MB is
+    # used. A process with many tasks could then not fork: the system refuses to promise so much.
+    xml = xml.replace(_ROBOSUITE_SIZE, '<size memory="64M"')
     if visuals == "exact":
         return mujoco.MjModel.from_xml_string(xml)
     file = _folder("thin-models") / f"{_content_key(xml)}.mjb"
