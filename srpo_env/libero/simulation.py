@@ -35,6 +35,12 @@ Floats = npt.NDArray[np.float64]
 SUBSTEPS = 25
 """MuJoCo steps of 2 ms per control step of 50 ms"""
 
+OBSERVED_SUBSTEP = SUBSTEPS - 2
+"""
+what an observation shows: robosuite samples its sensors once per control step, and LIBERO's reset
+and ``set_init_state``, which sample too, set their clock so that it happens in the last but one
+"""
+
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 """Names of the images that a policy sees, and of LIBERO's cameras that take them"""
 
@@ -51,6 +57,10 @@ class Snapshot:
     physics: Floats
     seen_qpos: Floats
     """joint positions that the derived quantities belong to: MuJoCo's lag one substep behind"""
+    observed_qpos: Floats
+    """joint positions that the images show: one substep older still, as upstream's are"""
+    observed_alpha: Floats
+    """opacity of the sites in the images: a burner that a step turns on glows in the next one's"""
     goal_ori: Floats
     fingers: Floats
     fresh: bool
@@ -91,6 +101,7 @@ class Simulation:
         )
         self._hand = self.model.body(self._env.robots[0].robot_model.eef_name).id
         self._grip_site = self._env.robots[0].eef_site_id
+        self._site_alpha = self.model.site_rgba[:, 3]  # a view
         self._renderer: Renderer | None = None
 
     # --- The episode --------------------------------------------------------------------------
@@ -113,8 +124,9 @@ class Simulation:
         self.data.qvel[:] = state[1 + nq :]
         mujoco.mj_forward(self.model, self.data)
         self._controller.reset()
-        self._seen_qpos = self.data.qpos.copy()
+        self._seen_qpos = self._observed_qpos = self.data.qpos.copy()
         self._update_visual_state()
+        self._observed_alpha = self._site_alpha.copy()
 
     def step(self, action: Floats) -> bool:
         """Runs one control step with an action in [-1, 1], shape ``(7,)``.
@@ -128,9 +140,12 @@ class Simulation:
             if substep == 0:
                 controller.set_goal(action)
             controller.apply()
-            if substep == SUBSTEPS - 1:
+            if substep == OBSERVED_SUBSTEP:
+                self._observed_qpos = data.qpos.copy()
+            elif substep == SUBSTEPS - 1:
                 self._seen_qpos = data.qpos.copy()
             mujoco.mj_step2(model, data)
+        self._observed_alpha = self._site_alpha.copy()
         self._update_visual_state()
         return self.is_success()
 
@@ -146,6 +161,8 @@ class Simulation:
         return Snapshot(
             physics,
             self._seen_qpos.copy(),
+            self._observed_qpos.copy(),
+            self._observed_alpha.copy(),
             controller.goal_ori.copy(),
             controller.fingers.copy(),
             controller.fresh,
@@ -155,12 +172,10 @@ class Simulation:
         """Goes back to a snapshot: images, positions and what follows are equal to the last bit."""
         model, data, controller = self.model, self.data, self._controller
         mujoco.mj_setState(model, data, snapshot.physics, _STATE)
-        qpos = data.qpos.copy()
-        data.qpos[:] = self._seen_qpos = snapshot.seen_qpos.copy()
-        mujoco.mj_kinematics(model, data)
-        mujoco.mj_comPos(model, data)
-        mujoco.mj_camlight(model, data)
-        data.qpos[:] = qpos
+        self._observed_qpos = snapshot.observed_qpos.copy()
+        self._observed_alpha = snapshot.observed_alpha.copy()
+        self._seen_qpos = snapshot.seen_qpos.copy()
+        self._place(self._seen_qpos)
         controller.goal_ori = snapshot.goal_ori.copy()
         controller.fingers = snapshot.fingers.copy()
         controller.fresh = snapshot.fresh
@@ -172,15 +187,16 @@ class Simulation:
         """An image of ``agentview`` or ``wrist``, upright, ``(image_size, image_size, 3)``."""
         if self._renderer is None:
             self._renderer = Renderer(self.model, self.image_size)
-        return self._renderer.render(self.data, CAMERAS[camera])
+        with self._as_observed():
+            return self._renderer.render(self.data, CAMERAS[camera])
 
     def proprio(self) -> npt.NDArray[np.float32]:
         """Gripper position (m), orientation as axis-angle (rad), two fingers (m); ``(8,)``."""
-        rotation = _axis_angle(self.data.xquat[self._hand])
-        fingers = self.data.qpos[7:9]
-        return np.concatenate([self.data.site_xpos[self._grip_site], rotation, fingers]).astype(
-            np.float32
-        )
+        fingers = self._seen_qpos[7:9]  # upstream reads these from the joints, which do not lag
+        with self._as_observed():
+            rotation = _axis_angle(self.data.xquat[self._hand])
+            position = self.data.site_xpos[self._grip_site]
+            return np.concatenate([position, rotation, fingers]).astype(np.float32)
 
     @property
     def grip_position(self) -> Floats:
@@ -203,6 +219,28 @@ class Simulation:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+    @contextlib.contextmanager
+    def _as_observed(self) -> Iterator[None]:
+        """Shows the simulation at the moment that upstream's observations are of."""
+        alpha = self._site_alpha.copy()
+        self._place(self._observed_qpos)
+        self._site_alpha[:] = self._observed_alpha
+        try:
+            yield
+        finally:
+            self._place(self._seen_qpos)
+            self._site_alpha[:] = alpha
+
+    def _place(self, qpos: Floats) -> None:
+        """Computes where everything is for ``qpos``, and leaves the simulator's own as they are."""
+        model, data = self.model, self.data
+        own = data.qpos.copy()
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_camlight(model, data)
+        data.qpos[:] = own
 
     def _update_visual_state(self) -> None:
         # Upstream's burner lights and the like: sites that show or hide with a joint. Costs little,

@@ -1,0 +1,190 @@
+"""The licence for everything fast: LIBERO's own environment gives the same numbers to the last bit.
+
+Upstream's environment runs beside ours, with the same actions. Fixtures (cabinets, stoves, racks)
+have no joints, so no stored state says where they stand: upstream draws their place, within some
+centimetres, anew at each reset, and ours keeps that of seed 0. Here ours takes over what it drew.
+
+``ControlEnv.reset`` is never called: it loops for ever when something raises.
+"""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from srpo_env.libero.assets import check_suite, resolve_assets
+from srpo_env.libero.env import LiberoEnv
+from srpo_env.libero.experts import run_expert
+from srpo_env.libero.simulation import CAMERAS, SETTLE_ACTION, Simulation
+from srpo_env.libero.suites import get_task, tasks_of
+
+pytestmark = pytest.mark.libero
+
+CHUNK = 8
+QUICK = [("libero_object", 3), ("libero_goal", 1), ("libero_10", 2)]
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+
+
+def build(suite, task_id, visuals):
+    try:
+        check_suite(resolve_assets(), suite)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    return Simulation(get_task(suite, task_id), visuals=visuals)
+
+
+def reset_upstream(task, init_state_id, *, seed=7):
+    """Upstream's environment after its reset to a stored state, and what it observes there."""
+    from libero.libero.envs import OffScreenRenderEnv
+
+    upstream = OffScreenRenderEnv(bddl_file_name=str(task.bddl_file), horizon=10**6)
+    np.random.seed(seed)  # noqa: NPY002  upstream draws from the global generator
+    upstream.env.reset()
+    return upstream, upstream.set_init_state(task.init_states()[init_state_id])
+
+
+def take_over_fixtures(simulation, upstream):
+    simulation.model.body_pos[:] = upstream.sim.model.body_pos
+    simulation.model.body_quat[:] = upstream.sim.model.body_quat
+
+
+def state_of(simulation):
+    return np.concatenate([[simulation.data.time], simulation.data.qpos, simulation.data.qvel])
+
+
+def no_image(_):
+    return np.zeros((128, 128, 3), np.uint8)
+
+
+no_image.__modality__ = "image"
+
+
+class Cameras:
+    """Upstream's cameras, which can be covered: without them it is ten times faster."""
+
+    def __init__(self, upstream):
+        self._upstream = upstream
+        self._observables = [
+            upstream.env._observables[f"{name}_image"] for name in CAMERAS.values()
+        ]
+        self._sensors = [observable._sensor for observable in self._observables]
+
+    def cover(self, covered):
+        # The observables stay enabled: switching them off would set their clocks back.
+        for observable, sensor in zip(self._observables, self._sensors, strict=True):
+            observable._sensor = no_image if covered else sensor
+        # Upstream takes for granted that its OpenGL context is the only one of the process.
+        self._upstream.sim._render_context_offscreen.gl_ctx.make_current()
+
+
+def check_observation(simulation, observation):
+    for camera, name in CAMERAS.items():
+        theirs = observation[f"{name}_image"][::-1]
+        np.testing.assert_array_equal(simulation.render(camera), theirs, err_msg=camera)
+    proprio = simulation.proprio()
+    theirs = [observation["robot0_eef_pos"], observation["robot0_gripper_qpos"]]
+    np.testing.assert_array_equal(
+        np.delete(proprio, slice(3, 6)), np.concatenate(theirs).astype(np.float32)
+    )
+    x, y, z, w = observation["robot0_eef_quat"]
+    quaternion = Rotation.from_rotvec(proprio[3:6]).as_quat(canonical=True)
+    expected = np.array([x, y, z, w]) * (1 if w > 0 else -1)
+    np.testing.assert_allclose(quaternion, expected, atol=1e-6)
+
+
+def check_episode(suite, task_id, init_state_id, chunks, looks):
+    """Plays random chunks; after those in ``looks``, compares what is observed."""
+    exact, fast = build(suite, task_id, "exact"), build(suite, task_id, "fast")
+    upstream, observation = reset_upstream(exact.task, init_state_id)
+    for simulation in (exact, fast):
+        take_over_fixtures(simulation, upstream)
+        simulation.reset(exact.task.init_states()[init_state_id])
+    check_observation(exact, observation)
+    cameras = Cameras(upstream)
+    rng = np.random.default_rng(task_id)
+    for chunk in range(chunks):
+        for step, action in enumerate(rng.uniform(-1.0, 1.0, (CHUNK, 7))):
+            cameras.cover(not (chunk in looks and step == CHUNK - 1))
+            observation, reward, done, _ = upstream.step(action)
+            for simulation in (exact, fast):
+                success = simulation.step(action)
+                np.testing.assert_array_equal(
+                    state_of(simulation),
+                    upstream.get_sim_state(),
+                    err_msg=f"{simulation.visuals}, chunk {chunk}, step {step}",
+                )
+                assert (float(success), success) == (reward, done)
+        if chunk in looks:
+            check_observation(exact, observation)
+    upstream.close()
+
+
+@pytest.mark.parametrize(("suite", "task_id"), QUICK)
+def test_states_rewards_and_observations_equal_upstreams(suite, task_id):
+    check_episode(suite, task_id, init_state_id=1, chunks=3, looks=(0, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task_id", range(10))
+@pytest.mark.parametrize("suite", SUITES)
+def test_states_rewards_and_observations_equal_upstreams_over_200_chunks(suite, task_id):
+    check_episode(suite, task_id, init_state_id=0, chunks=200, looks=range(0, 200, 20))
+
+
+@pytest.mark.parametrize(("suite", "task_id"), QUICK[:2])
+def test_a_reset_equals_upstreams_reset_whatever_was_before(suite, task_id):
+    simulation = build(suite, task_id, "fast")
+    states = simulation.task.init_states()
+    upstream, _ = reset_upstream(simulation.task, 2)
+    take_over_fixtures(simulation, upstream)
+    simulation.reset(states[0])
+    simulation.step(np.ones(7))
+    simulation.reset(states[2])
+    for name in ("time", "qpos", "qvel", "qacc", "qacc_warmstart", "xpos", "xquat", "site_xpos"):
+        theirs = getattr(upstream.sim.data._data, name)
+        np.testing.assert_array_equal(getattr(simulation.data, name), theirs, err_msg=name)
+    upstream.close()
+
+
+def test_only_the_places_of_fixtures_are_upstreams_to_draw():
+    simulation = build("libero_goal", 1, "exact")
+    upstream, _ = reset_upstream(simulation.task, 0, seed=11)
+    fixtures = set(upstream.env.fixtures_dict)
+    theirs = upstream.sim.model._model
+    for name in dir(theirs):
+        value = getattr(theirs, name)
+        if name.startswith("_") or not isinstance(value, np.ndarray):
+            continue
+        moved = np.argwhere(value != getattr(simulation.model, name))
+        bodies = {theirs.body(index[0]).name for index in moved} if len(moved) else set()
+        assert not bodies or name in ("body_pos", "body_quat"), name
+        assert all(any(body.startswith(fixture) for fixture in fixtures) for body in bodies), bodies
+    assert np.abs(theirs.body_pos - simulation.model.body_pos).max() < 0.05
+    upstream.close()
+
+
+def test_a_success_comes_at_the_same_step_and_ends_the_episode():
+    simulation = build("libero_object", 0, "fast")
+    attempt = run_expert(simulation, 5)
+    assert attempt.success
+    actions = attempt.executed_actions
+    upstream, _ = reset_upstream(simulation.task, 5)
+    Cameras(upstream).cover(True)
+    for _ in range(10):
+        upstream.step(SETTLE_ACTION)
+    results = [upstream.step(action)[1:3] for action in actions]
+    assert results == [(0.0, False)] * (len(actions) - 1) + [(1.0, True)]
+    np.testing.assert_array_equal(state_of(simulation), upstream.get_sim_state())
+    upstream.close()
+
+    env = LiberoEnv(chunk=CHUNK, visuals="fast")
+    env.reset(options={"task_id": 0, "init_state_id": 5})
+    padded = np.concatenate([actions, np.zeros((-len(actions) % CHUNK, 7))])
+    for chunk in padded.reshape(-1, CHUNK, 7):
+        _, reward, terminated, truncated, info = env.step(chunk)
+    assert (reward, terminated, truncated) == (1.0, True, False)
+    assert info["control_steps"] == len(actions)
+    env.close()
+
+
+def test_all_forty_tasks_are_there():
+    assert sum(len(tasks_of(suite)) for suite in SUITES) == 40
