@@ -168,19 +168,22 @@ class _Rows:
 
     def append(self) -> None:
         """Adds what is seen now."""
-        simulation, data = self._simulation, self._simulation.data
-        position, proprio = simulation.grip_position, simulation.proprio().astype(np.float64)
-        quaternion = data.xquat[self._hand][[1, 2, 3, 0]]  # MuJoCo has w first, robosuite last
-        fingers = data.qpos[7:9].copy()
+        simulation = self._simulation
+        state = np.concatenate([[simulation.data.time], simulation.data.qpos, simulation.data.qvel])
+        rotation = simulation.proprio()[3:6].astype(np.float64)
+        with simulation.as_observed() as data:
+            position = simulation.grip_position
+            quaternion = data.xquat[self._hand][[1, 2, 3, 0]]  # MuJoCo has w first, robosuite last
+            joints, fingers = data.qpos[:7].copy(), data.qpos[7:9].copy()
         self._rows.append(
             {
-                "states": np.concatenate([[data.time], data.qpos, data.qvel]),
+                "states": state,
                 "robot_states": np.concatenate([fingers, position, quaternion]),
                 "gripper_states": fingers,
-                "joint_states": data.qpos[:7].copy(),
-                "ee_states": np.concatenate([position, proprio[3:6]]),
+                "joint_states": joints,
+                "ee_states": np.concatenate([position, rotation]),
                 "ee_pos": position,
-                "ee_ori": proprio[3:6],
+                "ee_ori": rotation,
                 **{IMAGE_KEYS[camera]: simulation.render(camera) for camera in CAMERAS},
             }
         )

@@ -187,15 +187,30 @@ class Simulation:
         """An image of ``agentview`` or ``wrist``, upright, ``(image_size, image_size, 3)``."""
         if self._renderer is None:
             self._renderer = Renderer(self.model, self.image_size)
-        with self._as_observed():
-            return self._renderer.render(self.data, CAMERAS[camera])
+        with self.as_observed() as data:
+            return self._renderer.render(data, CAMERAS[camera])
+
+    @contextlib.contextmanager
+    def as_observed(self) -> Iterator[mujoco.MjData]:
+        """Sets the simulator's data to the moment that observations are of; for reading, not nested.
+
+        As upstream's sensors find them: joint positions of one substep before the control step's
+        end, and with MuJoCo's lag all that is derived from them, as ``xpos``, of one before that.
+        """
+        qpos, alpha = self.data.qpos.copy(), self._site_alpha.copy()
+        self._place(self._observed_qpos)
+        self.data.qpos[:], self._site_alpha[:] = self._seen_qpos, self._observed_alpha
+        try:
+            yield self.data
+        finally:
+            self._place(self._seen_qpos)
+            self.data.qpos[:], self._site_alpha[:] = qpos, alpha
 
     def proprio(self) -> npt.NDArray[np.float32]:
         """Gripper position (m), orientation as axis-angle (rad), two fingers (m); ``(8,)``."""
-        fingers = self._seen_qpos[7:9]  # upstream reads these from the joints, which do not lag
-        with self._as_observed():
-            rotation = _axis_angle(self.data.xquat[self._hand])
-            position = self.data.site_xpos[self._grip_site]
+        with self.as_observed() as data:
+            rotation = _axis_angle(data.xquat[self._hand])
+            position, fingers = data.site_xpos[self._grip_site], data.qpos[7:9]
             return np.concatenate([position, rotation, fingers]).astype(np.float32)
 
     @property
@@ -219,18 +234,6 @@ class Simulation:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
-
-    @contextlib.contextmanager
-    def _as_observed(self) -> Iterator[None]:
-        """Shows the simulation at the moment that upstream's observations are of."""
-        alpha = self._site_alpha.copy()
-        self._place(self._observed_qpos)
-        self._site_alpha[:] = self._observed_alpha
-        try:
-            yield
-        finally:
-            self._place(self._seen_qpos)
-            self._site_alpha[:] = alpha
 
     def _place(self, qpos: Floats) -> None:
         """Computes where everything is for ``qpos``, and leaves the simulator's own as they are."""
