@@ -29,7 +29,6 @@ import torch
 import tyro
 from gymnasium.vector import AutoresetMode
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import srpo_env
@@ -37,6 +36,7 @@ from srpo_env.evaluation import Evaluation, evaluate, held_out_episodes
 from srpo_env.libero.demos import read_demos
 from srpo_env.policy import SmallPolicy
 from srpo_env.policy.cloning import ClonedFrames, augment, cloning_loss
+from srpo_env.run_log import RunLog
 
 LOG_EVERY = 20
 
@@ -109,13 +109,13 @@ class Args:
         """The environment's name in Gymnasium's registry."""
         return self.env_id if "/" in self.env_id else f"srpo_env/{self.env_id.replace('_', '-')}"
 
-    @property
-    def run_name(self) -> str:
-        """Name of the run's folder."""
-        return f"{self.env_id.split('/')[-1]}__{self.exp_name}__{self.seed}"
+    def new_folder(self) -> Path:
+        """Where a run that starts now writes to; no two runs share a folder."""
+        env = self.gym_id.split("/")[-1]
+        return Path(self.run_dir) / f"{env}__{self.exp_name}__{self.seed}__{int(time.time())}"
 
 
-def train(policy: SmallPolicy, frames: ClonedFrames, args: Args, writer: SummaryWriter) -> int:
+def train(policy: SmallPolicy, frames: ClonedFrames, args: Args, log: RunLog) -> int:
     """Clones the demonstrations; returns the steps done, fewer than asked for after Ctrl-C."""
     generator = torch.Generator().manual_seed(args.seed)
     optimizer = torch.optim.AdamW(
@@ -144,8 +144,7 @@ def train(policy: SmallPolicy, frames: ClonedFrames, args: Args, writer: Summary
                 speed = step * args.batch_size / (time.monotonic() - started)
                 values = {f"loss/{name}": float(value) for name, value in parts.items()}
                 values |= {"charts/learning_rate": float(rate), "charts/frames_per_second": speed}
-                for name, value in values.items():
-                    writer.add_scalar(name, value, step)
+                log.write({"step": step}, values, step)
                 progress.set_postfix(
                     nats=f"{values['loss/cross_entropy']:.2f}",
                     waypoints=f"{100 * values['loss/waypoint_error']:.1f} cm",
@@ -198,23 +197,15 @@ def main(args: Args) -> None:
     demos = read_demos(args.demos, demos_per_task=args.demos_per_task)
     demos = tqdm(demos, desc="reading", unit="demo", mininterval=BAR_SECONDS)
     frames = ClonedFrames.from_demos(demos, policy, args.stride)
-    folder = Path(args.run_dir) / args.run_name
-    folder.mkdir(parents=True, exist_ok=True)
-    if args.track:
-        import wandb
-
-        wandb.init(
-            project=args.wandb_project_name, entity=args.wandb_entity, name=args.run_name,
-            config=asdict(args), sync_tensorboard=True,
-        )  # fmt: skip
-    writer = SummaryWriter(str(folder))
+    folder = args.new_folder()
+    log = RunLog(folder, asdict(args), {"demonstrations": dict(frames.demos)})
     print(
-        f"{args.run_name}: {sum(frames.demos.values())} demonstrations "
+        f"{folder}: {sum(frames.demos.values())} demonstrations "
         f"of {len(frames.demos)} tasks, {len(frames)} frames",
         flush=True,
     )
     # --- Training ---
-    steps = train(policy, frames, args, writer)
+    steps = train(policy, frames, args, log)
     story = provenance(args, frames, steps)
     checkpoint = folder / "policy"
     policy.save(checkpoint, story)
@@ -222,12 +213,12 @@ def main(args: Args) -> None:
     # --- Evaluation; not of a run that was stopped ---
     if args.eval_episodes and steps == args.steps:
         result = held_out(policy, args)
-        writer.add_scalar("eval/success_rate", result.success_rate, steps)
+        log.write({"step": steps}, {"eval/success_rate": result.success_rate}, steps)
         tasks = result.by_task().values()
         shares = " ".join(f"{task.num_successes}/{len(task.episodes)}" for task in tasks)
         print(f"held-out success {result} episodes; by task {shares}")
         policy.save(checkpoint, story | {"held_out": str(result), "held_out_by_task": shares})
-    writer.close()
+    log.close()
 
 
 if __name__ == "__main__":

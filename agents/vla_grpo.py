@@ -39,7 +39,6 @@ import torch
 import tyro
 from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from srpo_env import Group, PixelEncoder, SelfReferentialProgressWrapper
@@ -48,7 +47,7 @@ from srpo_env.evaluation import TRAINING_STATES, Evaluation, evaluate, held_out_
 from srpo_env.libero.suites import MAX_STEPS
 from srpo_env.policy import Policy, load_policy
 from srpo_env.policy.training_checkpoint import load_training, newest_checkpoint, save_training
-from srpo_env.report import read_history
+from srpo_env.run_log import RunLog
 
 STEP_TOKENS = 7  # a control step is seven tokens: position, orientation, gripper
 
@@ -447,27 +446,14 @@ def live(what: str, total: int, steps: Iterable[Any] | None = None) -> tqdm:
 class Log:
     """One line per iteration, and the same figures for files, TensorBoard and Weights & Biases."""
 
-    def __init__(self, args: Args, folder: Path, state: TrainingState) -> None:
+    def __init__(self, args: Args, folder: Path, state: TrainingState, assets: str) -> None:
         """Makes the run's folder; of a run that goes on, forgets what came after its checkpoint."""
         self.args, self.state = args, state
-        folder.mkdir(parents=True, exist_ok=args.resume is not None)
-        settings = json.dumps(asdict(args), indent=2)
-        (folder / "args.json").write_text(settings)
-        past = read_history(folder, state.iteration) if args.resume else []
-        self.history = folder / "history.jsonl"
-        self.history.write_text("".join(json.dumps(record) + "\n" for record in past))
-        evaluations = [record for record in past if "eval/success_rate" in record]
+        at = {"iteration": state.iteration, "step": state.control_steps} if args.resume else None
+        self.run = RunLog(folder, asdict(args), {"assets": assets}, resume_at=at)
+        evaluations = [record for record in self.run.past if "eval/success_rate" in record]
         self.evaluated = {record["iteration"] for record in evaluations}
         self.success_rate = evaluations[-1]["eval/success_rate"] if evaluations else math.nan
-        if args.track:
-            import wandb
-
-            wandb.init(
-                project=args.wandb_project_name, entity=args.wandb_entity, config=asdict(args),
-                id=folder.name, name=folder.name, resume="allow", sync_tensorboard=True,
-            )  # fmt: skip
-        self.writer = SummaryWriter(str(folder), purge_step=state.control_steps + 1)
-        self.writer.add_text("args", f"```json\n{settings}\n```")
         self.started = time.monotonic() - state.seconds
         self.ends: deque[tuple[int, float]] = deque(maxlen=11)  # of iterations: number, seconds
         print(f"{folder}, from iteration {state.iteration}", flush=True)
@@ -482,14 +468,15 @@ class Log:
         signal = sum(has_signal(group, self.args.reward) for group in groups)
         success = float(np.mean([episode.success for episode in episodes]))
         speed = state.control_steps / state.seconds
-        self.write({
+        figures = {
             "rollout/success_rate": success,
             "signal/with_signal": signal / len(groups),
             "signal/shaped": sum(group.shaped for group in groups) / len(groups),
             "signal/no_success": sum(group.num_successes == 0 for group in groups) / len(groups),
             "charts/steps_per_second": speed,
             **{f"loss/{name}": value for name, value in losses.items()},
-        })  # fmt: skip
+        }
+        self.run.write(state.counters(), figures, state.control_steps)
         self.ends.append((state.iteration, state.seconds))
         (first, start), (last, end) = self.ends[0], self.ends[-1]
         pace = (end - start) / (last - first) / 60 if last > first else None
@@ -510,16 +497,10 @@ class Log:
         self.ends.append((self.state.iteration, self.state.seconds))
         tasks = result.by_task()
         by_task = {f"eval/task_{task}": part.success_rate for task, part in tasks.items()}
-        self.write({"eval/success_rate": result.success_rate, **by_task})
+        figures = {"eval/success_rate": result.success_rate, **by_task}
+        self.run.write(self.state.counters(), figures, self.state.control_steps)
         shares = " ".join(f"{part.num_successes}/{len(part.episodes)}" for part in tasks.values())
         print(f"held-out success {result} episodes; by task {shares}", flush=True)
-
-    def write(self, values: dict[str, float]) -> None:
-        """Logs figures at the present number of control steps."""
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, self.state.control_steps)
-        with self.history.open("a") as file:
-            file.write(json.dumps(self.state.counters() | values) + "\n")
 
     def is_evaluation_due(self) -> bool:
         """Whether the policy is to be evaluated now, and has not been yet."""
@@ -564,7 +545,7 @@ def main(args: Args) -> None:
         folder = Path(args.resume) if args.resume else args.new_folder()
         if args.resume:
             state.restore(folder)
-        log = Log(args, folder, state)
+        log = Log(args, folder, state, libero.assets)
     rollout = Rollout(envs, policy, sampler, args)
     try:
         while True:
@@ -592,7 +573,7 @@ def main(args: Args) -> None:
         raise SystemExit(130) from None  # 128 + SIGINT, as shells have it
     finally:
         envs.close()
-        log.writer.close()
+        log.run.close()
 
 
 if __name__ == "__main__":

@@ -27,12 +27,19 @@ STYLES: tuple[dict[str, Any], ...] = (
 NAMES = {"srpo": "SRPO", "binary": "plain GRPO"}
 """what the agent's reward kinds are called in a picture, in the order of STYLES"""
 
+ASSETS = {"real": "LIBERO's assets", "stand-in": "stand-ins"}
+
+SETTINGS, CONDITIONS, HISTORY = "args.json", "conditions.json", "history.jsonl"
+"""files of a run's folder"""
+
 
 @dataclass(frozen=True, eq=False)
 class Curve:
     """The held-out evaluations of one run, in their order; arrays have shape ``(num_points,)``."""
 
     env_id: str
+    assets: str
+    """``real``: LIBERO's own, or ``stand-in``"""
     reward: str
     seed: int
     num_episodes: int
@@ -53,7 +60,7 @@ class Curve:
         """Where it started and ended."""
         low, high = self.intervals[-1]
         return (
-            f"{self.reward}, seed {self.seed}: {self.success_rates[0]:.0%} -> "
+            f"{self.reward}, seed {self.seed}, {ASSETS[self.assets]}: {self.success_rates[0]:.0%} -> "
             f"{self.success_rates[-1]:.0%} [{low:.0%}, {high:.0%}] of {self.num_episodes} episodes "
             f"after {self.control_steps[-1]:,.0f} control steps, {self.minutes[-1]:.0f} min"
         )
@@ -70,9 +77,9 @@ def read_history(folder: str | Path, last_iteration: float | None = None) -> lis
         FileNotFoundError: If there is no ``history.jsonl``.
         ValueError: If a line of it is not what the agent writes.
     """
-    file = Path(folder) / "history.jsonl"
+    file = Path(folder) / HISTORY
     if not file.is_file():
-        raise FileNotFoundError(f"a run's folder must hold history.jsonl, {str(folder)!r} does not")
+        raise FileNotFoundError(f"a run's folder must hold {HISTORY}, {str(folder)!r} does not")
     records = []
     for number, line in enumerate(file.read_text().splitlines(), start=1):
         try:
@@ -89,7 +96,7 @@ def read_curve(folder: str | Path) -> Curve:
     """The held-out evaluations of a run of ``agents/vla_grpo.py``, which may still be going on.
 
     Raises:
-        FileNotFoundError: If ``history.jsonl`` or ``args.json`` is missing.
+        FileNotFoundError: If one of its files is missing.
         ValueError: If the run was not evaluated yet, or a file is not what the agent writes.
     """
     points = [point for point in read_history(folder) if "eval/success_rate" in point]
@@ -98,13 +105,18 @@ def read_curve(folder: str | Path) -> Curve:
     iterations = [point["iteration"] for point in points]
     if iterations != sorted(set(iterations)):
         raise ValueError(f"{folder} holds more than one run: its evaluations are of {iterations}")
-    file = Path(folder) / "args.json"
+    file = Path(folder) / SETTINGS
     try:
         args = json.loads(file.read_text())
+        conditions = json.loads((Path(folder) / CONDITIONS).read_text())
         if args["reward"] not in NAMES:
             raise ValueError(f"{file}: reward must be srpo or binary, got {args['reward']!r}")
+        if conditions["assets"] not in ASSETS:
+            known = " or ".join(ASSETS)
+            raise ValueError(f"{folder}: assets must be {known}, got {conditions['assets']!r}")
         return Curve(
             env_id=args["env_id"].rpartition("/")[2].replace("_", "-"),
+            assets=conditions["assets"],
             reward=args["reward"],
             seed=args["seed"],
             num_episodes=args["eval_episodes"],
@@ -124,12 +136,13 @@ def draw_curves(curves: Sequence[Curve]) -> Figure:
     a thin line, and the thick one is their mean at the iterations that all of them have reached.
 
     Raises:
-        ValueError: If the runs are of several environments.
+        ValueError: If the runs are of several environments, or on several kinds of assets.
         ModuleNotFoundError: If matplotlib is not installed.
     """
-    env_ids = sorted({curve.env_id for curve in curves})
-    if len(env_ids) != 1:
-        raise ValueError(f"the runs must be of one environment, got {', '.join(env_ids) or 'none'}")
+    names = sorted({f"{curve.env_id} on {ASSETS[curve.assets]}" for curve in curves})
+    if len(names) != 1:
+        received = " and ".join(names) or "none"
+        raise ValueError(f"the runs must be of one environment on the same assets, got {received}")
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
@@ -139,7 +152,7 @@ def draw_curves(curves: Sequence[Curve]) -> Figure:
     figure = Figure(figsize=(9, 3.9), dpi=200, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     notes = [" or ".join(sorted({f"{curve.num_episodes}" for curve in curves}, key=int))]
-    notes[0] = f"{env_ids[0]}, {notes[0]} episodes per evaluation"
+    notes[0] = f"{names[0]}, {notes[0]} episodes per evaluation"
     for (reward, name), style in zip(NAMES.items(), STYLES, strict=True):
         of_kind = [curve for curve in curves if curve.reward == reward]
         if not of_kind:

@@ -11,11 +11,12 @@ from srpo_env.report import draw_curves, read_curve, read_history
 def write_run(tmp_path):
     """Writes what an agent would: an evaluation every ten iterations, and iterations between."""
 
-    def write(rates, reward="srpo", seed=1, env_id="libero-object", pace=1000):
-        folder = tmp_path / f"{reward}{seed}{env_id}"
+    def write(rates, reward="srpo", seed=1, env_id="libero-object", pace=1000, assets="stand-in"):
+        folder = tmp_path / f"{reward}{seed}{env_id}{assets}"
         folder.mkdir()
         args = {"env_id": env_id, "reward": reward, "seed": seed, "eval_episodes": 20}
         (folder / "args.json").write_text(json.dumps(args))
+        (folder / "conditions.json").write_text(json.dumps({"assets": assets}))
         lines = []
         for index, rate in enumerate(rates):
             past = {"iteration": 10 * index, "control_steps": pace * index, "episodes": index}
@@ -84,10 +85,22 @@ def test_a_reward_kind_has_its_colour_whatever_is_drawn_beside_it(write_run):
     assert both["SRPO (seed 1)"].get_color() != alone.get_color()
 
 
-def test_runs_of_two_environments_do_not_go_into_one_picture(write_run):
-    curves = [read_curve(write_run([0.5], env_id=name)) for name in ("libero-object", "libero-10")]
-    with pytest.raises(ValueError, match="of one environment, got libero-10, libero-object"):
+@pytest.mark.parametrize(
+    ("other", "received"),
+    [
+        ({"env_id": "libero-10"}, "got libero-10 on stand-ins and libero-object on stand-ins"),
+        ({"assets": "real"}, "got libero-object on LIBERO's assets and libero-object on stand-ins"),
+    ],
+)
+def test_runs_that_do_not_compare_do_not_go_into_one_picture(write_run, other, received):
+    curves = [read_curve(write_run([0.5])), read_curve(write_run([0.5], **other))]
+    with pytest.raises(ValueError, match=received):
         draw_curves(curves)
+
+
+def test_a_picture_says_on_which_assets_the_runs_were(write_run):
+    title = draw_curves([read_curve(write_run([0.5]))]).get_suptitle()
+    assert title.startswith("libero-object on stand-ins")
 
 
 def test_the_spellings_of_an_environment_are_one(write_run):

@@ -92,7 +92,10 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         # One environment here checks every argument before a process is started; it builds nothing.
         self._env_kwargs = {"suite": suite, **env_kwargs}
         single = LiberoEnv(**self._env_kwargs)
-        check_suite(resolve_assets(), single.suite)
+        assets = resolve_assets()
+        check_suite(assets, single.suite)
+        self.assets = assets.kind
+        """``"real"`` or ``"stand-in"``; figures on the one are not figures on the other"""
         self.suite, self.num_tasks, self.num_envs = single.suite, single.num_tasks, num_envs
         self.num_workers = num_workers
         self.metadata = {**single.metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}

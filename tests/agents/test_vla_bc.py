@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,8 +54,13 @@ def args(tmp_path, monkeypatch):
     )  # fmt: skip
 
 
+def run_of(args):
+    (folder,) = Path(args.run_dir).glob(f"*__{args.exp_name}__{args.seed}__*")
+    return folder
+
+
 def checkpoint_of(args):
-    return f"{args.run_dir}/{args.run_name}/policy"
+    return run_of(args) / "policy"
 
 
 def test_a_run_leaves_a_policy_that_says_how_it_was_trained(args):
@@ -81,6 +87,7 @@ def test_the_number_of_demonstrations_can_be_limited(args):
 def test_a_seed_repeats_a_run_to_the_bit(args):
     main(args)
     first = load_policy(checkpoint_of(args)).state_dict()
+    args.exp_name = "again"
     main(args)
     second = load_policy(checkpoint_of(args)).state_dict()
     assert all(first[name].equal(second[name]) for name in first)
@@ -111,7 +118,7 @@ def test_ctrl_c_leaves_a_usable_policy(args, monkeypatch, capsys):
 
 def test_the_curves_are_logged(args):
     main(args)
-    events = EventAccumulator(f"{args.run_dir}/{args.run_name}")
+    events = EventAccumulator(str(run_of(args)))
     events.Reload()
     assert set(events.Tags()["scalars"]) >= {"loss/cross_entropy", "loss/waypoint_error"}
     assert np.isfinite(events.Scalars("loss/cross_entropy")[-1].value)
@@ -141,7 +148,7 @@ def test_settings_come_from_the_command_line():
     args = tyro.cli(Args, args=["--demos", "a", "b", "--env", "libero-goal", "--seed", "7"])
     assert [str(path) for path in args.demos] == ["a", "b"]
     assert args.gym_id == "srpo_env/libero-goal"
-    assert args.run_name == "libero-goal__vla_bc__7"
+    assert args.new_folder().name.startswith("libero-goal__vla_bc__7__")
 
 
 @pytest.mark.libero

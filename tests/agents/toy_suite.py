@@ -13,7 +13,7 @@ CHUNK, CHUNKS, SIZE = 8, 2, 32
 class ToySuite(VectorEnv):
     """Looks to an agent as LiberoVectorEnv does; an episode is two chunks."""
 
-    num_tasks, suite = 2, "libero_object"
+    num_tasks, suite, assets = 2, "libero_object", "stand-in"
     before_step = staticmethod(lambda count: None)
     """called with the number of each step of any suite; may raise"""
     count = 0

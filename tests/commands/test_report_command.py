@@ -13,6 +13,7 @@ def run_folder(tmp_path):
     folder.mkdir()
     args = {"env_id": "libero-object", "reward": "binary", "seed": 7, "eval_episodes": 100}
     (folder / "args.json").write_text(json.dumps(args))
+    (folder / "conditions.json").write_text(json.dumps({"assets": "stand-in"}))
     points = [
         {"iteration": 0, "control_steps": 0, "seconds": 66.0, "eval/success_rate": 0.49},
         {"iteration": 10, "control_steps": 118_712, "seconds": 480.0, "eval/success_rate": 0.9},
@@ -25,7 +26,8 @@ def test_it_writes_a_picture_and_tells_where_each_run_came_to(run_folder, tmp_pa
     out = tmp_path / "pictures" / "curves.png"
     assert cli.main(["report", str(run_folder), "--out", str(out)]) == 0
     assert capsys.readouterr().out == (
-        "binary, seed 7: 49% -> 90% [83%, 94%] of 100 episodes after 118,712 control steps, 8 min\n"
+        "binary, seed 7, stand-ins: 49% -> 90% [83%, 94%] of 100 episodes "
+        "after 118,712 control steps, 8 min\n"
         f"written to {out}\n"
     )
     with Image.open(out) as picture:
