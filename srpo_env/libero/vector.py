@@ -34,6 +34,8 @@ Array = npt.NDArray[Any]
 Observations = dict[str, Array]
 
 MAX_FAILURES_IN_A_ROW = 3
+RESET_TIMEOUTS = 5
+"""timeouts that a reset may take: it may have to compile a task for every environment"""
 
 
 class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
@@ -70,7 +72,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             num_workers: Processes; default: one per core that this process may use, at most
                 ``num_envs``.
             autoreset_mode: What happens after an episode's end; as Gymnasium defines it.
-            timeout: Seconds that a worker may take for one command before it counts as hung.
+            timeout: Seconds that a worker may take for one command before it counts as hung; five
+                times as many for a reset, which may compile tasks.
             **env_kwargs: Further arguments of :class:`LiberoEnv`.
 
         Raises:
@@ -265,7 +268,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             worker.send({slot: commands[slot] for slot in worker.slots if slot in commands})
         outcomes: dict[int, Outcome] = {}
         for worker in busy:
-            answers = worker.receive(self._timeout)
+            may_compile = any(isinstance(commands.get(slot), Reset) for slot in worker.slots)
+            answers = worker.receive(self._timeout * (RESET_TIMEOUTS if may_compile else 1))
             if isinstance(answers, Failure):
                 # The process is gone, and with it all of its episodes.
                 worker.replace()
@@ -332,7 +336,12 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                 "final_info": outcomes[slot].info,
             }
             infos = self._add_info(infos, final, slot)
-        return {**outcomes, **self._run({slot: Reset() for slot in ended})}, infos
+        # The step has room for one end: a reset that fails is tried again here, until the worker has
+        # failed too often.
+        while ended:
+            outcomes = {**outcomes, **self._run({slot: Reset() for slot in ended})}
+            ended = [slot for slot in ended if "worker_error" in outcomes[slot].info]
+        return outcomes, infos
 
     def _read_observations(self) -> Observations:
         views = read_from_shared_memory(self.single_observation_space, self._memory, self.num_envs)

@@ -180,6 +180,28 @@ def test_three_failures_of_one_kind_in_a_row_end_it_loudly():
     assert envs.closed
 
 
+def test_a_reset_that_fails_within_a_step_is_tried_again(monkeypatch):
+    envs = LiberoVectorEnv(num_envs=1, autoreset_mode=AutoresetMode.SAME_STEP, **SETTINGS)
+    envs.reset(options={"task_id": 0})
+    envs.step(actions_for(envs))
+    read = envs._read_observations
+
+    def read_and_kill():  # between the step that ends the episode and the reset
+        monkeypatch.setattr(envs, "_read_observations", read)
+        os.kill(envs._workers[0]._process.pid, signal.SIGKILL)
+        time.sleep(0.2)
+        return read()
+
+    monkeypatch.setattr(envs, "_read_observations", read_and_kill)
+    *_, truncations, infos = envs.step(actions_for(envs))
+    assert truncations[0]
+    assert infos["final_info"]["control_steps"][0] == 4
+    assert infos["control_steps"][0] == 0
+    assert "worker_error" not in infos
+    assert not envs.step(actions_for(envs))[3][0]
+    envs.close()
+
+
 def test_a_worker_that_hangs_counts_as_failed():
     envs = LiberoVectorEnv(num_envs=1, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS)
     envs.reset(options={"task_id": 0})
