@@ -124,6 +124,7 @@ def test_states_rewards_and_observations_equal_upstreams(suite, task_id):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("task_id", range(10))
 @pytest.mark.parametrize("suite", SUITES)
 def test_states_rewards_and_observations_equal_upstreams_over_200_chunks(suite, task_id):
