@@ -27,6 +27,19 @@ has_library() {
     "$python" -c 'import ctypes.util, sys; sys.exit(ctypes.util.find_library(sys.argv[1]) is None)' "$1"
 }
 
+# A bare container has none.
+refresh_package_lists() {
+    [ -n "${refreshed:-}" ] || apt-get update -qq
+    refreshed=yes
+}
+
+# Newer releases have OSMesa no more; there Mesa's EGL renders in software, at half the speed.
+is_osmesa_offered() {
+    command -v apt-cache >/dev/null || return 0
+    [ "$(id -u)" != 0 ] || refresh_package_lists </dev/null >/dev/null 2>&1
+    apt-cache show libosmesa6 >/dev/null 2>&1
+}
+
 # Installs Debian or Ubuntu packages, or says which are missing; $1 says what for.
 install_packages() {
     local purpose=$1
@@ -35,7 +48,7 @@ install_packages() {
         fail "$purpose missing. On Debian or Ubuntu run: sudo apt-get install $*"
     fi
     echo "set-up: $purpose missing, installing $*"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+    { refresh_package_lists && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
         --no-install-recommends "$@"; } </dev/null >/dev/null ||
         fail "apt-get could not install $*; see above."
 }
@@ -51,11 +64,15 @@ fi
 # --- Software OpenGL, and what OpenCV (a requirement of robosuite) loads ---
 if [ "$(uname -s)" = Linux ]; then
     packages=()
-    # As srpo_env/libero/gl.py chooses: EGL beside a GPU's driver, else OSMesa.
+    # As srpo_env/libero/gl.py chooses: EGL beside a GPU's driver, else OSMesa, else EGL.
     if [ -e /dev/nvidiactl ] || [ -e /dev/dri/renderD128 ]; then
         has_library EGL || packages+=(libegl1)
-    else
-        has_library OSMesa || packages+=(libosmesa6)
+    elif ! has_library OSMesa; then
+        if is_osmesa_offered; then
+            packages+=(libosmesa6)
+        else
+            has_library EGL || packages+=(libegl1 libgl1-mesa-dri)
+        fi
     fi
     has_library GL || packages+=(libgl1)
     has_library gthread-2.0 || packages+=(libglib2.0-0)

@@ -8,6 +8,7 @@ those that ``CUDA_VISIBLE_DEVICES`` names. The extension ``EGL_NV_device_cuda`` 
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -36,7 +37,9 @@ class EglDevice:
 
 
 def choose_gl() -> str:
-    """Sets ``MUJOCO_GL`` where the user has not: EGL where it renders on a GPU, else OSMesa.
+    """Sets ``MUJOCO_GL`` where the user has not: EGL where it renders on a GPU, else software.
+
+    In software that is OSMesa, or EGL on systems that have no OSMesa any more (Mesa 25.1 ended it).
 
     Call it before MuJoCo or robosuite is imported; both read the variable on import, and robosuite
     would take EGL, which in software is half as fast.
@@ -47,7 +50,15 @@ def choose_gl() -> str:
     # Mesa's software renderer hands small images to threads of its own, which costs more than it
     # gains and starves beside busy simulators: a third of the wall time with two on two cores.
     os.environ.setdefault("LP_NUM_THREADS", "0")
-    return os.environ.setdefault("MUJOCO_GL", "egl" if has_gpu() else "osmesa")
+    if "MUJOCO_GL" not in os.environ:
+        in_software = "osmesa" if has_osmesa() or not egl_devices() else "egl"
+        os.environ["MUJOCO_GL"] = "egl" if has_gpu() else in_software
+    return os.environ["MUJOCO_GL"]
+
+
+def has_osmesa() -> bool:
+    """Whether the system has OSMesa, which renders in software twice as fast as EGL does."""
+    return ctypes.util.find_library("OSMesa") is not None
 
 
 def has_gpu() -> bool:

@@ -110,8 +110,9 @@ def _gl_context(process_id: int) -> mujoco.GLContext:
     except Exception as error:  # each OpenGL library raises its own kind
         raise RuntimeError(
             f"No OpenGL context could be made with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} "
-            f"({type(error).__name__}: {error}). For software rendering install OSMesa "
-            "(Debian, Ubuntu: `apt-get install libosmesa6`) and set MUJOCO_GL=osmesa"
+            f"({type(error).__name__}: {error}). For software rendering install OSMesa (Debian, "
+            "Ubuntu: `apt-get install libosmesa6`; if there is no such package any more: libegl1 "
+            "and libgl1-mesa-dri) and unset MUJOCO_GL"
         ) from error
     _tell_of_slow_software()
     return gl
@@ -139,7 +140,7 @@ def _tell_of_slow_software() -> None:
     if os.environ.get("MUJOCO_GL") != "osmesa" and any(part in name for part in SOFTWARE_RENDERERS):
         logger.warning(
             "MUJOCO_GL=%s renders in software (%s), at half of OSMesa's speed: install the GPU's "
-            "graphics driver, or set MUJOCO_GL=osmesa",
+            "graphics driver, or OSMesa (Debian, Ubuntu: libosmesa6) and unset MUJOCO_GL",
             os.environ.get("MUJOCO_GL"),
             name,
         )

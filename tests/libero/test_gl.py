@@ -1,0 +1,107 @@
+import subprocess
+import sys
+
+import pytest
+
+from srpo_env.libero import gl
+from srpo_env.libero.gl import EglDevice, choose_gl, device_of_worker, has_gpu
+
+SOFTWARE = EglDevice(0, is_software=True, cuda_index=None)
+# EGL counts in an order of its own: here CUDA's second GPU comes first.
+GPUS = [EglDevice(1, is_software=False, cuda_index=1), EglDevice(2, is_software=False, cuda_index=0)]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes up what a machine offers."""
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def offer(devices, osmesa=True):
+        monkeypatch.setattr(gl, "egl_devices", lambda: tuple(devices))
+        monkeypatch.setattr(gl, "has_osmesa", lambda: osmesa)
+
+    return offer
+
+
+@pytest.mark.parametrize(
+    ("devices", "osmesa", "choice"),
+    [
+        ([SOFTWARE, *GPUS], True, "egl"),
+        ([SOFTWARE], True, "osmesa"),
+        ([], True, "osmesa"),
+        ([SOFTWARE], False, "egl"),  # where a distribution has OSMesa no more
+        ([], False, "osmesa"),  # nothing renders; the error names what to install
+    ],
+)
+def test_a_gpu_renders_before_osmesa_and_osmesa_before_egl_in_software(
+    machine, devices, osmesa, choice
+):
+    machine(devices, osmesa)
+    assert choose_gl() == choice
+    assert has_gpu() == (len(devices) > 1)
+
+
+def test_the_users_choice_stands(machine, monkeypatch):
+    machine([SOFTWARE, *GPUS])
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    assert choose_gl() == "osmesa"
+
+
+def test_hidden_gpus_are_left_alone(machine, monkeypatch):
+    machine([SOFTWARE, *GPUS])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert choose_gl() == "osmesa"
+
+
+def test_workers_take_turns_on_the_gpus(machine):
+    machine([SOFTWARE, *GPUS])
+    assert [device_of_worker(worker).index for worker in range(4)] == [1, 2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices"), [("0", [2, 2]), ("1", [1, 1]), ("0,1", [2, 1]), ("GPU-89", [1, 2])]
+)
+def test_cuda_s_numbers_are_turned_into_egl_s(machine, monkeypatch, visible, indices):
+    machine([SOFTWARE, *GPUS])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [device_of_worker(worker).index for worker in range(2)] == indices
+
+
+def test_a_gpu_that_egl_does_not_offer_is_an_error(machine, monkeypatch):
+    machine([SOFTWARE, *GPUS])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    with pytest.raises(RuntimeError, match=r"got '7' while EGL has the devices 1 \(CUDA 1\), 2"):
+        device_of_worker(0)
+
+
+def test_without_a_gpu_no_worker_has_one(machine):
+    machine([SOFTWARE])
+    assert device_of_worker(0) is None
+
+
+@pytest.mark.libero
+@pytest.mark.skipif(not gl.egl_devices(), reason="needs EGL, in software or on a GPU")
+def test_egl_draws_what_osmesa_draws():
+    """A picture of a box; on a machine without a GPU both are Mesa's, and equal."""
+    program = (
+        "import numpy as np, mujoco\n"
+        "xml = '<mujoco><worldbody><light pos=\"0 0 3\"/><geom type=\"box\" size=\".5 .4 .3\" '"
+        "'rgba=\"1 0 0 1\"/></worldbody></mujoco>'\n"
+        "model = mujoco.MjModel.from_xml_string(xml); data = mujoco.MjData(model)\n"
+        "mujoco.mj_forward(model, data)\n"
+        "renderer = mujoco.Renderer(model, 32, 32); renderer.update_scene(data)\n"
+        "image = renderer.render(); print((image[..., 0] > image[..., 2] + 50).mean())\n"
+    )
+    shares = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", program],
+                env={"MUJOCO_GL": backend, "PATH": "/usr/bin:/bin"},
+                capture_output=True, text=True, check=True,
+            ).stdout
+        )
+        for backend in ("egl", "osmesa")
+    ]  # fmt: skip
+    assert shares[0] == pytest.approx(shares[1], abs=0.02)
+    assert 0.05 < shares[0] < 0.95
