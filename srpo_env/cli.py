@@ -18,8 +18,10 @@ from srpo_env import __version__
 
 COMMANDS = {
     "assets": "show which LIBERO assets are used, or download LIBERO's own",
+    "benchmark": "measure speed, side by side with what others use",
     "demos": "record demonstrations of the scripted expert in LIBERO's file format",
     "doctor": "check whether training can run here, and say how to mend what is wrong",
+    "episodes": "record successes and failures of many kinds, with their true progress",
     "evaluate": "measure a policy's success from initial states that training never uses",
     "relabel": "reward recorded episodes for their progress, in a new file beside them",
     "report": "draw the learning curves of training runs",

@@ -258,7 +258,14 @@ class DemoWriter:
 
 @contextmanager
 def writing_demos(path: str | Path, attributes: Mapping[str, Any]) -> Iterator[DemoWriter]:
-    """Opens a new file that appears at ``path`` when the block is left without an error.
+    """Opens a new file that appears at ``path`` when the block is left without an error."""
+    with whole_file(path) as file:
+        yield DemoWriter(file, attributes)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[h5py.File]:
+    """Opens a new HDF5 file that appears at ``path`` when the block is left without an error.
 
     So a file that is there is complete; what is interrupted leaves nothing behind.
     """
@@ -268,7 +275,7 @@ def writing_demos(path: str | Path, attributes: Mapping[str, Any]) -> Iterator[D
     os.close(descriptor)
     try:
         with h5py.File(unfinished, "w") as file:
-            yield DemoWriter(file, attributes)
+            yield file
         # mkstemp lets nobody but the owner read; a data set is to be shared like any new file.
         os.chmod(unfinished, 0o666 & ~_umask())
         os.replace(unfinished, path)

@@ -45,13 +45,20 @@ DOWNWARD = Rotation.from_rotvec([np.pi, 0.0, 0.0])
 
 
 class PickAndPlaceExpert:
-    """Puts the task's object into the task's basket; one action per call of :meth:`act`."""
+    """Puts an object into the task's basket; one action per call of :meth:`act`."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(
+        self, simulation: Simulation, target: str | None = None, clearance: float = CLEARANCE
+    ) -> None:
         """Reads names and geometry; works for every episode of this simulation.
 
+        Args:
+            simulation: A task of libero_object.
+            target: Name of the object to take; default: the task's.
+            clearance: Air between the carried object and the basket's rim, in metres.
+
         Raises:
-            ValueError: If the task is not one of libero_object.
+            ValueError: If the task is not one of libero_object, or has no such object to take.
         """
         task = simulation.task
         if task.suite != "libero_object":
@@ -61,9 +68,16 @@ class PickAndPlaceExpert:
         self._simulation = simulation
         model, self._data = simulation.model, simulation.data
         bodies = simulation.objects
-        target, basket = simulation.objects_of_interest
+        wanted, basket = simulation.objects_of_interest
+        target = wanted if target is None else target
+        if target not in bodies or target == basket:
+            raise ValueError(
+                f"`target` must be one of {', '.join(sorted(set(bodies) - {basket}))}, "
+                f"got {target!r}"
+            )
+        self._is_asked_for, self._clearance = target == wanted, clearance
         self._body, self._basket_body = bodies[target], bodies[basket]
-        self._shape = Shape(model, self._data, self._body)
+        self.shape = Shape(model, self._data, self._body)
         self._basket = Shape(model, self._data, self._basket_body)
         self._obstacles = [
             Shape(model, self._data, body) for name, body in bodies.items() if name != target
@@ -76,15 +90,23 @@ class PickAndPlaceExpert:
 
     def act(self) -> Floats:
         """The next action, shape ``(7,)``, in [-1, 1], for the state that the simulator is in."""
-        proprio = self._simulation.proprio().astype(np.float64)
-        position, hand = proprio[:3], Rotation.from_rotvec(proprio[3:6])
-        opening = proprio[6] - proprio[7]
-        if self._simulation.is_success():
-            goal, gripper, yaw = position, OPEN, self._yaw_of(hand)
-        elif self._is_held():
-            goal, gripper, yaw = self._carry(position), CLOSE, self._yaw_of(hand)
-        else:
-            goal, gripper, yaw = self._approach(position, hand, opening)
+        position, hand, opening = self._sense()
+        if self._is_placed():
+            return self.move_to(position, OPEN)
+        if self.is_held():
+            return self.move_to(self._carry(position), CLOSE)
+        return self.move_to(*self._approach(position, hand, opening))
+
+    def move_to(self, goal: Floats, gripper: float, yaw: float | None = None) -> Floats:
+        """The action that brings the hand nearer to a place, upright, shape ``(7,)``, in [-1, 1].
+
+        Args:
+            goal: Where the grip point should go, in metres, shape ``(3,)``.
+            gripper: Positive closes, negative opens.
+            yaw: The hand's turn about the vertical in radians; default: as it is.
+        """
+        position, hand, _ = self._sense()
+        yaw = self._yaw_of(hand) if yaw is None else yaw
         turn = (Rotation.from_euler("z", yaw) * DOWNWARD * hand.inv()).as_rotvec()
         action = np.empty(7)
         action[:3] = _limited(GAIN * (goal - position) / POSITION_SCALE)
@@ -92,12 +114,29 @@ class PickAndPlaceExpert:
         action[6] = gripper
         return action
 
+    def is_held(self) -> bool:
+        """Whether both fingers press on the object."""
+        pairs = self._data.contact.geom  # (contacts, 2)
+        mine = np.isin(pairs, self.shape.geoms)
+        others = pairs[:, ::-1][mine]
+        return all(np.isin(others, finger).any() for finger in self._fingers)
+
+    def current_grasp(self) -> Grasp:
+        """Where and how the expert would take the object where it is now."""
+        # Planned anew only when the object has moved far or turned: a plan that changes its mind
+        # with every millimetre dithers. Else the grasp moves along.
+        where = self._data.geom_xpos[self.shape.geoms].copy()
+        if self._plan is None or np.abs(where - self._plan[0]).max() > 0.02:
+            self._plan = where, plan_grasp(self.shape, self._obstacles)
+        planned_at, grasp = self._plan
+        return replace(grasp, position=grasp.position + (where - planned_at).mean(axis=0))
+
     # --- The two halves of the job --------------------------------------------------------------
 
     def _approach(
         self, position: Floats, hand: Rotation, opening: float
     ) -> tuple[Floats, float, float]:
-        grasp = self._current_grasp()
+        grasp = self.current_grasp()
         sideways = float(np.linalg.norm(grasp.position[:2] - position[:2]))
         above = position[2] - grasp.position[2]
         turn = abs(grasp.yaw - self._yaw_of(hand))
@@ -115,9 +154,9 @@ class PickAndPlaceExpert:
         """Where the hand should go with the object: up, across, and down into the basket."""
         to_basket = self._data.xpos[self._basket_body][:2] - self._data.xpos[self._body][:2]
         distance = float(np.linalg.norm(to_basket))
-        bottom = float(self._shape.corners()[..., 2].min())
+        bottom = float(self.shape.corners()[..., 2].min())
         rim = float(self._basket.corners()[..., 2].max())
-        height = min(rim + CLEARANCE, LOW + FUNNEL_SLOPE * max(0.0, distance - 0.01))
+        height = min(rim + self._clearance, LOW + FUNNEL_SLOPE * max(0.0, distance - 0.01))
         # Up first: sideways only as far as the object has risen above what stands around.
         freedom = np.clip((bottom - 0.05) / 0.1, 0.0, 1.0) if distance > 0.05 else 1.0
         goal: Floats = position + np.array([*(freedom * to_basket), height - bottom])
@@ -125,21 +164,18 @@ class PickAndPlaceExpert:
 
     # --- What the state says ----------------------------------------------------------------------
 
-    def _is_held(self) -> bool:
-        """Whether both fingers press on the object."""
-        pairs = self._data.contact.geom  # (contacts, 2)
-        mine = np.isin(pairs, self._shape.geoms)
-        others = pairs[:, ::-1][mine]
-        return all(np.isin(others, finger).any() for finger in self._fingers)
+    def _sense(self) -> tuple[Floats, Rotation, float]:
+        """Position (m) and orientation of the hand, and how far its fingers are apart (m)."""
+        proprio = self._simulation.proprio().astype(np.float64)
+        return proprio[:3], Rotation.from_rotvec(proprio[3:6]), float(proprio[6] - proprio[7])
 
-    def _current_grasp(self) -> Grasp:
-        # Planned anew only when the object has moved far or turned: a plan that changes its mind
-        # with every millimetre dithers. Else the grasp moves along.
-        where = self._data.geom_xpos[self._shape.geoms].copy()
-        if self._plan is None or np.abs(where - self._plan[0]).max() > 0.02:
-            self._plan = where, plan_grasp(self._shape, self._obstacles)
-        planned_at, grasp = self._plan
-        return replace(grasp, position=grasp.position + (where - planned_at).mean(axis=0))
+    def _is_placed(self) -> bool:
+        if self._is_asked_for:
+            return self._simulation.is_success()
+        # LIBERO has no predicate for an object that the task does not ask for.
+        to_basket = self._data.xpos[self._basket_body][:2] - self._data.xpos[self._body][:2]
+        bottom = float(self.shape.corners()[..., 2].min())
+        return bool(np.linalg.norm(to_basket) < 0.05 and bottom < LOW + 0.01)
 
     @staticmethod
     def _yaw_of(hand: Rotation) -> float:
