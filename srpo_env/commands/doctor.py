@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from srpo_env.libero.gl import has_gpu
+from srpo_env.machine import usable_cores, usable_memory
 
 TRAINING_EXTRAS = ("libero", "agents")
 """The extras without which ``agents/vla_grpo.py`` cannot run."""
@@ -29,9 +30,6 @@ INSTALL_HF_LIBERO = f"pip install --no-deps {HF_LIBERO}"
 
 SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swrast")
 """Mesa's names for itself when it renders on the CPU."""
-
-CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
-CGROUP_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -229,27 +227,6 @@ CHECKS = (
 def _are_installed(*modules: str) -> bool:
     # That they are not, the check of the packages says, and how to install them.
     return all(importlib.util.find_spec(module) is not None for module in modules)
-
-
-def usable_cores() -> float:
-    """Cores that this process may use; a container's share need not be whole."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
-    if CGROUP_CPU_LIMIT.is_file():
-        quota, period = CGROUP_CPU_LIMIT.read_text().split()
-        if quota != "max":
-            cores = min(cores, int(quota) / int(period))
-    return cores
-
-
-def usable_memory() -> int:
-    """Memory that this machine or container has, in bytes."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if CGROUP_MEMORY_LIMIT.is_file():
-        limit = CGROUP_MEMORY_LIMIT.read_text().strip()
-        if limit != "max":
-            memory = min(memory, int(limit))
-    return memory
 
 
 def _run_python(*arguments: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import gymnasium
@@ -22,7 +23,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     Observation, a Dict:
 
-    * ``agentview``, ``wrist``: uint8 images, upright, ``(image_size, image_size, 3)``;
+    * ``agentview``, ``wrist``: uint8 images, upright, ``(image_size, image_size, 3)``; those that
+      ``cameras`` names;
     * ``proprio``: float32 ``(8,)``: gripper position (m), its orientation as axis-angle (rad), two
       finger positions (m).
 
@@ -47,6 +49,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         suite: str = "libero_object",
         *,
         chunk: int = 8,
+        cameras: Sequence[str] = tuple(CAMERAS),
         image_size: int = 128,
         visuals: Visuals | None = None,
         settle_steps: int = 10,
@@ -59,6 +62,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             suite: ``libero_spatial``, ``libero_object``, ``libero_goal``, ``libero_10`` or
                 ``libero_90``.
             chunk: Control steps (of 50 ms) per call of :meth:`step`.
+            cameras: Images to return; with none, nothing is rendered.
             image_size: Height and width of the images in pixels, at most 480.
             visuals: ``"exact"``: LIBERO's images, pixel for pixel; ``"fast"``: meshes with fewer
                 faces, a tenth of the cost, the same physics. Default: "exact" where a GPU renders,
@@ -75,18 +79,21 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         for name, value, least in (("chunk", chunk, 1), ("settle_steps", settle_steps, 0)):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}")
+        if isinstance(cameras, str) or not set(cameras) <= set(CAMERAS):
+            raise ValueError(f"`cameras` must be names from {', '.join(CAMERAS)}, got {cameras!r}")
         if not 1 <= image_size <= 480:
             raise ValueError(f"`image_size` must be in 1..480 pixels, got {image_size}")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
         self.chunk, self.image_size, self.settle_steps = chunk, image_size, settle_steps
+        self.cameras = tuple(cameras)
         self.visuals = check_visuals(visuals)
         self.max_steps = MAX_STEPS[self.suite] if max_steps is None else max_steps
         self.render_mode = render_mode
         self.num_tasks = len(tasks_of(self.suite))
         image = Box(0, 255, (image_size, image_size, 3), np.uint8)
         proprio = Box(-np.inf, np.inf, (8,), np.float32)
-        spaces: dict[str, Space[Any]] = {"agentview": image, "wrist": image, "proprio": proprio}
+        spaces: dict[str, Space[Any]] = {**dict.fromkeys(self.cameras, image), "proprio": proprio}
         self.observation_space = cast("Space[Observation]", Dict(spaces))
         self.action_space = Box(-1.0, 1.0, (chunk, 7), np.float32)
         self._seat: Seat | None = None
@@ -183,7 +190,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     def _observe(self) -> Observation:
         simulation = self.simulation
         return {
-            **{name: simulation.render(name) for name in CAMERAS},
+            **{name: simulation.render(name) for name in self.cameras},
             "proprio": simulation.proprio(),
         }
 

@@ -165,24 +165,6 @@ def test_a_configuration_that_holds_is_not_mentioned(monkeypatch, tmp_path):
     assert list(doctor._stale_configuration()) == []
 
 
-def test_a_containers_limits_count_and_not_the_hosts_size(monkeypatch, tmp_path):
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    (tmp_path / "memory.max").write_text("1073741824\n")
-    monkeypatch.setattr(doctor, "CGROUP_CPU_LIMIT", tmp_path / "cpu.max")
-    monkeypatch.setattr(doctor, "CGROUP_MEMORY_LIMIT", tmp_path / "memory.max")
-    assert doctor.usable_cores() == 0.5
-    assert doctor.usable_memory() == 2**30
-
-
-def test_a_container_without_limits_has_what_the_host_has(monkeypatch, tmp_path):
-    cores, memory = doctor.usable_cores(), doctor.usable_memory()
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    monkeypatch.setattr(doctor, "CGROUP_CPU_LIMIT", tmp_path / "cpu.max")
-    monkeypatch.setattr(doctor, "CGROUP_MEMORY_LIMIT", tmp_path / "memory.max")
-    assert (doctor.usable_cores(), doctor.usable_memory()) == (cores, memory)
-
-
 def test_a_check_that_does_not_answer_is_an_error_with_its_last_words():
     with pytest.raises(RuntimeError, match=r"^ValueError: last words$"):
         doctor._run_python("-c", "raise ValueError('last words')")

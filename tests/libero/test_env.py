@@ -4,6 +4,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from srpo_env.libero.env import LiberoEnv
+from srpo_env.libero.simulation import Simulation
 from srpo_env.libero.suites import get_task
 
 pytestmark = pytest.mark.libero
@@ -82,6 +83,23 @@ def test_the_images_are_upright(env):
     floor = np.median(image[SIZE // 2 :].reshape(-1, 3), axis=0)
     unlike_floor = np.abs(image - floor).sum(axis=2)[:, SIZE // 3 : -SIZE // 3]
     assert unlike_floor[: SIZE // 4].mean() > unlike_floor[-SIZE // 8 :].mean()
+
+
+def test_without_a_camera_nothing_is_rendered_and_the_robot_moves_alike(env, monkeypatch):
+    start(env)
+    seeing = env.step(CHUNK)[0]
+    blind = LiberoEnv(chunk=2, image_size=SIZE, cameras=())
+    monkeypatch.setattr(Simulation, "render", lambda *_: pytest.fail("rendered"))
+    start(blind)
+    observation = blind.step(CHUNK)[0]
+    assert list(observation) == list(blind.observation_space) == ["proprio"]
+    np.testing.assert_array_equal(observation["proprio"], seeing["proprio"])
+
+
+@pytest.mark.parametrize("cameras", ["wrist", ["frontview"]])
+def test_a_camera_that_there_is_not_is_an_error(cameras):
+    with pytest.raises(ValueError, match="`cameras` must be names from agentview, wrist, got"):
+        LiberoEnv(cameras=cameras)
 
 
 def test_an_action_of_one_moves_the_gripper_that_way(env):

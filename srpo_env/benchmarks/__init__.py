@@ -1,0 +1,1 @@
+"""What ``srpo-env benchmark`` measures. Imported by commands only."""
