@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from srpo_env.benchmarks.speed_test import SpeedTest, judge
 from srpo_env.libero.gl import has_gpu
 from srpo_env.machine import usable_cores, usable_memory
 
@@ -30,6 +31,8 @@ INSTALL_HF_LIBERO = f"pip install --no-deps {HF_LIBERO}"
 
 SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swrast")
 """Mesa's names for itself when it renders on the CPU."""
+
+MEMORY_OF_WORKER = 2**29  # bytes; of a simulator process with one compiled task
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,22 @@ def check_machine() -> Iterator[Finding]:
     yield Finding("ok", f"{usable_cores():g} cores, {usable_memory() / 2**30:.1f} GiB of memory")
 
 
+def check_speed() -> Iterator[Finding]:
+    """Whether it steps as fast as this machine's physics allows; takes ten seconds and a start."""
+    if not _are_installed("libero", "robosuite", "mujoco", "PIL"):
+        return
+    cores = usable_cores()
+    num_workers = max(1, min(int(cores), usable_memory() // MEMORY_OF_WORKER))
+    try:
+        answer = _run_python("-m", "srpo_env.benchmarks.speed_probe", str(num_workers))
+    except RuntimeError as error:
+        text = f"speed: LIBERO could not be stepped: {error}"
+        yield Finding("wrong", text, "first what is wrong above")
+        return
+    for is_well, text, mend in judge(SpeedTest(**json.loads(answer)), cores):
+        yield Finding("ok" if is_well else "note", text, mend)
+
+
 CHECKS = (
     check_packages,
     check_graphics,
@@ -217,6 +236,7 @@ CHECKS = (
     check_simulator,
     check_torch,
     check_machine,
+    check_speed,
 )
 """In the order in which they are printed."""
 
@@ -233,15 +253,15 @@ def _run_python(*arguments: str) -> str:
     """What a Python of its own prints: a check may end its process, or set what cannot be unset.
 
     Raises:
-        RuntimeError: If it fails or takes over two minutes; with the last line of what it said.
+        RuntimeError: If it fails or takes over five minutes; with the last line of what it said.
     """
     command = [sys.executable, *arguments]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+            command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError("no answer within two minutes") from error
+        raise RuntimeError("no answer within five minutes") from error
     if done.returncode != 0:
         last_line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise RuntimeError(last_line)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from srpo_env import cli
+from srpo_env.benchmarks.speed_test import SpeedTest, judge
 from srpo_env.commands import doctor
 
 
@@ -20,6 +21,7 @@ def rendered_by(monkeypatch, renderer, *, backend, gpu):
     return finding
 
 
+@pytest.mark.slow  # it steps for ten seconds
 @pytest.mark.libero
 def test_where_training_can_run_it_says_so_and_ends_with_0():
     command = [sys.executable, "-m", "srpo_env.cli", "doctor"]
@@ -27,7 +29,15 @@ def test_where_training_can_run_it_says_so_and_ends_with_0():
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("Training can run here.\n")
     assert "wrong " not in done.stdout
-    for fact in ("Python 3.", "robosuite 1.4.0", "hf-libero 0.1.4", "OpenGL", "assets: ", "cores"):
+    for fact in (
+        "Python 3.",
+        "robosuite 1.4.0",
+        "hf-libero 0.1.4",
+        "OpenGL",
+        "assets: ",
+        "cores",
+        "control steps/s in one worker",
+    ):
         assert fact in done.stdout
 
 
@@ -168,3 +178,79 @@ def test_a_configuration_that_holds_is_not_mentioned(monkeypatch, tmp_path):
 def test_a_check_that_does_not_answer_is_an_error_with_its_last_words():
     with pytest.raises(RuntimeError, match=r"^ValueError: last words$"):
         doctor._run_python("-c", "raise ValueError('last words')")
+
+
+def stepped_at(monkeypatch, *, load=0.0, visuals="fast", one=250, four=900):
+    """Lets the speed test find control steps per second; MuJoCo alone would make 400."""
+    answer = {
+        "visuals": visuals,
+        "physics_steps_per_second": 400.0,
+        "one_worker": one,
+        "num_workers": 4,
+        "all_workers": four,
+        "load": load,
+    }
+    calls = []
+    monkeypatch.setattr(
+        doctor, "_run_python", lambda *arguments: calls.append(arguments) or json.dumps(answer)
+    )
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 4.5)
+    monkeypatch.setattr(doctor, "usable_memory", lambda: 2**34)
+    monkeypatch.setattr(doctor, "_are_installed", lambda *modules: True)
+    for name in ("MUJOCO_GL", "LP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    findings = list(doctor.check_speed())
+    assert calls == [("-m", "srpo_env.benchmarks.speed_probe", "4")]
+    return findings
+
+
+def test_speed_is_expected_in_proportion_to_mujocos_own_on_this_machine(monkeypatch):
+    one, many = stepped_at(monkeypatch)
+    assert (one.state, many.state) == ("ok", "ok")
+    assert "250 control steps/s in one worker, visuals='fast'; expected 100 or more" in one.text
+    assert "900 control steps/s in 4 workers; expected 500 or more" in many.text
+
+
+@pytest.mark.parametrize(
+    ("found", "mend"),
+    [
+        ({"load": 3.0}, "other programs keep the cores busy (load 3.0): stop them and ask again"),
+        ({"visuals": "exact"}, "see OpenGL above: exact images need a GPU"),
+        ({}, "srpo-env benchmark sim --parts profile"),
+    ],
+)
+def test_where_stepping_is_slow_the_likeliest_cause_is_named(monkeypatch, found, mend):
+    one, _ = stepped_at(monkeypatch, one=99, **found)
+    assert one.state == "note"
+    assert mend in one.mend
+
+
+def test_a_setting_of_the_users_own_that_slows_rendering_is_to_be_unset(monkeypatch):
+    test = SpeedTest("fast", 400.0, 99.0, 1, 99.0, load=0.0)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setenv("LP_NUM_THREADS", "16")
+    ((is_well, _, mend),) = judge(test, cores=4)
+    assert (is_well, mend) == (False, "unset LP_NUM_THREADS")
+
+
+def test_workers_that_slow_each_other_down_are_noted(monkeypatch):
+    one, many = stepped_at(monkeypatch, four=499)
+    assert (one.state, many.state) == ("ok", "note")
+    assert many.mend == "pass num_workers=2, and compare"
+
+
+def test_no_more_workers_are_tested_than_fit_into_the_memory(monkeypatch):
+    calls = []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        raise RuntimeError("last words")
+
+    monkeypatch.setattr(doctor, "_run_python", fail)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 64.0)
+    monkeypatch.setattr(doctor, "usable_memory", lambda: 2**30)
+    monkeypatch.setattr(doctor, "_are_installed", lambda *modules: True)
+    (finding,) = doctor.check_speed()
+    assert calls[0][-1] == "2"  # half a GiB for each
+    assert finding.state == "wrong"
+    assert "last words" in finding.text
