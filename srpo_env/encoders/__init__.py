@@ -1,6 +1,20 @@
 """Encoders: an episode's video in, one latent out."""
 
+from typing import TYPE_CHECKING, Any
+
 from srpo_env.encoders.baselines import PixelEncoder, RandomProjectionEncoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
 
-__all__ = ["PixelEncoder", "RandomProjectionEncoder", "TrajectoryEncoder"]
+if TYPE_CHECKING:
+    from srpo_env.encoders.vjepa2 import VJEPA2Encoder
+
+__all__ = ["PixelEncoder", "RandomProjectionEncoder", "TrajectoryEncoder", "VJEPA2Encoder"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is asked for: torch and transformers take seconds.
+    if name == "VJEPA2Encoder":
+        from srpo_env.encoders.vjepa2 import VJEPA2Encoder
+
+        return VJEPA2Encoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,182 @@
+"""From frames to a video model's input, as the processor's JSON beside its weights says.
+
+Written out, since the processors of ``transformers`` need torchvision, which nothing else here
+does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
+"""Names that ``transformers`` has given the file, the newest first that V-JEPA 2 came with"""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in [0, 1]. Source: torchvision's ImageNet models."""
+
+_MODES = {2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers, which the files have, and torch's names"""
+
+
+@dataclass(frozen=True)
+class VideoPreprocessing:
+    """Resizes the shorter side, crops the middle, scales and normalises."""
+
+    crop: int
+    """height and width of the model's input in pixels"""
+    size: int
+    """pixels that the shorter side is resized to before"""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    scale: float = 1 / 255
+    """what pixels are multiplied with before mean and standard deviation"""
+    resample: int = 2
+    """Pillow's number of the interpolation: 2 bilinear, 3 bicubic"""
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            ValueError: If one is out of its range.
+        """
+        if not 1 <= self.crop <= self.size:
+            raise ValueError(f"the crop must be in 1..{self.size} (the size), got {self.crop}")
+        if self.resample not in _MODES:
+            raise ValueError(f"`resample` must be 2 or 3 (Pillow's numbers), got {self.resample}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(
+                f"mean and deviation must be of three colours, got {self.mean}, {self.std}"
+            )
+
+    @classmethod
+    def for_crop(cls, crop: int) -> VideoPreprocessing:
+        """V-JEPA 2's own: the middle 7/8 of the picture."""
+        return cls(crop, size=crop * 256 // 224)
+
+    @classmethod
+    def read(cls, folder: Path) -> VideoPreprocessing:
+        """Reads the processor's file in a checkpoint's folder.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it is damaged, or asks for something else.
+        """
+        file = next((folder / name for name in FILES if (folder / name).is_file()), None)
+        if file is None:
+            raise FileNotFoundError(
+                f"a checkpoint must hold one of {', '.join(FILES)}, which say how its frames are "
+                f"resized and normalised, and {str(folder)!r} has none"
+            )
+        try:
+            content = json.loads(file.read_text())
+            return cls._parse(content.get("video_processor", content))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} does not describe a video processor: {error!r}") from error
+
+    @classmethod
+    def _parse(cls, content: dict[str, Any]) -> VideoPreprocessing:
+        for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+            if not content.get(step, True):
+                raise ValueError(f"`{step}` must be true, got {content[step]}")
+        crop = content["crop_size"]
+        if isinstance(crop, dict):
+            if crop["height"] != crop["width"]:
+                raise ValueError(f"`crop_size` must be a square, got {crop}")
+            crop = crop["height"]
+        default = cls.for_crop(int(crop))
+        size = content.get("size") or {}
+        size = size.get("shortest_edge", default.size) if isinstance(size, dict) else size
+        return cls(
+            crop=int(crop),
+            size=int(size),
+            mean=tuple(map(float, content.get("image_mean") or IMAGENET_MEAN)),
+            std=tuple(map(float, content.get("image_std") or IMAGENET_STD)),
+            scale=float(content.get("rescale_factor", default.scale)),
+            resample=int(content.get("resample", default.resample)),
+        )
+
+    def write(self, folder: Path) -> None:
+        """Writes the file that :meth:`read` and ``transformers`` read."""
+        content = {
+            "video_processor_type": "VJEPA2VideoProcessor",
+            "do_resize": True,
+            "size": {"shortest_edge": self.size},
+            "resample": self.resample,
+            "do_center_crop": True,
+            "crop_size": {"height": self.crop, "width": self.crop},
+            "do_rescale": True,
+            "rescale_factor": self.scale,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+        (folder / FILES[0]).write_text(json.dumps(content, indent=2) + "\n")
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """Resizes the shorter side to ``size``; uint8 in and out.
+
+        Takes ``(num_frames, height, width, 3)`` and returns ``(num_frames, 3, height, width)``.
+        """
+        images = frames.permute(0, 3, 1, 2)
+        height, width = images.shape[2:]
+        short = min(height, width)
+        if short == self.size:
+            return images
+        shape = (self.size * height // short, self.size * width // short)
+        mode = _MODES[self.resample]
+        resized = interpolate(images.float(), size=shape, mode=mode, antialias=True)
+        # Whole numbers again, as the processors of transformers have them at this point.
+        return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+    def crop_middle(self, images: Tensor) -> Tensor:
+        """Cuts the middle out of images, ``(..., height, width)`` to ``(..., crop, crop)``."""
+        top, left = (round((extent - self.crop) / 2) for extent in images.shape[-2:])
+        return images[..., top : top + self.crop, left : left + self.crop]
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Scales and normalises uint8 images, ``(..., 3, crop, crop)``, to float32."""
+        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
+        return images.float().mul(self.scale).sub_(mean).div_(std)
+
+
+def evenly_spaced(video: npt.NDArray[np.uint8], num_frames: int) -> npt.NDArray[np.uint8]:
+    """So many frames of a video at equal distances, the first and the last among them.
+
+    Of a video with fewer frames, the nearest are repeated.
+
+    Raises:
+        ValueError: If it is no video.
+    """
+    if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
+        raise ValueError(
+            "a video must be uint8 of shape (num_frames, height, width, 3) with a frame at least, "
+            f"got {video.dtype} {video.shape}"
+        )
+    times = np.linspace(0, len(video) - 1, num_frames).round().astype(int)
+    return video[times]
+
+
+def stack_clips(
+    videos: Sequence[npt.NDArray[np.uint8]],
+    num_frames: int,
+    preprocessing: VideoPreprocessing,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Samples and crops videos, uint8 ``(num_videos, num_frames, 3, crop, crop)``."""
+    clips = []
+    for video in videos:
+        # Copied, as torch warns of arrays that it could write to and must not.
+        frames = torch.from_numpy(np.array(evenly_spaced(video, num_frames)))
+        clips.append(preprocessing.crop_middle(preprocessing.resize(frames.to(device))))
+    return torch.stack(clips)

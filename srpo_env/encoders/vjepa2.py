@@ -1,0 +1,240 @@
+"""V-JEPA 2 as an encoder: any checkpoint that ``transformers`` can read, the shipped one included.
+
+V-JEPA 2 (https://arxiv.org/abs/2506.09985) is the world model that SRPO measures progress with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+try:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import VJEPA2Model
+    from transformers.utils import logging as transformers_logging
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"VJEPA2Encoder needs {error.name}: run `pip install 'srpo-env[encoders]'`", name=error.name
+    ) from error
+
+from srpo_env.encoders.preprocessing import VideoPreprocessing, stack_clips
+
+Video = npt.NDArray[np.uint8]
+Pooling = Literal["mean", "time"]
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+"""folder of the checkpoints that ship"""
+
+
+class VJEPA2Encoder:
+    """The encoder half of a V-JEPA 2; its tokens, averaged, are an episode's latent.
+
+    An episode becomes ``frames_per_clip`` frames at equal distances, its first and last among them;
+    the model turns each ``tubelet_size`` of them into one *time*, a grid of tokens. The latents are
+    the model's own, not standardised.
+
+    Examples:
+        The paper's world model, downloaded from the Hugging Face hub on first use (1.3 GB):
+
+        ```python
+        encoder = VJEPA2Encoder("facebook/vjepa2-vitl-fpc64-256", device="cuda")
+        envs = SelfReferentialProgressWrapper(envs, encoder)
+        ```
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        *,
+        pooling: Pooling = "mean",
+        batch_size: int = 8,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Loads a checkpoint: safetensors and JSON, never a pickle.
+
+        Args:
+            checkpoint: A folder, the name of a checkpoint that ships, or an id of the Hugging Face
+                hub such as ``facebook/vjepa2-vitg-fpc64-256``. Nothing is downloaded for a folder.
+            pooling: ``"mean"``: an episode's latent is the mean of all tokens, as in the paper.
+                ``"time"``: the means of each time one after the other, so that L2 distance compares
+                times in step with each other.
+            batch_size: Episodes that are encoded at a time; bounds the memory.
+            device: Where to compute; default: the GPU if there is one.
+            dtype: What to compute in; default: float16 on a GPU, as in the paper, else float32.
+
+        Raises:
+            FileNotFoundError: If there is no such checkpoint, or it lacks a file.
+            ConnectionError: If it cannot be downloaded.
+            ValueError: If it is damaged or of another kind, or an argument is out of its range.
+        """
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"`pooling` must be 'mean' or 'time', got {pooling!r}")
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.pooling, self.batch_size, self.device = pooling, batch_size, torch.device(device)
+        if dtype is None:
+            dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        self.checkpoint = find_checkpoint(checkpoint)
+        model = load_model(self.checkpoint, dtype)
+        self.preprocessing = VideoPreprocessing.read(self.checkpoint)
+        config = model.config
+        # The model counts its tokens in rows of this size; others would get wrong positions.
+        if self.preprocessing.crop != config.crop_size:
+            raise ValueError(
+                f"{self.checkpoint}: the crop of the processor and the model's must be equal, "
+                f"got {self.preprocessing.crop} and {config.crop_size}"
+            )
+        self.num_frames: int = config.frames_per_clip
+        self.num_times: int = max(1, config.frames_per_clip // config.tubelet_size)
+        self.hidden_size: int = config.hidden_size
+        self.latent_dim = self.hidden_size * (self.num_times if pooling == "time" else 1)
+        self._encoder = model.encoder.to(self.device).eval()  # without the predictor
+
+    def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
+        """Encodes videos, each ``(num_frames, height, width, 3)``, to ``(num_videos, latent_dim)``.
+
+        Raises:
+            ValueError: If something is no video, or a latent is not finite.
+        """
+        paths = self.encode_paths(videos)
+        latents: npt.NDArray[np.float32] = (
+            paths.mean(axis=1) if self.pooling == "mean" else paths.reshape(len(videos), -1)
+        )
+        return latents
+
+    def encode_paths(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
+        """Encodes videos to their way through latent space, whatever the pooling.
+
+        Args:
+            videos: Each ``(num_frames, height, width, 3)``, RGB.
+
+        Returns:
+            Mean of the tokens of each time, shape ``(num_videos, num_times, hidden_size)``.
+
+        Raises:
+            ValueError: If something is no video, or a latent is not finite.
+        """
+        paths = np.empty((len(videos), self.num_times, self.hidden_size), dtype=np.float32)
+        for start in range(0, len(videos), self.batch_size):
+            batch = videos[start : start + self.batch_size]
+            paths[start : start + len(batch)] = self._encode_batch(batch)
+        broken = np.flatnonzero(~np.isfinite(paths).all(axis=(1, 2)))
+        if len(broken):
+            raise ValueError(
+                f"the latent of video {broken[0]} is not finite in {self._dtype}: try "
+                "dtype=torch.bfloat16 or torch.float32, whose range is wider than float16's"
+            )
+        return paths
+
+    @torch.inference_mode()
+    def _encode_batch(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
+        clips = stack_clips(videos, self.num_frames, self.preprocessing, self.device)
+        pixels = self.preprocessing.normalize(clips).to(self._dtype)
+        tokens = self._encoder(pixel_values_videos=pixels).last_hidden_state  # (B, times * grid, D)
+        per_time = tokens.float().unflatten(1, (self.num_times, -1)).mean(dim=2)
+        paths: npt.NDArray[np.float32] = per_time.cpu().numpy()
+        return paths
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self._encoder.parameters()).dtype
+
+
+# --- Loading --------------------------------------------------------------------------------------
+
+
+def find_checkpoint(checkpoint: str | Path) -> Path:
+    """The folder of a checkpoint: itself, one that ships, or a download from the hub.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ConnectionError: If it cannot be downloaded.
+    """
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        return folder
+    if len(folder.parts) == 1 and (WEIGHTS / folder).is_dir():
+        return WEIGHTS / folder
+    is_hub_id = isinstance(checkpoint, str) and checkpoint.count("/") == 1
+    if not is_hub_id or checkpoint.startswith((".", "~", "/")):
+        shipped = sorted(file.parent.name for file in WEIGHTS.glob("*/config.json"))
+        raise FileNotFoundError(
+            "a checkpoint of V-JEPA 2 must be a folder, the name of one that ships "
+            f"({', '.join(shipped) or 'none'}), or an id of the Hugging Face hub such as "
+            f"facebook/vjepa2-vitl-fpc64-256, got {str(checkpoint)!r}"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(checkpoint, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # the library, its HTTP client, the socket: each raises its own kind
+        raise ConnectionError(
+            f"there is no folder {checkpoint!r}, and https://huggingface.co/{checkpoint} could not "
+            f"be downloaded ({type(error).__name__}: {error}). Without network, copy config.json, "
+            "video_preprocessor_config.json and model.safetensors from another machine and pass "
+            "their folder"
+        ) from error
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> VJEPA2Model:
+    """Loads the model of a checkpoint's folder.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged, or belongs to another kind of model.
+    """
+    try:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"a checkpoint of V-JEPA 2 must hold config.json, and {str(folder)!r} does not"
+        ) from error
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from error
+    if kind != "vjepa2":
+        raise ValueError(f"{folder} must hold a model of type 'vjepa2', got {kind!r}")
+    if not any((folder / f"model.safetensors{ending}").is_file() for ending in ("", ".index.json")):
+        raise FileNotFoundError(
+            f"the weights of a checkpoint must be model.safetensors, and {str(folder)!r} has no "
+            "such file; other formats can run code and are not read"
+        )
+    verbosity, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        model, loading = VJEPA2Model.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the checkpoint {folder} cannot be read: it is damaged or cut short, or its weights "
+            f"and its config.json do not belong together ({type(error).__name__}: {error})"
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+    # What is missing would be drawn at random, and nothing would crash. The predictor is not used.
+    missing = [name for name in loading["missing_keys"] if not name.startswith("predictor.")]
+    if missing:
+        raise ValueError(
+            f"the weights of {folder} must be those of a V-JEPA 2 of the size in its config.json, "
+            f"and lack {len(missing)} tensors, such as {missing[0]}"
+        )
+    return model

@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from srpo_env.encoders import TrajectoryEncoder, VJEPA2Encoder  # noqa: E402
+from srpo_env.encoders.preprocessing import FILES, VideoPreprocessing  # noqa: E402
+from srpo_env.encoders.protocol import encode_checked  # noqa: E402
+from srpo_env.encoders.vjepa2 import find_checkpoint  # noqa: E402
+
+CROP, FRAMES, HIDDEN = 16, 4, 24
+
+
+def tiny_model(**settings):
+    torch.manual_seed(0)
+    config = transformers.VJEPA2Config(
+        crop_size=CROP,
+        patch_size=8,
+        frames_per_clip=FRAMES,
+        tubelet_size=2,
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        pred_hidden_size=12,
+        pred_num_hidden_layers=1,
+        pred_num_attention_heads=1,
+        pred_num_mask_tokens=1,
+        **settings,
+    )
+    model = transformers.VJEPA2Model(config)
+    # Larger weights than V-JEPA's first ones, with which a tiny model hardly looks at its input.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(10)
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model().save_pretrained(folder)
+    VideoPreprocessing.for_crop(CROP).write(folder)
+    return folder
+
+
+@pytest.fixture
+def own(checkpoint, tmp_path):
+    """A copy of the checkpoint, to be broken."""
+    for file in checkpoint.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def videos(*lengths, height=18, width=18, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (n, height, width, 3), dtype=np.uint8) for n in lengths]
+
+
+# --- What comes out -------------------------------------------------------------------------------
+
+
+def test_a_video_of_any_length_becomes_one_finite_latent(checkpoint):
+    encoder = VJEPA2Encoder(checkpoint)
+    assert isinstance(encoder, TrajectoryEncoder)
+    latents = encode_checked(encoder, videos(1, 2, 4, 11), ["a", "b", "c", "d"])
+    assert latents.shape == (4, encoder.latent_dim) == (4, HIDDEN)
+    assert latents.dtype == np.float32
+    assert encoder.encode([]).shape == (0, HIDDEN)
+
+
+def test_the_mean_is_over_all_tokens_of_the_models_own_output(checkpoint):
+    (video,) = videos(FRAMES, height=18, width=18)
+    # By hand: 18 pixels, the middle 16, ImageNet's mean and deviation.
+    pixels = torch.from_numpy(video[:, 1:17, 1:17]).permute(0, 3, 1, 2)[None].double() / 255
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.no_grad():
+        output = tiny_model()(((pixels - mean) / std).float())
+    expected = output.last_hidden_state[0]  # 2 times x 2 x 2 tokens
+    np.testing.assert_allclose(
+        VJEPA2Encoder(checkpoint).encode([video])[0], expected.mean(0), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        VJEPA2Encoder(checkpoint).encode_paths([video])[0],
+        expected.view(2, 4, HIDDEN).mean(1),
+        atol=1e-5,
+    )
+
+
+def test_pooling_by_time_keeps_the_order_of_events(checkpoint):
+    by_time = VJEPA2Encoder(checkpoint, pooling="time")
+    (video,) = videos(FRAMES)
+    path = by_time.encode_paths([video])
+    assert path.shape == (1, by_time.num_times, HIDDEN) == (1, 2, HIDDEN)
+    latent = by_time.encode([video])
+    assert latent.shape == (1, by_time.latent_dim)
+    np.testing.assert_array_equal(latent[0], path[0].ravel())
+    mean = VJEPA2Encoder(checkpoint).encode([video])
+    np.testing.assert_allclose(mean[0], path[0].mean(axis=0), atol=1e-6)
+
+
+def test_frames_are_taken_at_equal_distances_from_first_to_last(checkpoint):
+    encoder = VJEPA2Encoder(checkpoint)
+    (long,) = videos(10)
+    np.testing.assert_array_equal(encoder.encode([long]), encoder.encode([long[[0, 3, 6, 9]]]))
+    (short,) = videos(2)
+    np.testing.assert_array_equal(encoder.encode([short]), encoder.encode([short[[0, 0, 1, 1]]]))
+
+
+def test_micro_batches_do_not_matter(checkpoint):
+    clips = videos(3, 4, 5, 6, 7)
+    together = VJEPA2Encoder(checkpoint, batch_size=5).encode(clips)
+    np.testing.assert_allclose(
+        VJEPA2Encoder(checkpoint, batch_size=2).encode(clips), together, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_near_and_comes_back_as_float32(checkpoint, dtype):
+    clips = videos(4, 6)
+    exact = VJEPA2Encoder(checkpoint).encode(clips)
+    half = VJEPA2Encoder(checkpoint, dtype=getattr(torch, dtype)).encode(clips)
+    assert half.dtype == np.float32
+    assert np.linalg.norm(half - exact) < 0.05 * np.linalg.norm(exact)
+    assert not np.array_equal(half, exact)
+
+
+def test_a_latent_that_is_not_finite_is_an_error_and_never_a_zero(checkpoint):
+    encoder = VJEPA2Encoder(checkpoint)
+    with torch.no_grad():
+        encoder._encoder.layernorm.weight.fill_(torch.inf)
+    with pytest.raises(ValueError, match=r"the latent of video 0 is not finite in torch\.float32"):
+        encoder.encode(videos(4))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_same_latents(checkpoint):
+    clips = videos(4, 6)
+    on_gpu = VJEPA2Encoder(checkpoint, device="cuda", dtype=torch.float32).encode(clips)
+    np.testing.assert_allclose(
+        on_gpu, VJEPA2Encoder(checkpoint, device="cpu").encode(clips), atol=1e-3
+    )
+
+
+# --- What goes in ---------------------------------------------------------------------------------
+
+
+def test_the_shorter_side_is_resized_and_the_middle_is_cropped():
+    preprocessing = VideoPreprocessing(crop=4, size=4)
+    frames = np.zeros((1, 8, 16, 3), np.uint8)
+    frames[:, :, 4:12] = 200  # the middle half of the width
+    images = preprocessing.resize(torch.from_numpy(frames))
+    assert images.shape == (1, 3, 4, 8)
+    middle = preprocessing.crop_middle(images)
+    assert middle.shape == (1, 3, 4, 4)
+    # Antialiasing mixes the edges, and only them.
+    np.testing.assert_array_equal(middle[..., 1:3], 200)
+
+
+def test_preprocessing_survives_its_file(tmp_path):
+    original = VideoPreprocessing(crop=112, size=128, mean=(0.5, 0.4, 0.3), resample=3)
+    original.write(tmp_path)
+    assert VideoPreprocessing.read(tmp_path) == original
+
+
+def test_the_files_of_the_published_checkpoints_are_understood(tmp_path):
+    # The fields of facebook/vjepa2-vitl-fpc64-256's file that say something about the pixels.
+    content = {
+        "crop_size": {"height": 256, "width": 256},
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "resample": 2,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"shortest_edge": 292},
+        "video_processor_type": "VJEPA2VideoProcessor",
+    }
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(content))
+    assert VideoPreprocessing.read(tmp_path) == VideoPreprocessing.for_crop(256)
+
+
+@pytest.mark.parametrize(
+    "video",
+    [
+        np.zeros((0, 16, 16, 3), np.uint8),
+        np.zeros((4, 16, 16), np.uint8),
+        np.zeros((4, 16, 16, 3), np.float32),
+    ],
+)
+def test_what_is_no_video_is_refused(checkpoint, video):
+    with pytest.raises(ValueError, match="a video must be uint8 of shape"):
+        VJEPA2Encoder(checkpoint).encode([video])
+
+
+# --- Published sizes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "millions", "hidden"),
+    [
+        # Source: V-JEPA 2's paper, Table 4: ViT-L has 300 million parameters, ViT-g 1 billion.
+        ({}, 303.9, 1024),
+        (
+            {
+                "hidden_size": 1408,
+                "num_hidden_layers": 40,
+                "num_attention_heads": 22,
+                "mlp_ratio": 48 / 11,
+            },
+            1012.2,
+            1408,
+        ),
+    ],
+    ids=["vitl-fpc64-256", "vitg-fpc64-256"],
+)
+def test_the_published_sizes_can_be_built(settings, millions, hidden):
+    with torch.device("meta"):
+        encoder = transformers.VJEPA2Model(transformers.VJEPA2Config(**settings)).encoder
+        tokens = encoder(pixel_values_videos=torch.zeros(1, 64, 3, 256, 256)).last_hidden_state
+    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+    assert tokens.shape == (1, 32 * 16 * 16, hidden)
+
+
+# --- What is no checkpoint ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "./a/b", "/no/such/folder", "a/b/c"])
+def test_a_folder_that_there_is_not_is_an_error(name):
+    with pytest.raises(FileNotFoundError, match=r"must be a folder, the name of one that ships"):
+        VJEPA2Encoder(name)
+
+
+def test_a_hub_id_without_network_says_what_to_do(monkeypatch):
+    import huggingface_hub
+
+    def offline(*_, **__):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(
+        ConnectionError, match=r"vitl-fpc64-256 could not be downloaded.*pass their"
+    ):
+        VJEPA2Encoder("facebook/vjepa2-vitl-fpc64-256")
+
+
+def test_only_data_is_downloaded_from_the_hub(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    asked = {}
+
+    def download(name, *, allow_patterns):
+        asked.update(name=name, patterns=allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert find_checkpoint("facebook/vjepa2-vitg-fpc64-256") == tmp_path
+    assert asked == {
+        "name": "facebook/vjepa2-vitg-fpc64-256",
+        "patterns": ["*.json", "*.safetensors"],
+    }
+
+
+def test_truncated_weights_are_an_error(own):
+    file = own / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="cannot be read: it is damaged or cut short"):
+        VJEPA2Encoder(own)
+
+
+def test_another_type_of_model_is_an_error(own):
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(config | {"model_type": "videomae"}))
+    with pytest.raises(ValueError, match="must hold a model of type 'vjepa2', got 'videomae'"):
+        VJEPA2Encoder(own)
+
+
+def test_weights_of_another_size_are_an_error(own):
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(ValueError, match=r"and lack \d+ tensors, such as encoder\.layer\.2"):
+        VJEPA2Encoder(own)
+    (own / "config.json").write_text(json.dumps(config | {"hidden_size": 48}))
+    with pytest.raises(ValueError, match="do not belong together"):
+        VJEPA2Encoder(own)
+
+
+def test_a_pickle_is_never_read(own):
+    (own / "model.safetensors").rename(own / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"must be model\.safetensors.*can run code"):
+        VJEPA2Encoder(own)
+
+
+@pytest.mark.parametrize("name", ["config.json", FILES[0]])
+def test_a_missing_or_damaged_description_is_an_error(own, name):
+    content = (own / name).read_text()
+    (own / name).write_text(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"\.json (is damaged|does not describe)"):
+        VJEPA2Encoder(own)
+    (own / name).unlink()
+    with pytest.raises(FileNotFoundError, match=r"a checkpoint .*must hold"):
+        VJEPA2Encoder(own)
+
+
+def test_a_crop_that_is_not_the_models_is_an_error(own):
+    VideoPreprocessing.for_crop(24).write(own)
+    with pytest.raises(ValueError, match="must be equal, got 24 and 16"):
+        VJEPA2Encoder(own)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pooling": "max"}, "`pooling` must be 'mean' or 'time', got 'max'"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments_are_refused(checkpoint, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        VJEPA2Encoder(checkpoint, **arguments)
+
+
+def test_importing_the_encoders_does_not_import_torch():
+    code = "import sys, srpo_env.encoders; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
