@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from srpo_env.commands.demos import numbers
 from srpo_env.libero.assets import resolve_assets
-from srpo_env.libero.behaviour_files import (
+from srpo_env.libero.behaviour_recording import (
     SUITE,
     BehaviourRecording,
     RecordedBehaviours,
@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=f"{DEFAULTS.init_states[0]}-{DEFAULTS.init_states[-1]}",
         help="initial states to start from, as in 0-39; evaluation keeps 40-49 for itself",
     )
+    parser.add_argument(
+        "--max-steps",
+        type=int,
+        default=DEFAULTS.max_steps,
+        help="control steps after which a failure is cut off; LIBERO's limit is 280",
+    )
     parser.add_argument("--image-size", type=int, default=DEFAULTS.image_size, help="pixels")
     parser.add_argument(
         "--visuals",
@@ -72,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         successes=args.successes,
         failures=args.failures,
         init_states=tuple(numbers(args.init_states, "--init-states")),
+        max_steps=args.max_steps,
         image_size=args.image_size,
         visuals=getattr(args, "visuals", None),
         seed=args.seed,

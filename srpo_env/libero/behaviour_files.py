@@ -1,14 +1,15 @@
 """Files of episodes of many kinds, one HDF5 file per task and set of assets: made once, read often.
 
 ``data/episode_0``, ... each hold ``obs/agentview_rgb`` (upright), ``progress``, and as attributes
-what makes the episode again: task, initial state, kind, seed.
+what makes the episode again: task, initial state, kind, seed. Needs no simulator.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,156 +17,57 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.libero.assets import resolve_assets
-from srpo_env.libero.behaviours import FAILURES, KINDS, SUCCESSES, BehaviourEpisode, play
-from srpo_env.libero.demos import IMAGE_KEYS, read_demos, recording_settings, whole_file
-from srpo_env.libero.simulation import Simulation
-from srpo_env.libero.suites import get_task
-from srpo_env.libero.visuals import Visuals, check_visuals
+from srpo_env.libero.demos import IMAGE_KEYS, read_demos, whole_file
 
-SUITE = "libero_object"
+Floats = npt.NDArray[np.float64]
+Frames = npt.NDArray[np.uint8]
 
-BEHAVIOUR_VERSION = 1
-"""counts changes of the behaviours, the expert or the progress that alter the episodes"""
-
-MAX_TRIES = 20
-"""seeds that are tried for one episode until it ends as its kind means to"""
+FORMAT = "srpo-env behaviours"
 
 VIDEO = f"obs/{IMAGE_KEYS['agentview']}"
 
 
 @dataclass(frozen=True)
-class BehaviourRecording:
-    """What to record of each task."""
+class BehaviourEpisode:
+    """One episode: what the camera saw at each look, and how far it truly was."""
 
-    successes: int = 32
-    """episodes, spread evenly over the kinds that succeed"""
-    failures: int = 36
-    """episodes, spread evenly over the kinds that fail"""
-    init_states: tuple[int, ...] = tuple(range(40))
-    """stored initial states, taken in turn; evaluation of policies keeps 40-49 for itself"""
-    chunk: int = 8
-    """control steps between two frames"""
-    image_size: int = 128
-    visuals: Visuals | None = None
-    """``"exact"`` or ``"fast"`` images; None for what suits this machine"""
-    seed: int = 0
+    task_id: int
+    """in LIBERO's order of libero_object"""
+    init_state_id: int
+    kind: str
+    seed: int
+    success: bool
+    num_steps: int
+    """control steps"""
+    frames: Frames
+    """``agentview`` at the start, after every chunk and at the end, upright; (T, H, W, 3)"""
+    progress: Floats
+    """as :class:`~srpo_env.libero.progress.TrueProgress` has it at the same times, ``(T,)``"""
 
-    def __post_init__(self) -> None:
-        """Checks the settings.
-
-        Raises:
-            ValueError: If one is out of its range.
-        """
-        for name, least in (("successes", 0), ("failures", 0), ("chunk", 1), ("image_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
-        if self.successes + self.failures == 0:
-            raise ValueError("`successes` and `failures` must not both be 0: nothing to record")
-        if not self.init_states:
-            raise ValueError("`init_states` must name at least one initial state, got none")
-
-    def plan(self, task_id: int) -> list[tuple[str, int, int]]:
-        """Kind, initial state and first seed of each episode of a task.
-
-        Successes and failures each go through the initial states in turn, so that every state gets
-        both: a group to compare.
-        """
-        rng = np.random.default_rng([self.seed, task_id])
-        episodes = []
-        for names, count in ((SUCCESSES, self.successes), (FAILURES, self.failures)):
-            kinds = rng.permutation([names[i % len(names)] for i in range(count)])
-            starts = rng.permutation(self.init_states)
-            for i, kind in enumerate(kinds):
-                seed = int(rng.integers(2**31 - MAX_TRIES))
-                episodes.append((str(kind), int(starts[i % len(starts)]), seed))
-        return episodes
+    @property
+    def furthest(self) -> float:
+        """The most progress that was seen."""
+        return float(self.progress.max())
 
 
-@dataclass(frozen=True)
-class RecordedBehaviours:
-    """What came of a task."""
-
-    file: Path
-    num_episodes: int
-    rejected: int = 0
-    """episodes that ended otherwise than their kind means to; they are not stored"""
-    skipped: bool = False
-    """the file was there already, recorded with the same settings"""
-
-
-def record_behaviours(
-    task_id: int,
-    folder: str | Path,
-    recording: BehaviourRecording,
-    *,
-    overwrite: bool = False,
-    progress: Callable[[BehaviourEpisode], object] | None = None,
-) -> RecordedBehaviours:
-    """Records one task of libero_object with the assets in use; a file that is there is kept.
+@contextmanager
+def writing_behaviours(
+    path: str | Path, settings: Mapping[str, Any]
+) -> Iterator[Callable[[BehaviourEpisode], None]]:
+    """Opens a new file that appears at ``path`` when the block is left without an error.
 
     Args:
-        task_id: The task, in LIBERO's order.
-        folder: Where the file goes; made if need be.
-        recording: What to record.
-        overwrite: Whether to replace a file recorded otherwise.
-        progress: Called with each episode that is stored.
+        path: Where it appears.
+        settings: What it was recorded with, for JSON.
 
-    Raises:
-        FileExistsError: If the file is there, was recorded otherwise, and is not to be overwritten.
-        ValueError: If a setting is wrong for the task, or a kind keeps ending otherwise than meant.
+    Yields:
+        What appends an episode.
     """
-    task, assets = get_task(SUITE, task_id), resolve_assets().kind
-    path = Path(folder) / f"{task.name}_{assets}.hdf5"
-    settings = {
-        **asdict(recording),
-        "init_states": list(recording.init_states),  # as JSON gives them back
-        "visuals": check_visuals(recording.visuals),
-        "assets": assets,
-        "version": BEHAVIOUR_VERSION,
-    }
-    plan = recording.plan(task_id)
-    if path.exists() and not overwrite:
-        if recording_settings(path) == settings:
-            return RecordedBehaviours(path, len(plan), skipped=True)
-        raise FileExistsError(
-            f"{str(path)!r} exists and was recorded with other settings: choose another folder, or "
-            "overwrite it (`--overwrite`)"
-        )
-    rejected = 0
-    simulation = Simulation(task, recording.image_size, recording.visuals)
-    try:
-        with whole_file(path) as file:
-            data = file.create_group("data")
-            data.attrs["recording"] = json.dumps(settings)
-            data.attrs["format"] = "srpo-env behaviours"
-            data.attrs["macros_image_convention"] = "opencv"  # upright
-            for number, (kind, init_state_id, first_seed) in enumerate(plan):
-                episode, tries = _play_as_meant(
-                    simulation, kind, init_state_id, first_seed, recording.chunk
-                )
-                _write(data.create_group(f"episode_{number}"), episode)
-                rejected += tries - 1
-                if progress is not None:
-                    progress(episode)
-    finally:
-        simulation.close()
-    return RecordedBehaviours(path, len(plan), rejected)
-
-
-def _play_as_meant(
-    simulation: Simulation, kind: str, init_state_id: int, first_seed: int, chunk: int
-) -> tuple[BehaviourEpisode, int]:
-    for tries in range(1, MAX_TRIES + 1):
-        seed = first_seed + tries - 1
-        episode = play(simulation, kind, init_state_id, seed, chunk=chunk)
-        if episode.success == KINDS[kind].succeeds:
-            return episode, tries
-    meant = "succeed" if KINDS[kind].succeeds else "fail"
-    raise ValueError(
-        f"episodes of kind {kind!r} must {meant}, and {MAX_TRIES} in a row of "
-        f"{simulation.task.name} from initial state {init_state_id} did not"
-    )
+    with whole_file(path) as file:
+        data = file.create_group("data")
+        data.attrs["format"] = FORMAT
+        data.attrs["recording"] = json.dumps(settings)
+        yield lambda episode: _write(data.create_group(f"episode_{len(data)}"), episode)
 
 
 def _write(group: h5py.Group, episode: BehaviourEpisode) -> None:
@@ -196,9 +98,7 @@ def read_behaviours(source: str | Path | Iterable[str | Path]) -> Iterator[Behav
         yield from _read(path)
 
 
-def read_videos(
-    source: str | Path | Iterable[str | Path], chunk: int = 8
-) -> Iterator[npt.NDArray[np.uint8]]:
+def read_videos(source: str | Path | Iterable[str | Path], chunk: int = 8) -> Iterator[Frames]:
     """Yields agent-view videos: of our episodes, and of demonstrations in LIBERO's layout.
 
     Args:
@@ -240,7 +140,7 @@ def _is_ours(path: Path) -> bool:
     try:
         with h5py.File(path, "r") as file:
             data = file.get("data")
-            return data is not None and data.attrs.get("format") == "srpo-env behaviours"
+            return data is not None and data.attrs.get("format") == FORMAT
     except OSError as error:
         raise ValueError(f"{str(path)!r} is no HDF5 file, or is damaged: {error}") from error
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.libero.experts import CLOSE, OPEN, PickAndPlaceExpert
 from srpo_env.libero.progress import STAGES, TrueProgress
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import MAX_STEPS
 
 Floats = npt.NDArray[np.float64]
-Frames = npt.NDArray[np.uint8]
 Actions = Iterator[Floats]
 
 HALT = 0.0
@@ -198,7 +198,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "expert": Kind(_expert, succeeds=True, least_speed=1.0, max_noise=0.0),
     "noisy": Kind(_expert, succeeds=True, least_speed=1.0, max_noise=MAX_NOISE),
-    "slow": Kind(_expert, succeeds=True),
+    "slow": Kind(_expert, succeeds=True, least_speed=0.6),
     "high": Kind(_high, succeeds=True, least_speed=0.8),
     **{f"stops_in_{stage}": Kind(_stops_in(stage), succeeds=False) for stage in STAGES},
     "misses": Kind(_misses, succeeds=False, least_speed=0.7),
@@ -212,29 +212,6 @@ SUCCESSES = tuple(name for name, kind in KINDS.items() if kind.succeeds)
 FAILURES = tuple(name for name, kind in KINDS.items() if not kind.succeeds)
 
 
-@dataclass(frozen=True)
-class BehaviourEpisode:
-    """One episode: what the camera saw at each look, and how far it truly was."""
-
-    task_id: int
-    """in LIBERO's order of libero_object"""
-    init_state_id: int
-    kind: str
-    seed: int
-    success: bool
-    num_steps: int
-    """control steps"""
-    frames: Frames
-    """``agentview`` at the start, after every chunk and at the end, upright; (T, H, W, 3)"""
-    progress: Floats
-    """:class:`TrueProgress` at the same times, in [0, 1], shape ``(T,)``"""
-
-    @property
-    def furthest(self) -> float:
-        """The most progress that was seen."""
-        return float(self.progress.max())
-
-
 def play(
     simulation: Simulation,
     kind: str,
@@ -242,9 +219,10 @@ def play(
     seed: int,
     *,
     chunk: int = 8,
+    max_steps: int | None = None,
     settle_steps: int = 10,
 ) -> BehaviourEpisode:
-    """Plays one episode up to success or the suite's limit of control steps.
+    """Plays one episode up to success or the limit of control steps.
 
     A kind *means* to succeed or to fail; what came of it, the episode's ``success`` says.
 
@@ -254,6 +232,7 @@ def play(
         init_state_id: Which of the task's stored initial states to start from.
         seed: Of all that the kind leaves open; with task and initial state, it fixes the episode.
         chunk: Control steps between two frames, as ``LiberoEnv`` has them.
+        max_steps: The limit; default: the suite's.
         settle_steps: Control steps without motion before the first frame.
 
     Raises:
@@ -274,7 +253,7 @@ def play(
     speed, noise = rng.uniform(manner.least_speed, 1.0), rng.uniform(0.0, manner.max_noise)
     actions = manner.actions(scene)
     frames, progress = [simulation.render("agentview")], [scene.progress]
-    success, steps, limit = False, 0, MAX_STEPS[simulation.task.suite]
+    success, steps, limit = False, 0, max_steps or MAX_STEPS[simulation.task.suite]
     while not success and steps < limit:
         action = next(actions)
         action[:3] *= speed

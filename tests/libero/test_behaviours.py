@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import functools
+import types
+
+import numpy as np
+import pytest
+
+from srpo_env.libero.behaviours import FAILURES, KINDS, SUCCESSES, play
+from srpo_env.libero.experts import PickAndPlaceExpert
+from srpo_env.libero.progress import STAGES, TrueProgress
+from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
+from srpo_env.libero.suites import get_task, tasks_of
+
+pytestmark = pytest.mark.libero
+
+MILK, DRESSING = 7, 2
+SIZE = 16
+
+
+@functools.cache
+def simulation_of(task_id):
+    return Simulation(get_task("libero_object", task_id), SIZE)
+
+
+@functools.cache
+def episode_of(kind):
+    return play(simulation_of(MILK), kind, init_state_id=3, seed=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_episode_ends_as_its_kind_means_to(kind):
+    episode = episode_of(kind)
+    assert episode.success == (kind in SUCCESSES)
+    assert (episode.furthest == 1.0) == episode.success
+    if kind in FAILURES:
+        assert episode.num_steps == 280  # the suite's limit: a failure is cut off
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_is_a_frame_and_its_progress_at_every_look(kind):
+    episode = episode_of(kind)
+    looks = 1 + -(-episode.num_steps // 8)
+    assert episode.frames.shape == (looks, SIZE, SIZE, 3)
+    assert episode.frames.dtype == np.uint8
+    assert episode.progress.shape == (looks,)
+    assert episode.progress.min() >= 0
+    assert episode.progress.max() <= 1
+
+
+@pytest.mark.parametrize("kind", SUCCESSES)
+def test_progress_rises_all_the_way_to_success(kind):
+    progress = episode_of(kind).progress
+    assert progress[0] == 0.0
+    assert progress[-1] == 1.0
+    # Noise may cost a little of it between two looks.
+    assert np.diff(progress).min() > -0.05
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_stops_in_a_stage_gets_no_further(stage):
+    episode, number = episode_of(f"stops_in_{stage}"), STAGES.index(stage)
+    assert 0.2 * number <= episode.furthest < 0.2 * (number + 1) + 0.02
+    assert episode.progress[-1] > 0.2 * number - 0.06  # and stays there, or drifts about it
+
+
+def test_a_miss_comes_near_and_takes_nothing():
+    for seed in range(2):
+        episode = play(simulation_of(DRESSING), "misses", init_state_id=3, seed=seed)
+        assert 0.05 < episode.furthest <= 0.2, seed
+
+
+def test_what_is_dropped_was_held_and_is_lost():
+    episode = episode_of("drops")
+    assert episode.furthest > 0.4
+    assert episode.progress[-1] <= 0.2  # at best, the hand is still above it
+
+
+def test_what_takes_another_object_puts_that_into_the_basket():
+    simulation = simulation_of(MILK)
+    play(simulation, "takes_another", init_state_id=3, seed=0)
+    wanted, basket = simulation.objects_of_interest
+    place = {name: simulation.data.xpos[body] for name, body in simulation.objects.items()}
+    inside = [
+        name
+        for name in set(place) - {wanted, basket}
+        if np.linalg.norm(place[name][:2] - place[basket][:2]) < 0.08
+    ]
+    assert len(inside) == 1
+    assert np.linalg.norm(place[wanted][:2] - place[basket][:2]) > 0.2
+
+
+def test_the_high_strategy_goes_another_way():
+    simulation = simulation_of(MILK)
+    body = simulation.objects[simulation.objects_of_interest[0]]
+
+    def greatest_height(kind):
+        heights = []
+        step = simulation.step
+
+        def watched(action):
+            heights.append(simulation.data.xpos[body][2])
+            return step(action)
+
+        simulation.step = watched
+        try:
+            play(simulation, kind, init_state_id=3, seed=0)
+        finally:
+            del simulation.step
+        return max(heights)
+
+    assert greatest_height("high") > greatest_height("expert") + 0.08
+
+
+@pytest.mark.parametrize("kind", ["noisy", "random"])
+def test_the_same_seed_gives_the_same_episode_and_another_another(kind):
+    first = episode_of(kind)
+    again = play(simulation_of(MILK), kind, first.init_state_id, first.seed)
+    np.testing.assert_array_equal(again.frames, first.frames)
+    np.testing.assert_array_equal(again.progress, first.progress)
+    other = play(simulation_of(MILK), kind, first.init_state_id, first.seed + 1)
+    assert not np.array_equal(other.progress, first.progress)
+
+
+# --- True progress --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started():
+    simulation = simulation_of(MILK)
+    simulation.reset(simulation.task.init_states()[0])
+    for _ in range(10):
+        simulation.step(SETTLE_ACTION)
+    return simulation
+
+
+def test_fingers_that_close_on_nothing_are_no_grasp(started):
+    meter = TrueProgress(started)
+    for _ in range(10):
+        started.step(np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]))
+        assert meter.measure() < 0.05
+
+
+def test_it_counts_what_is_so_now(started):
+    expert, meter = PickAndPlaceExpert(started), TrueProgress(started)
+    while meter.measure() < 0.5:
+        started.step(expert.act())
+    for _ in range(12):
+        started.step(np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0]))
+        now = meter.measure()
+    assert now <= 0.2  # it fell
+
+
+def test_the_hand_alone_is_worth_its_share_of_the_way(started):
+    # Reach is the share of the first distance, so half of the way is worth half of 0.2.
+    meter = TrueProgress(started)
+    body = started.objects[started.objects_of_interest[0]]
+    joint = started.model.jnt_qposadr[started.model.body_jntadr[body]]
+    low, high = meter._box(meter._shape)
+    before = meter._distance_of_hand(low, high)
+    nearest = np.clip(started.grip_position, low, high)
+    import mujoco
+
+    # The object comes half of the way to the hand.
+    started.data.qpos[joint : joint + 3] += (started.grip_position - nearest) / 2
+    mujoco.mj_forward(started.model, started.data)
+    assert meter.measure() == pytest.approx(0.1, abs=0.1 * 0.012 / before)
+
+
+# --- Bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "init_state_id", "message"),
+    [
+        ("juggles", 0, "`kind` must be one of expert, noisy, .*, got 'juggles'"),
+        ("expert", 50, r"`init_state_id` must be in 0\.\.49, got 50"),
+    ],
+)
+def test_wrong_arguments_are_refused(kind, init_state_id, message):
+    with pytest.raises(ValueError, match=message):
+        play(simulation_of(MILK), kind, init_state_id, seed=0)
+
+
+def test_progress_in_another_suite_is_refused():
+    task = tasks_of("libero_goal")[0]
+    with pytest.raises(ValueError, match="known for the tasks of libero_object, got"):
+        TrueProgress(types.SimpleNamespace(task=task))
+
+
+def test_an_expert_for_an_object_that_there_is_not_is_refused(started):
+    with pytest.raises(ValueError, match=r"`target` must be one of .*milk_1.*, got 'anvil'"):
+        PickAndPlaceExpert(started, target="anvil")
