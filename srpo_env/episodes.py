@@ -100,8 +100,7 @@ class FrameRecorder:
 
     def __post_init__(self) -> None:
         """Checks the setting."""
-        if self.max_frames < 2:
-            raise ValueError(f"`max_frames` must be at least 2, got {self.max_frames}")
+        self.max_frames = checked_count("max_frames", self.max_frames, at_least=2)
 
     def add(self, frame: Video) -> None:
         """Takes the next frame but the last, shape ``(height, width, 3)``."""
@@ -131,3 +130,14 @@ class FrameRecorder:
             for i in range(intervals)
         ]
         return np.stack([*(self.kept[row] for row in rows), last_frame])
+
+
+def checked_count(name: str, value: int, *, at_least: int = 1) -> int:
+    """The value of a setting that counts something, as Python's own int, so that it can be saved.
+
+    Raises:
+        ValueError: If it is not a whole number, or too small.
+    """
+    if not isinstance(value, (int, np.integer)) or value < at_least:
+        raise ValueError(f"`{name}` must be a whole number and at least {at_least}, got {value!r}")
+    return int(value)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from srpo_env.clustering import Clustering, success_centers
+from srpo_env.episodes import checked_count
 from srpo_env.reward import Formula, distances_to_centers, progress_rewards
 
 Latent = npt.NDArray[np.float32]
@@ -69,9 +70,7 @@ class SuccessMemory:
         Args:
             size: Successes kept for each task, at least 1.
         """
-        if size < 1:
-            raise ValueError(f"`memory_size` must be at least 1, got {size}")
-        self.size = size
+        self.size = checked_count("memory_size", size)
         self.tasks: dict[Hashable, TaskMemory] = {}
 
     def __getitem__(self, task: Hashable) -> TaskMemory:

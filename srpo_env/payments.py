@@ -43,7 +43,7 @@ class Payments:
         self.owed: deque[tuple[int, int, float]] = deque(maxlen=KEPT_PAYMENTS)
         """``(last_step, env_index, reward)`` of failures"""
         self.forgotten_step = -1
-        """latest last step among those that had to make room"""
+        """latest last step among those that are no longer kept"""
 
     def add(self, groups: Iterable[Group]) -> None:
         """Takes the shaped rewards of closed groups."""
@@ -57,31 +57,42 @@ class Payments:
                 reward = episode.last_env_reward + episode.progress_reward
                 self.owed.append((episode.last_step, episode.env_index, reward))
 
-    def check(self, rewards: RewardBuffer, first_step: int, step_count: int) -> None:
-        """Checks a buffer before anything is changed.
+    def checked_length(self, rewards: RewardBuffer) -> int:
+        """Number of steps in a buffer that fits the environments.
 
         Raises:
-            ValueError: If the buffer does not fit the environments, or holds steps that were never
-                made or are too long ago.
+            ValueError: If it does not.
         """
         shape = tuple(getattr(rewards, "shape", ()))
         if len(shape) != 2 or shape[1] != self.num_envs:
             raise ValueError(
-                f"`rewards` must be an array of shape (num_steps, {self.num_envs}), got {shape}"
+                f"`rewards` must be an array of shape (num_steps, {self.num_envs}), got "
+                f"{type(rewards).__name__} of shape {shape}; it is written in place, so a view "
+                "such as `rewards.T` or `rewards[..., 0]` will do"
             )
         # In whole numbers every shaped reward would become 0, silently.
         if "float" not in str(rewards.dtype):
             raise ValueError(f"`rewards` must be of a floating point type, got {rewards.dtype}")
-        if first_step < 0 or first_step + shape[0] > step_count:
+        return int(shape[0])
+
+    def check_steps(self, first_step: int, num_steps: int, step_count: int) -> None:
+        """Checks which steps are to be paid, before anything is changed.
+
+        Raises:
+            ValueError: If some were never made, or their rewards are no longer kept.
+        """
+        if first_step < 0 or first_step + num_steps > step_count:
             raise ValueError(
-                f"`rewards` holds steps {first_step} to {first_step + shape[0] - 1}, but the "
+                f"`rewards` holds steps {first_step} to {first_step + num_steps - 1}, but the "
                 f"{step_count} steps made so far are numbered from 0; `first_step` is the value of "
                 "`step_count` before the first of them"
             )
         if self.forgotten_step >= first_step:
             raise ValueError(
-                f"Only {KEPT_PAYMENTS} rewards are kept, and more episodes failed since step "
-                f"{first_step}; call `rewrite` more often"
+                f"`rewards` begins with step {first_step}, and rewards up to step "
+                f"{self.forgotten_step} are no longer kept: those before the buffer of an earlier "
+                f"`rewrite`, and all but the newest {KEPT_PAYMENTS}. Rewrite buffers in the order "
+                "of their steps, after each rollout"
             )
 
     def write(self, rewards: RewardBuffer, first_step: int) -> int:
@@ -90,6 +101,8 @@ class Payments:
         Returns:
             How many were set.
         """
+        dropped = [payment[0] for payment in self.owed if payment[0] < first_step]
+        self.forgotten_step = max([self.forgotten_step, *dropped])
         kept = [payment for payment in self.owed if payment[0] >= first_step]
         self.owed = deque(kept, maxlen=KEPT_PAYMENTS)
         due = [payment for payment in kept if payment[0] < first_step + rewards.shape[0]]

@@ -13,7 +13,7 @@ import numpy as np
 
 from srpo_env.clustering import Clustering
 from srpo_env.encoders.protocol import TrajectoryEncoder, encode_checked
-from srpo_env.episodes import Episode, Group
+from srpo_env.episodes import Episode, Group, checked_count
 from srpo_env.grouping import EndedEpisode, GroupBook, OpenGroup
 from srpo_env.memory import SuccessMemory
 from srpo_env.reward import Formula, checked_weight, relabel
@@ -45,16 +45,19 @@ class GroupScorer:
         memory_size: int,
     ) -> None:
         """Starts without episodes; the arguments are those of the wrapper."""
-        if group_size < 1:
-            raise ValueError(f"`group_size` must be at least 1, got {group_size}")
+        if isinstance(encoder, type) or not isinstance(encoder, TrajectoryEncoder):
+            raise TypeError(
+                "`encoder` must be an object with `latent_dim` and `encode(videos)`, such as "
+                f"srpo_env.PixelEncoder(), got {encoder!r}"
+            )
         if reference not in get_args(Reference):
             raise ValueError(f"`reference` must be one of {get_args(Reference)}, got {reference!r}")
         self.encoder = encoder
-        self.group_size = group_size
+        self.group_size = checked_count("group_size", group_size)
         self.reference: Reference = reference
         self.formula: Formula = formula
         self.weight = checked_weight(formula, weight)
-        self.book = GroupBook(group_size)
+        self.book = GroupBook(self.group_size)
         self.memory = SuccessMemory(memory_size)
         self.unencoded: list[EndedEpisode] = []
         self.complete: list[OpenGroup] = []
@@ -83,6 +86,12 @@ class GroupScorer:
             self._tell(
                 "groups wait to be scored: with reference='task', call `close_groups` or `rewrite` "
                 "after each rollout"
+            )
+        if sum(not group.running for group in self.book.groups) >= MANY_GROUPS:
+            self._tell(
+                f"groups wait for their {self.group_size} episodes: too few episodes share a group "
+                "key. Pass `group_key`, start the episodes of a group from one task and initial "
+                "state, or call `close_groups` or `rewrite` after each rollout"
             )
         if len(self.unencoded) >= self.group_size:
             self._encode()

@@ -26,6 +26,9 @@ BROKEN = "worker_error"
 """In the info of an episode that ended because its simulator failed, which says nothing about the
 policy; this package's LIBERO environments put the report there."""
 
+IN_INFO = "info/"
+"""How a path to frames begins that leads into the info and not into the observation."""
+
 Frame = npt.NDArray[np.uint8]
 FramesOf = Callable[[Any], Any]
 Key = Callable[[dict[str, Any]], Hashable]
@@ -86,34 +89,46 @@ class FrameSource:
 
         Args:
             envs: Vector environment; only its spaces, modes and `render` are used.
-            frames: Path into a Dict observation (``"pixels/image"``), ``"render"``, a callable that
-                maps the observation of one sub-environment to its image, or ``None`` to search.
+            frames: Path into a Dict observation (``"pixels/image"``) or into the info
+                (``"info/image"``), ``"render"``, a callable that maps the observation of one
+                sub-environment to its image, or ``None`` to search.
 
         Raises:
+            TypeError: If ``frames`` is something else.
             ValueError: If no image, or more than one that might be meant, is found.
         """
+        if not (frames is None or isinstance(frames, str) or callable(frames)):
+            raise TypeError(f"`frames` must be a path, a callable or None, got {frames!r}")
         self._envs = envs
         self._function = frames if callable(frames) else None
         self._render = frames == "render"
+        self._info_path = ""
         self.path = ""
         if self._render:
             _check_render(envs)
+        elif isinstance(frames, str) and frames.startswith(IN_INFO):
+            # No space tells what an info will hold, so the first `reset` is where it is looked at.
+            self._info_path = frames.removeprefix(IN_INFO)
         elif not callable(frames):
             space = envs.single_observation_space
             self.path = _find_camera(space) if frames is None else frames
             _check_camera(space, self.path)
 
-    def single(self, observation: Any) -> Frame:
-        """The image in the observation of one sub-environment."""
+    def single(self, observation: Any, info: Mapping[str, Any]) -> Frame:
+        """The image in the observation or the info of one sub-environment."""
+        if self._info_path:
+            return _frame_in_info(info, self._info_path)
         if self._function is not None:
             return checked_frame(self._function(observation))
         return checked_frame(look_up(observation, self.path) if self.path else observation)
 
-    def batch(self, observations: Any) -> Callable[[int], Frame]:
-        """The image of each sub-environment, by index, in the observations of all."""
+    def batch(self, observations: Any, infos: Mapping[str, Any]) -> Callable[[int], Frame]:
+        """The image of each sub-environment, by index, in the observations or infos of all."""
+        if self._info_path:
+            return lambda index: _frame_in_info(info_of(infos, index), self._info_path)
         if self._function is not None:
             singles = list(iterate(self._envs.observation_space, observations))
-            return lambda index: self.single(singles[index])
+            return lambda index: self.single(singles[index], {})
         if self._render:
             images: Any = self._envs.render()
         else:
@@ -132,6 +147,16 @@ def _check_render(envs: VectorEnv[Any, Any, Any]) -> None:
             'frames="render" cannot see an episode\'s last frame with AutoresetMode.SAME_STEP, '
             "which resets before anybody can render; use NEXT_STEP or DISABLED"
         )
+
+
+def _frame_in_info(info: Mapping[str, Any], path: str) -> Frame:
+    frame = look_up(info, path)
+    if frame is None:
+        raise ValueError(
+            f'frames="{IN_INFO}{path}" needs an image in the info of every reset and every step, '
+            f"got an info with {sorted(info)}"
+        )
+    return checked_frame(frame)
 
 
 def checked_frame(frame: Any) -> Frame:
@@ -179,8 +204,9 @@ def _find_camera(space: Space[Any]) -> str:
         )
     raise ValueError(
         f"No camera image (uint8, height x width x 3) in the observations {space}; pass "
-        '`frames="render"` if the environments have render_mode="rgb_array", or a callable that '
-        "makes the image from the observation of one sub-environment"
+        '`frames="render"` if the environments have render_mode="rgb_array", "info/..." if their '
+        "infos have the image, or a callable that makes it from the observation of one "
+        "sub-environment"
     )
 
 
@@ -246,7 +272,17 @@ class KeySource:
     """Says which group and which task an episode belongs to, from the info of its reset."""
 
     def __init__(self, group_key: Key | None, task_key: Key | None) -> None:
-        """Chooses the keys; ``None`` for the default ones."""
+        """Chooses the keys; ``None`` for the default ones.
+
+        Raises:
+            TypeError: If a key is not a callable.
+        """
+        for name, key in (("group_key", group_key), ("task_key", task_key)):
+            if not (key is None or callable(key)):
+                raise TypeError(
+                    f"`{name}` must be a callable of the info of an episode's reset, such as "
+                    f'lambda info: info["task_id"], got {key!r}'
+                )
         self._group_key = group_key or default_group_key
         self._task_key = task_key or default_task_key
         self._checks_end = group_key is None and task_key is None

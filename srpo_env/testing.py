@@ -156,7 +156,7 @@ def _play(
             num_ended += int((dones & infos["_episode_id"]).sum())
             seen.early_flags += _count_early_flags(envs, infos, dones)
             if envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP:
-                frame_of = envs._frames.batch(observations)
+                frame_of = envs._frames.batch(observations, infos)
                 seen.next_frames += [frame_of(i).copy() for i in range(envs.num_envs) if dones[i]]
             if envs.metadata["autoreset_mode"] is AutoresetMode.DISABLED and dones.any():
                 observations, infos = envs.reset(options={"reset_mask": dones})

@@ -87,9 +87,10 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             reference: Which successes a failure is compared with: those of its ``"group"``; all of
                 the ``"task"`` up to `close_groups`; or earlier ones in a ``"memory"`` (not the
                 paper's method).
-            frames: Where the camera image is: a path into the observation (``"pixels/image"``),
-                ``"render"``, or a callable of one sub-environment's observation; by default the
-                third-person camera of LIBERO and lerobot, or the only image there is.
+            frames: Where the camera image is: a path into the observation (``"pixels/image"``) or
+                into the info (``"info/image"``), ``"render"``, or a callable of one
+                sub-environment's observation; by default the third-person camera of LIBERO and
+                lerobot, or the only image there is.
             success: Where the success flag is in the info of an episode's last step: a path, a
                 callable of that info, or ``"terminated"``; by default ``is_success`` or
                 ``success``.
@@ -99,10 +100,18 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             memory_size: Successes, and failures, kept for each task with ``reference="memory"``.
 
         Raises:
+            TypeError: If ``envs`` or ``encoder`` is not one, or a callable is something else.
             ValueError: If a setting is out of range, the autoreset mode is not declared, or the
                 camera is not found.
         """
         # First of all: an older Gymnasium closes what it throws away, a half-made wrapper as well.
+        self._closed = True
+        if not isinstance(envs, VectorEnv):
+            raise TypeError(
+                "`envs` must be a gymnasium.vector.VectorEnv: use gymnasium.make_vec, or "
+                "SyncVectorEnv([make_env] * 8); srpo_env.adapters has bridges from the vector "
+                f"environments of LIBERO and Stable-Baselines3. Got {type(envs)}"
+            )
         self._closed = False
         super().__init__(envs)
         mode = envs.metadata.get("autoreset_mode")
@@ -111,10 +120,12 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         if not isinstance(mode, AutoresetMode):
             raise ValueError(
                 f"{envs} must declare a gymnasium.vector.AutoresetMode as "
-                f"metadata['autoreset_mode'], got {mode!r}"
+                f"metadata['autoreset_mode'], got {mode!r}; if they reset by themselves and do not "
+                "say so, set it to what they do: SAME_STEP if the step that ends an episode "
+                "returns the next one's first observation, NEXT_STEP if the step after it does, "
+                "DISABLED if neither"
             )
-        FrameRecorder(max_frames)  # checks it
-        self.max_frames = max_frames
+        self.max_frames = FrameRecorder(max_frames).max_frames  # checked
         self._mode = mode
         self._frames = FrameSource(envs, frames)
         self._success = success
@@ -161,7 +172,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         options = None if options is None else dict(options)
         observations, infos = self.env.reset(seed=seed, options=options)
         chosen = np.ones(self.num_envs, dtype=np.bool_) if mask is None else np.array(mask)
-        frame_of = self._frames.batch(observations)
+        frame_of = self._frames.batch(observations, infos)
         for index in range(self.num_envs):
             if chosen[index]:
                 self._abandon(index)
@@ -175,7 +186,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             raise ResetNeeded("`reset` must come before the first `step`")
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         dones = np.logical_or(terminations, truncations)
-        frame_of = self._frames.batch(observations)
+        frame_of = self._frames.batch(observations, infos)
         added: dict[str, Any] = {
             **self._episode_ids(),
             "env_reward": np.array(rewards, dtype=np.float64),
@@ -195,8 +206,8 @@ class SelfReferentialProgressWrapper(VectorWrapper):
                 running.recorder.add(frame_of(index))
                 continue
             if self._mode is AutoresetMode.SAME_STEP:
-                last_frame = self._frames.single(final_of("final_obs", infos, index))
                 last_info = final_of("final_info", infos, index)
+                last_frame = self._frames.single(final_of("final_obs", infos, index), last_info)
             else:
                 last_frame, last_info = frame_of(index), info_of(infos, index)
             if BROKEN in last_info:
@@ -216,6 +227,11 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         if not self._closed:
             self._closed = True
             self.env.close(**kwargs)
+
+    def render(self) -> tuple[Any, ...] | None:
+        """The images of all sub-environments, or None without a ``render_mode``."""
+        self._check_open()
+        return self.env.render()
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Calls a method of every sub-environment, or gets an attribute."""
@@ -267,11 +283,12 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
         Raises:
             ValueError: If the buffer does not fit the environments, or holds steps that were never
-                made or are too long ago.
+                made or whose rewards are no longer kept.
         """
+        num_steps = self._payments.checked_length(rewards)
         if first_step is None:
-            first_step = self._step_count - len(rewards)
-        self._payments.check(rewards, first_step, self._step_count)
+            first_step = self._step_count - num_steps
+        self._payments.check_steps(first_step, num_steps, self._step_count)
         del self._scorer.closed[: self._num_rewritten]
         self.close_groups()
         self._num_rewritten = len(self._scorer.closed)
@@ -404,7 +421,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         return {
             "num_envs": self.num_envs,
             "autoreset_mode": self._mode.name,
-            "latent_dim": self._scorer.encoder.latent_dim,
+            "latent_dim": int(self._scorer.encoder.latent_dim),
             "group_size": self._scorer.group_size,
             "reference": self._scorer.reference,
             "formula": self._scorer.formula,
@@ -428,6 +445,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
     def _below(self, name: str) -> Any:
         """A method of the nearest environment inside that has it; Gymnasium's wrappers do not."""
+        self._check_open()
         env: Any = self.env
         while not hasattr(env, name) and isinstance(env, VectorWrapper):
             env = env.env

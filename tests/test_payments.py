@@ -32,21 +32,25 @@ def test_what_was_for_earlier_buffers_is_dropped_and_what_is_for_later_ones_wait
     assert owed.write(rewards, first_step=1) == 1
     assert rewards.tolist() == [[0.2], [0.0]]
     assert list(owed.owed) == [(1, 0, 0.2), (5, 0, 0.3)]
+    # Whoever comes back for what was dropped is told, and not left with unpaid failures.
+    with pytest.raises(ValueError, match="begins with step 0, and rewards up to step 0"):
+        owed.check_steps(0, num_steps=2, step_count=6)
+    owed.check_steps(1, num_steps=2, step_count=6)
 
 
 def test_more_failures_than_are_kept_are_an_error_and_not_a_loss(monkeypatch):
     monkeypatch.setattr(payments, "KEPT_PAYMENTS", 3)
     owed = Payments(num_envs=1)
     owed.add([SHAPED, SHAPED])
-    with pytest.raises(ValueError, match="Only 3 rewards are kept"):
-        owed.check(np.zeros((2, 1)), first_step=3, step_count=5)
+    with pytest.raises(ValueError, match=r"up to step 3 are no longer kept: .* the newest 3"):
+        owed.check_steps(3, num_steps=2, step_count=5)
     # A buffer that begins after those that had to make room is complete.
-    owed.check(np.zeros((1, 1)), first_step=4, step_count=5)
+    owed.check_steps(4, num_steps=1, step_count=5)
 
 
 def test_half_precision_and_torch_like_buffers_are_floats():
     class Tensor:
         shape, dtype = (1, 1), "torch.bfloat16"
 
-    Payments(1).check(Tensor(), first_step=0, step_count=1)
-    Payments(1).check(np.zeros((1, 1), np.float16), first_step=0, step_count=1)
+    assert Payments(1).checked_length(Tensor()) == 1
+    assert Payments(1).checked_length(np.zeros((1, 1), np.float16)) == 1

@@ -65,6 +65,18 @@ def test_a_loop_that_never_fetches_is_told_once(reference, message, monkeypatch,
     assert re.search(message, caplog.text)
 
 
+def test_keys_that_no_two_episodes_share_are_told(monkeypatch, caplog):
+    monkeypatch.setattr(scoring, "MANY_GROUPS", 3)
+    key = iter(range(99))
+    settings = {"group_size": 2, "group_key": lambda info: next(key)}
+    play([[GIVE_UP]] * 3, **settings)  # two have ended, and the third runs
+    assert not caplog.records
+    envs, _ = play([[GIVE_UP]] * 9, **settings)
+    assert envs.pop_groups() == []
+    assert len(caplog.records) == 1
+    assert "3 groups wait for their 2 episodes: too few episodes share a group key" in caplog.text
+
+
 def test_the_memory_reference_needs_no_fetching_and_holds_the_newest_groups(monkeypatch, caplog):
     monkeypatch.setattr(scoring, "MANY_GROUPS", 3)
     envs, _ = play([[GIVE_UP]] * 9, group_size=1, reference="memory")

@@ -51,8 +51,8 @@ def test_the_third_person_camera_is_found(space, path):
             batch = batch[name]
         for name in reversed(path.split("/")):
             single = {name: single or batch[1]}
-    np.testing.assert_array_equal(source.batch(observations)(1), batch[1])
-    np.testing.assert_array_equal(source.single(single), batch[1])
+    np.testing.assert_array_equal(source.batch(observations, {})(1), batch[1])
+    np.testing.assert_array_equal(source.single(single, {}), batch[1])
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,39 @@ def test_a_callable_makes_the_image_of_one_sub_environment():
     source = FrameSource(envs_of(space), lambda observation: observation["chw"].transpose(1, 2, 0))
     observations = envs_of(space).observation_space.sample()
     expected = observations["chw"][1].transpose(1, 2, 0)
-    np.testing.assert_array_equal(source.batch(observations)(1), expected)
+    np.testing.assert_array_equal(source.batch(observations, {})(1), expected)
 
 
 @pytest.mark.parametrize("frame", [np.zeros((2, 2, 3)), np.zeros((2, 2), np.uint8), None])
 def test_what_a_callable_returns_must_be_an_rgb_image(frame):
     with pytest.raises(ValueError, match=r"uint8 array of shape \(height, width, 3\)"):
-        FrameSource(envs_of(STATE), lambda _: frame).single(np.zeros(4))
+        FrameSource(envs_of(STATE), lambda _: frame).single(np.zeros(4), {})
+
+
+def test_frames_can_be_in_the_info():
+    source = FrameSource(envs_of(STATE), "info/camera/front")
+    images = np.arange(2 * 2 * 3 * 3, dtype=np.uint8).reshape(2, 2, 3, 3)
+    infos = {"camera": {"front": images, "_front": np.array([True, True])}}
+    np.testing.assert_array_equal(source.batch(np.zeros((2, 4)), infos)(1), images[1])
+    single = {"camera": {"front": images[0]}}
+    np.testing.assert_array_equal(source.single(np.zeros(4), single), images[0])
+
+
+def test_an_info_without_the_image_is_an_error_that_says_what_it_has():
+    source = FrameSource(envs_of(STATE), "info/camera")
+    infos = {"camera": np.zeros((2, 2, 3, 3), np.uint8), "_camera": np.array([True, False])}
+    source.batch(np.zeros((2, 4)), infos)(0)
+    with pytest.raises(ValueError, match=r"every reset and every step, .* info with \[\]"):
+        source.batch(np.zeros((2, 4)), infos)(1)
+
+
+def test_what_says_where_things_are_must_be_of_its_kind():
+    with pytest.raises(TypeError, match="path, a callable or None, got 3"):
+        FrameSource(envs_of(IMAGE), 3)
+    with pytest.raises(TypeError, match=r"`group_key` must be a callable .*, got 'task_id'"):
+        KeySource("task_id", None)
+    with pytest.raises(TypeError, match="`task_key` must be a callable"):
+        KeySource(None, 7)
 
 
 # --- Success ---

@@ -154,6 +154,28 @@ def test_failures_are_paid_at_their_last_steps_and_successes_keep_their_reward(t
     np.testing.assert_array_equal(buffer, expected)
 
 
+def test_all_may_end_in_one_step_and_at_their_first(vector, mode, as_dict):
+    envs = wrap(make_corridor(3, vector=vector, mode=mode, as_dict=as_dict, limit=1), group_size=3)
+    envs.reset(seed=0)
+    results = list(drive(envs, [[STAY] * 3] * 4))
+    steps = [0, 2] if mode is AutoresetMode.NEXT_STEP else [0, 1, 2, 3]
+    groups = [[(e.episode_id, e.env_index, e.first_step, e.last_step) for e in group.episodes]
+              for group in envs.pop_groups()]  # fmt: skip
+    assert groups == [
+        [(3 * number + slot, slot, step, step) for slot in range(3)]
+        for number, step in enumerate(steps)
+    ]
+    closing = [infos["_srpo"].tolist() for *_, infos in results if "srpo" in infos]
+    assert closing == [[False, False, True]] * len(steps)
+    videos = {tuple(map(tuple, video.tolist())) for video in envs.encoder.videos}
+    assert videos == {((0, 0, slot), (0, 1, slot)) for slot in range(3)}
+    # Without a success nothing is paid.
+    buffer = np.array([result[1] for result in results])
+    assert envs.rewrite(buffer) == 0
+    assert not buffer.any()
+    envs.close()
+
+
 def test_the_reward_of_a_group_is_worked_out_by_hand(mode):
     # Succeeds after 3 steps; gives up at position 2 after 3 steps; stays until 5 steps are over.
     envs = wrap(make_corridor(3, mode=mode), group_size=3)
@@ -324,6 +346,35 @@ def test_frames_can_be_rendered(vector):
     assert walked == [[[0, 0], [1, 1], [2, 2], [3, 3]]] * 2
 
 
+class InInfo(gymnasium.Wrapper):
+    """Shows its picture in the info alone."""
+
+    def __init__(self, slot):
+        super().__init__(Corridor(slot))
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+
+    def reset(self, **kwargs):
+        image, info = self.env.reset(**kwargs)
+        return np.zeros(1), {**info, "camera": {"front": image}}
+
+    def step(self, action):
+        image, *result, info = self.env.step(action)
+        return np.zeros(1), *result, {**info, "camera": {"front": image}}
+
+
+def test_frames_can_be_in_the_infos(vector, mode):
+    inner = vector([partial(InInfo, slot) for slot in range(3)], autoreset_mode=mode)
+    envs = wrap(inner, group_size=1, frames="info/camera/front")
+    envs.reset(seed=0)
+    list(drive(envs, SCRIPT))
+    assert ended_episodes(envs) == TIMELINES[mode]
+    videos = {tuple(map(tuple, video.tolist())) for video in envs.encoder.videos}
+    walked = tuple((t, t, 0) for t in range(4))
+    stayed = tuple((0, t, 1) for t in range(6))
+    assert videos == {walked, stayed, ((0, 0, 2), (0, 1, 2))}
+    envs.close()
+
+
 def test_it_works_on_top_of_gymnasiums_own_wrappers():
     envs = wrap(RecordEpisodeStatistics(make_corridor(2)), group_size=2)
     envs.reset(seed=0)
@@ -455,9 +506,11 @@ def test_a_loop_that_only_rewrites_holds_the_groups_of_one_rollout():
 @pytest.mark.parametrize(
     ("buffer", "first_step", "message"),
     [
-        (np.zeros((2, 3)), None, r"\(num_steps, 2\), got \(2, 3\)"),
-        (np.zeros(2), None, r"got \(2,\)"),
-        ([[0.0, 0.0]], None, "must be an array"),
+        (np.zeros((2, 3)), None, r"\(num_steps, 2\), got ndarray of shape \(2, 3\)"),
+        (np.zeros(2), None, r"ndarray of shape \(2,\)"),
+        (np.zeros((2, 2, 1)), None, r"\(2, 2, 1\); .* `rewards\[..., 0\]` will do"),
+        ([[0.0, 0.0]], None, "must be an array .* got list"),
+        (None, None, "must be an array .* got NoneType"),
         (np.zeros((2, 2), int), None, "floating point"),
         (np.zeros((2, 2)), 2, "steps 2 to 3"),
         (np.zeros((4, 2)), None, "steps -1 to 2"),
@@ -478,14 +531,38 @@ def test_a_buffer_that_does_not_fit_is_refused_before_anything_changes(buffer, f
 def test_an_environment_that_does_not_declare_its_autoreset_mode_is_refused():
     envs = make_corridor(1)
     envs.metadata = {}
-    with pytest.raises(ValueError, match="autoreset_mode"):
+    with pytest.raises(ValueError, match=r"autoreset_mode.*SAME_STEP if the step that ends"):
         wrap(envs)
+
+
+@pytest.mark.parametrize("envs", [Corridor(), None])
+def test_what_is_no_vector_environment_is_refused_with_the_way_out(envs):
+    with pytest.raises(TypeError, match=r"VectorEnv: use gymnasium.make_vec.* Got <class"):
+        wrap(envs)
+
+
+@pytest.mark.parametrize("encoder", [ReadingEncoder, None, lambda videos: videos])
+def test_what_is_no_encoder_is_refused_before_the_first_episode(encoder):
+    with pytest.raises(TypeError, match=r"`latent_dim` and `encode\(videos\)`, .* got"):
+        SelfReferentialProgressWrapper(make_corridor(1), encoder)
+
+
+def test_numbers_of_numpy_are_numbers():
+    class Encoder(ReadingEncoder):
+        latent_dim = np.int64(2)
+
+    settings = {"group_size": 2, "max_frames": 4, "memory_size": 8}
+    counted = {name: np.int64(value) for name, value in settings.items()}
+    saved = wrap(make_corridor(1), Encoder(), **counted).state_dict()
+    wrap(make_corridor(1), **settings).load_state_dict(saved)
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"group_size": 0}, "at least 1, got 0"),
+        ({"group_size": 0}, "`group_size` .* at least 1, got 0"),
+        ({"group_size": 2.5}, "`group_size` must be a whole number .*, got 2.5"),
+        ({"max_frames": "64"}, "`max_frames` must be a whole number .*, got '64'"),
         ({"max_frames": 1}, "at least 2, got 1"),
         ({"reference": "tasks"}, "got 'tasks'"),
         ({"formula": "sirl"}, "got 'sirl'"),
@@ -504,16 +581,22 @@ def test_step_before_reset_is_refused():
 
 
 def test_closing_twice_is_fine_and_use_after_it_is_refused(vector):
-    envs = wrap(make_corridor(2, vector=vector), group_size=2)
+    envs = wrap(make_corridor(2, vector=vector, render=True), group_size=2)
     envs.reset(seed=0)
     list(drive(envs, [[GIVE_UP, GIVE_UP]]))
     envs.close()
     envs.close()
     assert envs.closed
-    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
-        envs.step(np.array([WALK, WALK]))
-    with pytest.raises(gymnasium.error.ClosedEnvironmentError):
-        envs.reset()
+    for use in (
+        lambda: envs.step(np.array([WALK, WALK])),
+        envs.reset,
+        envs.render,
+        lambda: envs.call("limit"),
+        lambda: envs.get_attr("limit"),
+        lambda: envs.set_attr("limit", 3),
+    ):
+        with pytest.raises(gymnasium.error.ClosedEnvironmentError, match="make new ones"):
+            use()
     assert len(envs.pop_groups()) == 1
 
 
