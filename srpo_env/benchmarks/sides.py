@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import re
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -196,7 +197,7 @@ class Upstream(Side):
         except (EOFError, ConnectionError) as error:
             lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()
             raise ConnectionError(
-                f"LIBERO's own environment ended in its process: {lines[-1] if lines else error!r}"
+                f"LIBERO's own environment ended in its process: {lines[-1] if lines else repr(error)}"
             ) from error
 
 
@@ -285,9 +286,10 @@ def make_upstream(bddl_file: str, cameras: bool, image_size: int = 128) -> Any:
 
 def _make_upstream_worker(bddl_file: str, cameras: bool, image_size: int, log: str) -> Any:
     """Builds LIBERO's environment in its process; what that prints from then on goes to ``log``."""
-    with open(log, "ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    # Its Python and its libraries write to different places of the same name.
+    sys.stdout = sys.stderr = file = open(log, "a", buffering=1)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
     threadpool_limits(limits=1)
     return make_upstream(bddl_file, cameras, image_size)
 

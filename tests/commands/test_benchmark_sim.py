@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-pytest.importorskip(
-    "robosuite", reason="robosuite is not installed: pip install 'srpo-env[libero]'"
-)
+pytest.importorskip("libero", reason="LIBERO is not installed: pip install 'srpo-env[libero]'")
 
 from srpo_env import cli
 from srpo_env.benchmarks import sides, sim
@@ -261,14 +258,12 @@ def test_environments_of_one_worker_share_its_memory():
 
 
 def test_where_libero_cannot_be_run_its_last_words_are_told(monkeypatch):
-    monkeypatch.setattr(sides, "_make_upstream_worker", _fail)
+    def fail(*arguments):
+        raise ValueError("last words")
+
+    monkeypatch.setattr(sides, "make_upstream", fail)
     with pytest.raises(ConnectionError, match=r"ended in its process: ValueError: last words"):
         Upstream(get_task("libero_object", 0), "no camera", 1)
-
-
-def _fail(bddl_file, cameras, image_size, log):
-    os.dup2(os.open(log, os.O_WRONLY), 2)
-    raise ValueError("last words")
 
 
 @pytest.mark.parametrize(
