@@ -91,7 +91,7 @@ class GroupScorer:
             self._tell(
                 f"groups wait for their {self.group_size} episodes: too few episodes share a group "
                 "key. Pass `group_key`, start the episodes of a group from one task and initial "
-                "state, or call `close_groups` or `rewrite` after each rollout"
+                'state, or use reference="task" and call `close_groups` after each rollout'
             )
         if len(self.unencoded) >= self.group_size:
             self._encode()

@@ -192,7 +192,8 @@ class SignalWatch:
 CAUSES = {
     "alone": (
         "hold a single episode (no two episodes share a group key before the groups are closed: "
-        "pass `group_key`, or start the episodes of a group from one task and initial state)"
+        "pass `group_key`, start the episodes of a group from one task and initial state, or use "
+        'reference="task")'
     ),
     "failed": (
         "have no success (the policy cannot do the task: wrong checkpoint, image upside down, "

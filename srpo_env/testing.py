@@ -54,6 +54,7 @@ def check_wrapped(
     num_episodes: int = 16,
     max_steps: int = 2000,
     seed: int = 0,
+    options: dict[str, Any] | None = None,
 ) -> CheckReport:
     """Plays some episodes and checks all that the reward rests on.
 
@@ -67,19 +68,26 @@ def check_wrapped(
         num_episodes: Ended episodes to wait for.
         max_steps: Steps after which to give up waiting.
         seed: Of the reset and of the random actions.
+        options: Passed to each `reset`, such as the task and initial state to start from.
 
     Returns:
         The findings; those of level ``"warning"`` are issued as warnings, too.
 
     Raises:
+        TypeError: If ``envs`` are not wrapped.
         AssertionError: If there is a finding of level ``"error"``; its text is the report.
 
     Examples:
-        ```
+        ```python
         print(check_wrapped(SelfReferentialProgressWrapper(envs, PixelEncoder())))
         ```
     """
-    seen = _play(envs, policy, num_episodes, max_steps, seed)
+    if not isinstance(envs, SelfReferentialProgressWrapper):
+        raise TypeError(
+            "`envs` must be wrapped, outermost: check_wrapped(SelfReferentialProgressWrapper(envs, "
+            f"encoder)), got {envs}"
+        )
+    seen = _play(envs, policy, num_episodes, max_steps, seed, options or {})
     findings = [
         Finding("ok", "autoreset", f"{envs.metadata['autoreset_mode']} is declared"),
         *_check_ends(seen),
@@ -123,7 +131,7 @@ class _Seen:
 
 
 class _Probe:
-    """Stands in for the encoder and keeps the videos that it is given."""
+    """Stands in for the encoder, under its name, and keeps the videos that it is given."""
 
     def __init__(self, encoder: TrajectoryEncoder, videos: list[Video]) -> None:
         self.encoder, self.videos = encoder, videos
@@ -140,12 +148,16 @@ def _play(
     num_episodes: int,
     max_steps: int,
     seed: int,
+    options: dict[str, Any],
 ) -> _Seen:
     seen = _Seen()
-    encoder, envs._scorer.encoder = envs.encoder, _Probe(envs.encoder, seen.videos)
+    encoder = envs.encoder
+    # The name is what messages about latents begin with.
+    probe = type(type(encoder).__name__, (_Probe,), {})
+    envs._scorer.encoder = probe(encoder, seen.videos)
     try:
         envs.action_space.seed(seed)
-        observations, infos = envs.reset(seed=seed)
+        observations, infos = envs.reset(seed=seed, options=dict(options) or None)
         num_ended = 0
         while num_ended < num_episodes and seen.num_steps < max_steps:
             actions = policy(observations) if policy else envs.action_space.sample()
@@ -159,11 +171,11 @@ def _play(
                 frame_of = envs._frames.batch(observations, infos)
                 seen.next_frames += [frame_of(i).copy() for i in range(envs.num_envs) if dones[i]]
             if envs.metadata["autoreset_mode"] is AutoresetMode.DISABLED and dones.any():
-                observations, infos = envs.reset(options={"reset_mask": dones})
+                observations, infos = envs.reset(options={**options, "reset_mask": dones})
         envs.close_groups()
-    # What the wrapper objects to is a finding. It is chained to the AssertionError, should the
-    # environment have raised it.
-    except (ValueError, TypeError, RuntimeError) as error:
+    # Whatever the wrapper objects to is a finding, and so is a callable of the user's that fails:
+    # it is chained to the AssertionError, which shows where.
+    except Exception as error:
         seen.error = error
     finally:
         envs._scorer.encoder = encoder
@@ -188,7 +200,8 @@ def _count_early_flags(
 
 def _check_ends(seen: _Seen) -> list[Finding]:
     if seen.error:
-        return [Finding("error", "play", f"stopped in step {seen.num_steps}: {seen.error}")]
+        error = f"{type(seen.error).__name__}: {seen.error}"
+        return [Finding("error", "play", f"stopped after {seen.num_steps} steps by {error}")]
     episodes = seen.episodes
     if not episodes:
         return [
@@ -348,5 +361,5 @@ def _check_groups(seen: _Seen) -> list[Finding]:
         )
     else:
         keys = ", ".join(f"{key!r} x {size}" for key, size in sizes.most_common(3))
-        findings.append(Finding("ok", "groups", f"{len(sizes)} keys, most often {keys}"))
+        findings.append(Finding("ok", "groups", f"keys: {len(sizes)}, most often {keys}"))
     return findings

@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from srpo_env import PixelEncoder, SelfReferentialProgressWrapper
 from srpo_env.testing import check_wrapped
 from tests.corridor import GIVE_UP, WALK, Corridor, ReadingEncoder, make_corridor
+from tests.snippets import python_blocks
 
 
 def walk_or_give_up(observations):
@@ -25,11 +26,14 @@ def walk_or_give_up(observations):
 def check(env_class=Corridor, *, mode=AutoresetMode.NEXT_STEP, encoder=None, **kwargs):
     policy = kwargs.pop("policy", walk_or_give_up)
     max_steps = kwargs.pop("max_steps", 200)
+    options = kwargs.pop("options", None)
     envs = SyncVectorEnv([partial(env_class, slot) for slot in range(2)], autoreset_mode=mode)
     wrapped = SelfReferentialProgressWrapper(
         envs, encoder or PixelEncoder(), group_size=2, **kwargs
     )
-    return check_wrapped(wrapped, policy=policy, num_episodes=8, max_steps=max_steps)
+    return check_wrapped(
+        wrapped, policy=policy, num_episodes=8, max_steps=max_steps, options=options
+    )
 
 
 def test_a_sound_environment_has_no_finding_to_mend(vector, mode, as_dict):
@@ -86,6 +90,8 @@ class Reusing(Corridor):
         (Still, {}, "no frame ever differs"),
         (Reusing, {"mode": AutoresetMode.SAME_STEP}, "reuses its observation array"),
         (Corridor, {"group_key": lambda info: [1]}, "`group_key` and `task_key` must return"),
+        (Corridor, {"group_key": lambda info: info["seed"]}, "after 0 steps by KeyError: 'seed'"),
+        (Corridor, {"policy": lambda observations: np.zeros(1, int)}, "after 0 steps by"),
     ],
 )
 def test_what_makes_training_impossible_is_an_error(env_class, settings, message):
@@ -109,9 +115,18 @@ class Random(ReadingEncoder):
         return self.rng.standard_normal((len(videos), 2)).astype(np.float32)
 
 
+class Single(ReadingEncoder):
+    def encode(self, videos):
+        return super().encode(videos)[0]
+
+
 @pytest.mark.parametrize(
     ("encoder", "message"),
-    [(Constant(), "one and the same latent"), (Random(), "encoding a video again gives another")],
+    [
+        (Constant(), "one and the same latent"),
+        (Random(), "encoding a video again gives another"),
+        (Single(), r"ValueError: Single.encode must return shape \(2, 2\)"),
+    ],
 )
 def test_an_encoder_that_tells_nothing_is_an_error(encoder, message):
     with pytest.raises(AssertionError, match=message):
@@ -145,6 +160,28 @@ class Passing(Corridor):
 def test_what_makes_training_doubtful_is_a_warning(env_class, settings, message):
     with pytest.warns(UserWarning, match=message):
         check(env_class, **settings)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
+def test_options_say_what_to_start_from(mode):
+    report = check(mode=mode, options={"task_id": 4, "init_state_id": 2})
+    assert "(4, 2) x" in str(report)
+    # Gymnasium's automatic resets have no options.
+    assert ("(0, 0) x" in str(report)) == (mode is not AutoresetMode.DISABLED)
+
+
+def test_what_is_not_wrapped_is_refused_with_the_way_out():
+    with pytest.raises(TypeError, match=r"check_wrapped\(SelfReferentialProgressWrapper\(envs"):
+        check_wrapped(make_corridor(2))
+
+
+@pytest.mark.filterwarnings("ignore:.*none of 16 episodes succeeded")
+def test_the_example_of_the_docstring_runs(capsys):
+    names = {"envs": make_corridor(2), "PixelEncoder": PixelEncoder}
+    names |= {"SelfReferentialProgressWrapper": SelfReferentialProgressWrapper}
+    for block in python_blocks(check_wrapped.__doc__):
+        exec(block, {**names, "check_wrapped": check_wrapped})
+    assert "keys: 1, most often (0, 0) x 16" in capsys.readouterr().out
 
 
 def test_random_actions_are_the_same_for_the_same_seed():

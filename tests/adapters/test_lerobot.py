@@ -15,8 +15,10 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from srpo_env import SelfReferentialProgressWrapper
+from srpo_env.adapters import lerobot
 from srpo_env.adapters.lerobot import LerobotLibero, upright_image
 from tests.corridor import GOAL, Corridor, ReadingEncoder
+from tests.snippets import python_blocks
 
 WALK, STAY = np.array([1.0]), np.array([0.0])
 
@@ -89,6 +91,20 @@ def test_a_failure_is_truncated_and_paid_beside_the_success_of_its_group(vector,
     np.testing.assert_array_equal(buffer[:, 0], [0, 0, 1, 0])
     np.testing.assert_array_equal(buffer[:, 1], [0, 0, 0, 0.4])
     envs.close()
+
+
+def test_the_example_of_the_module_runs():
+    names = {
+        "LiberoEnv": lambda suite, task_id, suite_name: FakeLiberoEnv(task_id, n_envs=8),
+        "suite": None,
+        "encoder": ReadingEncoder(),
+        **{name: globals()[name] for name in ("LerobotLibero", "SyncVectorEnv", "upright_image")},
+        "SelfReferentialProgressWrapper": SelfReferentialProgressWrapper,
+    }
+    (block,) = python_blocks(lerobot.__doc__)
+    exec(block, names)
+    _, infos = names["envs"].reset(options={"init_state_id": 3})
+    assert infos["init_state_id"].tolist() == [3] * 8
 
 
 def test_the_frames_are_found_by_default_too():

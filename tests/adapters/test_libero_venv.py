@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 from srpo_env import SelfReferentialProgressWrapper
+from srpo_env.adapters import libero_venv
 from srpo_env.adapters.libero_venv import LiberoVenvToGymnasium
 
 pytest.importorskip("libero", reason="LIBERO is not installed: pip install 'srpo-env[libero]'")
@@ -18,6 +20,7 @@ from srpo_env.libero.assets import prepare_libero
 from srpo_env.libero.gl import choose_gl
 from srpo_env.libero.suites import get_task
 from tests.corridor import ReadingEncoder
+from tests.snippets import python_blocks
 
 pytestmark = pytest.mark.libero
 
@@ -148,6 +151,19 @@ def test_the_wrapper_closes_groups_over_it(dummy, states, kind):
     finally:
         if venv is not dummy:
             venv.close()
+
+
+def test_the_example_of_the_module_runs(dummy, states):
+    names = {
+        "SubprocVectorEnv": lambda makers: dummy,  # which has two environments, and not eight
+        "benchmark": SimpleNamespace(get_task_init_states=lambda task_id: states),
+        "encoder": ReadingEncoder(),
+        "LiberoVenvToGymnasium": LiberoVenvToGymnasium,
+        "SelfReferentialProgressWrapper": SelfReferentialProgressWrapper,
+    }
+    (block,) = python_blocks(libero_venv.__doc__)
+    exec(block, names)
+    assert names["envs"].reset()[1]["task_id"].tolist() == [0, 0]
 
 
 def broken_env():

@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from srpo_env import SelfReferentialProgressWrapper
+from srpo_env.adapters import stable_baselines3
 from srpo_env.adapters.stable_baselines3 import (
     GymnasiumToVecEnv,
     ShapedRewards,
@@ -33,6 +34,7 @@ from srpo_env.adapters.stable_baselines3 import (
     wrap_vec_env,
 )
 from tests.corridor import GIVE_UP, STAY, WALK, Corridor, ReadingEncoder, make_corridor
+from tests.snippets import python_blocks
 
 
 def corridors(num_envs=2, kind=DummyVecEnv, **kwargs):
@@ -202,6 +204,20 @@ class Keep(BaseCallback):
             (self.shaped_rewards.groups, buffer.returns.copy(), buffer.advantages + buffer.values)
         )
         self.logged = dict(self.logger.name_to_value)
+
+
+def test_the_example_of_the_module_runs():
+    class BriefPPO:
+        def __init__(self, policy, venv):
+            self.model = short_ppo(venv)
+
+        def learn(self, total_timesteps, callback):
+            self.model.learn(32, callback=callback)
+            assert callback.groups
+
+    (block,) = python_blocks(stable_baselines3.__doc__)
+    names = {"make_vec_env": lambda _: corridors(), "encoder": ReadingEncoder(), "PPO": BriefPPO}
+    exec(block, {**names, "wrap_vec_env": wrap_vec_env, "ShapedRewards": ShapedRewards})
 
 
 @pytest.mark.parametrize(
