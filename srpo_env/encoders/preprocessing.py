@@ -150,6 +150,11 @@ class VideoPreprocessing:
         return images.float().mul(self.scale).sub_(mean).div_(std)
 
 
+def even_indices(length: int, count: int) -> npt.NDArray[np.int64]:
+    """So many of the numbers from 0 to ``length - 1`` at equal distances, both ends among them."""
+    return np.linspace(0, length - 1, count).round().astype(np.int64)
+
+
 def evenly_spaced(video: npt.NDArray[np.uint8], num_frames: int) -> npt.NDArray[np.uint8]:
     """So many frames of a video at equal distances, the first and the last among them.
 
@@ -163,8 +168,7 @@ def evenly_spaced(video: npt.NDArray[np.uint8], num_frames: int) -> npt.NDArray[
             "a video must be uint8 of shape (num_frames, height, width, 3) with a frame at least, "
             f"got {video.dtype} {video.shape}"
         )
-    times = np.linspace(0, len(video) - 1, num_frames).round().astype(int)
-    return video[times]
+    return video[even_indices(len(video), num_frames)]
 
 
 def stack_clips(

@@ -52,12 +52,7 @@ def save_training(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     policy.save(draft / "policy", provenance=progress)
-    tensors = {"generator": generator.get_state()}
-    for index, values in optimizer.state_dict()["state"].items():
-        # Averages of gradients come in the memory order of their layers; a file knows only one.
-        tensors |= {
-            f"{index}.{key}": torch.as_tensor(value).contiguous() for key, value in values.items()
-        }
+    tensors = {"generator": generator.get_state(), **optimizer_tensors(optimizer)}
     save_file(tensors, draft / "training.safetensors")
     (draft / "training.json").write_text(json.dumps(progress, indent=2))
     shutil.rmtree(target, ignore_errors=True)
@@ -87,13 +82,28 @@ def load_training(
     except SafetensorError as error:
         raise ValueError(f"{checkpoint}/training.safetensors is damaged: {error}") from error
     generator.set_state(tensors.pop("generator"))
+    load_optimizer(optimizer, tensors)
+    progress: dict[str, Any] = json.loads((checkpoint / "training.json").read_text())
+    return progress
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors, for a safetensors file."""
+    # Averages of gradients come in the memory order of their layers; a file knows only one.
+    return {
+        f"{index}.{key}": torch.as_tensor(value).contiguous()
+        for index, values in optimizer.state_dict()["state"].items()
+        for key, value in values.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Takes over what `optimizer_tensors` returned; the settings stay the optimizer's own."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    progress: dict[str, Any] = json.loads((checkpoint / "training.json").read_text())
-    return progress
 
 
 def newest_checkpoint(folder: str | Path) -> Path:

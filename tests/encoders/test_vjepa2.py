@@ -172,8 +172,8 @@ def test_preprocessing_survives_its_file(tmp_path):
     assert VideoPreprocessing.read(tmp_path) == original
 
 
-def test_the_files_of_the_published_checkpoints_are_understood(tmp_path):
-    # The fields of facebook/vjepa2-vitl-fpc64-256's file that say something about the pixels.
+def test_the_files_of_transformers_are_understood(tmp_path):
+    # What its VJEPA2VideoProcessor writes for a crop of 256: the size is int(256 * 256 / 224).
     content = {
         "crop_size": {"height": 256, "width": 256},
         "do_center_crop": True,
