@@ -3,6 +3,7 @@
 from srpo_env.encoders import PixelEncoder, RandomProjectionEncoder, TrajectoryEncoder
 from srpo_env.episodes import Episode, Group
 from srpo_env.registration import register_envs
+from srpo_env.rendered import RenderInInfo
 from srpo_env.reward import Relabeling, relabel
 from srpo_env.signal import SignalReport, signal_report
 from srpo_env.wrapper import SelfReferentialProgressWrapper
@@ -15,6 +16,7 @@ __all__ = [
     "PixelEncoder",
     "RandomProjectionEncoder",
     "Relabeling",
+    "RenderInInfo",
     "SelfReferentialProgressWrapper",
     "SignalReport",
     "TrajectoryEncoder",

@@ -145,7 +145,8 @@ def _check_render(envs: VectorEnv[Any, Any, Any]) -> None:
     if envs.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP:
         raise ValueError(
             'frames="render" cannot see an episode\'s last frame with AutoresetMode.SAME_STEP, '
-            "which resets before anybody can render; use NEXT_STEP or DISABLED"
+            "which resets before anybody can render; use NEXT_STEP or DISABLED, or put "
+            'srpo_env.RenderInInfo around each environment and pass frames="info/rendered"'
         )
 
 
