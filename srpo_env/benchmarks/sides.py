@@ -196,8 +196,9 @@ class Upstream(Side):
             yield
         except (EOFError, ConnectionError) as error:
             lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else repr(error)
             raise ConnectionError(
-                f"LIBERO's own environment ended in its process: {lines[-1] if lines else repr(error)}"
+                f"LIBERO's own environment ended in its process: {reason}"
             ) from error
 
 

@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-EXPECTED_SHARE = 0.25
+EXPECTED_SHARE = 0.2
 """
-of MuJoCo's own speed that one worker should reach, images and all; it reaches about half, and with
-exact images from software a tenth
+of MuJoCo's own speed that one worker should reach, images and all; on an AMD EPYC it reaches a third
+with fast ones, and a tenth with exact ones from software (by processor time)
 """
 
 EXPECTED_SCALING = 0.5
