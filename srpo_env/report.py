@@ -60,9 +60,9 @@ class Curve:
         """Where it started and ended."""
         low, high = self.intervals[-1]
         return (
-            f"{self.reward}, seed {self.seed}, {ASSETS[self.assets]}: {self.success_rates[0]:.0%} -> "
-            f"{self.success_rates[-1]:.0%} [{low:.0%}, {high:.0%}] of {self.num_episodes} episodes "
-            f"after {self.control_steps[-1]:,.0f} control steps, {self.minutes[-1]:.0f} min"
+            f"{self.reward}, seed {self.seed}, {ASSETS[self.assets]}: "
+            f"{self.success_rates[0]:.0%} -> {self.success_rates[-1]:.0%} [{low:.0%}, {high:.0%}] of {self.num_episodes} "
+            f"episodes after {self.control_steps[-1]:,.0f} control steps, {self.minutes[-1]:.0f} min"
         )
 
 

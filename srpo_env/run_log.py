@@ -76,8 +76,8 @@ class RunLog:
                 id=self.folder.name, name=self.folder.name, resume="allow", sync_tensorboard=True,
             )  # fmt: skip
         first_step = None if resume_at is None else resume_at["step"] + 1
-        self._writer = SummaryWriter(str(self.folder), purge_step=first_step)  # type: ignore[no-untyped-call]
-        self._writer.add_text("args", f"```json\n{settings}\n```")  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(self.folder), purge_step=first_step)
+        self._writer.add_text("args", f"```json\n{settings}\n```")
 
     def write(self, counters: Mapping[str, float], values: Mapping[str, float], step: int) -> None:
         """Logs figures.
@@ -88,13 +88,13 @@ class RunLog:
             step: Where TensorBoard draws them.
         """
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
         with self._history.open("a") as file:
             file.write(json.dumps({**counters, **values}) + "\n")
 
     def close(self) -> None:
         """Writes out what is not on the disk yet."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
     def _check_conditions(self, conditions: Mapping[str, Any]) -> None:
         file = self.folder / CONDITIONS

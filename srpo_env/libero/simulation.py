@@ -192,7 +192,7 @@ class Simulation:
 
     @contextlib.contextmanager
     def as_observed(self) -> Iterator[mujoco.MjData]:
-        """Sets the simulator's data to the moment that observations are of; for reading, not nested.
+        """Sets the simulator's data to what observations are of; for reading, and not nested.
 
         As upstream's sensors find them: joint positions of one substep before the control step's
         end, and with MuJoCo's lag all that is derived from them, as ``xpos``, of one before that.

@@ -336,8 +336,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                 "final_info": outcomes[slot].info,
             }
             infos = self._add_info(infos, final, slot)
-        # The step has room for one end: a reset that fails is tried again here, until the worker has
-        # failed too often.
+        # The step has room for one end: a reset that fails is tried again here, until the worker
+        # has failed too often.
         while ended:
             outcomes = {**outcomes, **self._run({slot: Reset() for slot in ended})}
             ended = [slot for slot in ended if "worker_error" in outcomes[slot].info]

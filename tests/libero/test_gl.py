@@ -8,7 +8,7 @@ from srpo_env.libero.gl import EglDevice, choose_gl, device_of_worker, has_gpu
 
 SOFTWARE = EglDevice(0, is_software=True, cuda_index=None)
 # EGL counts in an order of its own: here CUDA's second GPU comes first.
-GPUS = [EglDevice(1, is_software=False, cuda_index=1), EglDevice(2, is_software=False, cuda_index=0)]
+GPUS = [EglDevice(index, is_software=False, cuda_index=2 - index) for index in (1, 2)]
 
 
 @pytest.fixture
@@ -84,15 +84,18 @@ def test_without_a_gpu_no_worker_has_one(machine):
 @pytest.mark.skipif(not gl.egl_devices(), reason="needs EGL, in software or on a GPU")
 def test_egl_draws_what_osmesa_draws():
     """A picture of a box; on a machine without a GPU both are Mesa's, and equal."""
-    program = (
-        "import numpy as np, mujoco\n"
-        "xml = '<mujoco><worldbody><light pos=\"0 0 3\"/><geom type=\"box\" size=\".5 .4 .3\" '"
-        "'rgba=\"1 0 0 1\"/></worldbody></mujoco>'\n"
-        "model = mujoco.MjModel.from_xml_string(xml); data = mujoco.MjData(model)\n"
-        "mujoco.mj_forward(model, data)\n"
-        "renderer = mujoco.Renderer(model, 32, 32); renderer.update_scene(data)\n"
-        "image = renderer.render(); print((image[..., 0] > image[..., 2] + 50).mean())\n"
-    )
+    program = """
+import mujoco
+xml = '''<mujoco><worldbody><light pos="0 0 3"/><geom type="box" size=".5 .4 .3"
+rgba="1 0 0 1"/></worldbody></mujoco>'''
+model = mujoco.MjModel.from_xml_string(xml)
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderer = mujoco.Renderer(model, 32, 32)
+renderer.update_scene(data)
+image = renderer.render()
+print((image[..., 0] > image[..., 2] + 50).mean())
+"""
     shares = [
         float(
             subprocess.run(
