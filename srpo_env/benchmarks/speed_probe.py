@@ -43,7 +43,7 @@ def _physics_steps_per_second(visuals: str) -> float:
     seat = shared_simulation(SUITE, 0, 128, check_visuals(visuals))
     resting = seat.settled(init_state_id=0, settle_steps=10)
     simulation = seat.simulation
-    seconds = []
+    seconds: list[float] = []
     while sum(seconds) < PHYSICS_SECONDS:
         # The controls in there hold the arm for the twentieth of a second that now passes.
         simulation.load(resting)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 EXPECTED_SHARE = 0.2
 """
-of MuJoCo's own speed that one worker should reach, images and all; on an AMD EPYC it reaches a third
-with fast ones, and a tenth with exact ones from software (by processor time)
+of MuJoCo's own speed that one worker should reach, images and all; an AMD EPYC, by processor time,
+reaches a third with fast ones, and a tenth with exact ones from software
 """
 
 EXPECTED_SCALING = 0.5
