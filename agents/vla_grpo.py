@@ -61,7 +61,7 @@ class Args:
     checkpoint: str = "libero-object"  # policy to start from: the name of one that ships, or a path
     reward: Literal["srpo", "binary"] = "srpo"  # binary: failures earn nothing (plain GRPO)
     seed: int = 1  # of the tasks drawn, the tokens sampled and the minibatches
-    iterations: int = 100  # updates of the policy
+    iterations: int = 60  # updates of the policy
     stop_at: float | None = None  # ends the run when the held-out success rate has reached this
     resume: str | None = None  # folder of a run to go on with; its settings are the defaults then
 
