@@ -97,6 +97,7 @@ class VJEPA2Encoder:
         self.num_times: int = max(1, config.frames_per_clip // config.tubelet_size)
         self.hidden_size: int = config.hidden_size
         self.latent_dim = self.hidden_size * (self.num_times if pooling == "time" else 1)
+        self._dtype = dtype
         self._encoder = model.encoder.to(self.device).eval()  # without the predictor
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
@@ -144,10 +145,6 @@ class VJEPA2Encoder:
         paths: npt.NDArray[np.float32] = per_time.cpu().numpy()
         return paths
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self._encoder.parameters()).dtype
-
 
 # --- Loading --------------------------------------------------------------------------------------
 
@@ -164,8 +161,9 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
         return folder
     if len(folder.parts) == 1 and (WEIGHTS / folder).is_dir():
         return WEIGHTS / folder
-    is_hub_id = isinstance(checkpoint, str) and checkpoint.count("/") == 1
-    if not is_hub_id or checkpoint.startswith((".", "~", "/")):
+    name = checkpoint if isinstance(checkpoint, str) else ""
+    is_hub_id = name.count("/") == 1 and not name.startswith((".", "~", "/"))
+    if not is_hub_id:
         shipped = sorted(file.parent.name for file in WEIGHTS.glob("*/config.json"))
         raise FileNotFoundError(
             "a checkpoint of V-JEPA 2 must be a folder, the name of one that ships "
@@ -175,10 +173,10 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(checkpoint, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # the library, its HTTP client, the socket: each raises its own kind
         raise ConnectionError(
-            f"there is no folder {checkpoint!r}, and https://huggingface.co/{checkpoint} could not "
+            f"there is no folder {name!r}, and https://huggingface.co/{name} could not "
             f"be downloaded ({type(error).__name__}: {error}). Without network, copy config.json, "
             "video_preprocessor_config.json and model.safetensors from another machine and pass "
             "their folder"
