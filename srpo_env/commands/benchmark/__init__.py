@@ -1,4 +1,4 @@
-"""Measures speed, side by side with what others use."""
+"""Measures rewards against the truth, and speed side by side with what others use."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import importlib
 
 BENCHMARKS = {
+    "reward": "progress rewards against the truth: how well failures are ranked",
     "sim": "LIBERO's simulator against LIBERO's own: speed, resets, memory, images",
 }
 """Name of each benchmark, which is also its module's here, and what it measures."""

@@ -1,0 +1,169 @@
+"""The rows of the benchmark: whatever turns an episode into a path of latents."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from srpo_env.encoders.baselines import PixelEncoder, RandomProjectionEncoder
+from srpo_env.encoders.protocol import TrajectoryEncoder
+
+Paths = npt.NDArray[np.float32]
+Sequences = Sequence[npt.NDArray[Any]]
+
+BASELINES = {
+    "pixels": "frames averaged to 16 x 16",
+    "random-projection": "these through a random matrix, to 256 numbers each",
+    "state": "hand, object and fingers as the simulator knows them: the ceiling",
+    "random-vjepa": "a V-JEPA 2 with random weights, of the shipped one's size",
+}
+"""Rows without training, and what their latents are"""
+
+NUM_TIMES = 16
+"""times of a path where no model decides them: as many frames as the shipped V-JEPA 2 looks at"""
+
+SMALL_MODEL: dict[str, Any] = {
+    "crop_size": 112,
+    "patch_size": 16,
+    "frames_per_clip": 16,
+    "tubelet_size": 2,
+    "hidden_size": 192,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 3,
+    "pred_hidden_size": 96,
+    "pred_num_hidden_layers": 1,
+    "pred_num_attention_heads": 3,
+    "pred_num_mask_tokens": 1,
+}
+"""Configuration of the random V-JEPA 2 where no checkpoint gives one"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One encoder that is judged."""
+
+    name: str
+    encode_paths: Callable[[Sequences], Paths]
+    """of videos, or of sequences of states, to ``(N, num_times, dim)``"""
+    key: str | None = None
+    """what else would give the same latents, which are then kept; None if they cost nothing"""
+    sees_states: bool = False
+
+
+def make_rows(names: Sequence[str]) -> list[Row]:
+    """Makes rows by name.
+
+    Args:
+        names: Each one of `BASELINES`, a checkpoint of V-JEPA 2 (a folder, the name of one that
+            ships, an id of the Hugging Face hub), or ``MODULE:NAME`` of what makes an encoder.
+
+    Raises:
+        ValueError: If a name is given twice, or makes no encoder.
+        FileNotFoundError: If there is no such checkpoint.
+    """
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise ValueError(f"each encoder must be given once, got {', '.join(sorted(repeated))}")
+    checkpoints = [name for name in names if name not in BASELINES and ":" not in name]
+    return [_make_row(name, checkpoints) for name in names]
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints of V-JEPA 2 that ship."""
+    from srpo_env.encoders import vjepa2
+
+    return sorted(file.parent.name for file in vjepa2.WEIGHTS.glob("*/config.json"))
+
+
+def resampled(values: npt.NDArray[Any], num_times: int) -> npt.NDArray[Any]:
+    """So many rows at equal distances, the first and the last among them."""
+    return values[np.linspace(0, len(values) - 1, num_times).round().astype(int)]
+
+
+def _make_row(name: str, checkpoints: Sequence[str]) -> Row:
+    if name == "pixels":
+        pixels = PixelEncoder(num_times=NUM_TIMES)
+        return Row(name, lambda videos: _as_paths(pixels.encode(videos), NUM_TIMES))
+    if name == "random-projection":
+        projection = RandomProjectionEncoder(num_times=1)
+        return Row(name, lambda videos: np.stack([_framewise(projection, v) for v in videos]))
+    if name == "state":
+        return Row(
+            name,
+            lambda states: np.stack([resampled(s, NUM_TIMES).astype(np.float32) for s in states]),
+            sees_states=True,
+        )
+    if name == "random-vjepa":
+        return _random_vjepa(name, checkpoints[0] if checkpoints else None)
+    if ":" in name:
+        return _own_encoder(name)
+    from srpo_env.encoders.vjepa2 import VJEPA2Encoder
+
+    encoder = VJEPA2Encoder(name)
+    label = Path(name).name or name
+    return Row(label, encoder.encode_paths, key=_digest_of_files(encoder.checkpoint))
+
+
+def _framewise(encoder: TrajectoryEncoder, video: npt.NDArray[np.uint8]) -> Paths:
+    return encoder.encode([frame[None] for frame in resampled(video, NUM_TIMES)])
+
+
+def _own_encoder(name: str) -> Row:
+    module, _, attribute = name.partition(":")
+    maker = getattr(importlib.import_module(module), attribute, None)
+    encoder = maker() if callable(maker) else None
+    if not isinstance(encoder, TrajectoryEncoder):
+        raise ValueError(
+            "an encoder must be MODULE:NAME of what makes an object with `latent_dim` and "
+            f"`encode(videos)` when called without arguments, got {name!r}"
+        )
+    encode_paths = getattr(encoder, "encode_paths", None)
+    if encode_paths is not None:
+        return Row(name, encode_paths)
+    # A single latent is a path of one time.
+    return Row(name, lambda videos: encoder.encode(videos)[:, None])
+
+
+def _random_vjepa(name: str, like: str | None) -> Row:
+    import torch
+    from transformers import VJEPA2Config, VJEPA2Model
+
+    from srpo_env.encoders.preprocessing import VideoPreprocessing
+    from srpo_env.encoders.vjepa2 import VJEPA2Encoder, find_checkpoint
+
+    if like is None:
+        config = VJEPA2Config(**SMALL_MODEL)
+        preprocessing = VideoPreprocessing.for_crop(config.crop_size)
+    else:
+        config = VJEPA2Config.from_pretrained(find_checkpoint(like), local_files_only=True)
+        preprocessing = VideoPreprocessing.read(find_checkpoint(like))
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        VJEPA2Model(config).save_pretrained(folder)
+        preprocessing.write(Path(folder))
+        encoder = VJEPA2Encoder(folder)
+        key = _digest_of_files(Path(folder))
+    return Row(name, encoder.encode_paths, key=key)
+
+
+def _as_paths(latents: Paths, num_times: int) -> Paths:
+    return latents.reshape(len(latents), num_times, -1)
+
+
+def _digest_of_files(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*")):
+        if file.suffix == ".json":
+            digest.update(json.dumps(json.loads(file.read_text()), sort_keys=True).encode())
+        elif file.suffix == ".safetensors":
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,136 @@
+"""Latents of a file's episodes: whole, over growing windows, and shifted; kept once computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from srpo_env.benchmarks import reward_shifts
+from srpo_env.benchmarks.reward_encoders import Paths, Row
+from srpo_env.benchmarks.reward_shifts import SHIFTS
+from srpo_env.libero.behaviour_files import BehaviourEpisode
+
+Floats = npt.NDArray[np.float64]
+
+PARTS = ("whole", "windows", *SHIFTS)
+"""What is encoded of each episode"""
+
+
+@dataclass(frozen=True)
+class TaskLatents:
+    """What a row made of the episodes of one file."""
+
+    whole: Paths
+    """``(num_episodes, num_times, dim)``"""
+    windows: Paths
+    """of windows that begin with the episode and grow, ``(num_episodes, num_windows, ...)``"""
+    shifted: dict[str, Paths]
+    """whole episodes with changed frames, by the name of the shift; none of states"""
+
+
+def window_ends(num_frames: int, num_windows: int) -> npt.NDArray[np.int64]:
+    """Frames in each window of an episode: from 2, or all there are, to all of them."""
+    return np.linspace(min(2, num_frames), num_frames, num_windows).round().astype(np.int64)
+
+
+def task_latents(
+    row: Row,
+    file: Path,
+    episodes: Sequence[BehaviourEpisode],
+    states: Sequence[Floats] | None,
+    *,
+    num_windows: int,
+    cache: Path,
+    progress: Callable[[str], object],
+) -> TaskLatents:
+    """Encodes the episodes of a file, or reads what was encoded before.
+
+    Args:
+        row: The encoder.
+        file: Where the episodes come from.
+        episodes: All of it.
+        states: Those of each episode, for a row that sees them.
+        num_windows: Of each episode's growing windows.
+        cache: Folder of what is kept.
+        progress: Called after each of `PARTS`.
+    """
+    sequences: list[npt.NDArray[Any]]
+    if row.sees_states:
+        assert states is not None
+        sequences = list(states)
+    else:
+        sequences = [episode.frames for episode in episodes]
+    kept = cache / f"{row.name}-{_digest([row.key, _digest_of(file), num_windows, _shifts()])}.npz"
+    if row.key is not None and kept.is_file():
+        with np.load(kept) as arrays:
+            parts = dict(arrays)
+        for name in PARTS:
+            progress(name)
+    else:
+        parts = {}
+        for name in PARTS:
+            if name == "whole":
+                parts[name] = row.encode_paths(sequences)
+            elif name == "windows":
+                windows = [s[:end] for s in sequences for end in window_ends(len(s), num_windows)]
+                flat = row.encode_paths(windows)
+                parts[name] = flat.reshape(len(sequences), num_windows, *flat.shape[1:])
+            elif not row.sees_states:
+                shift = SHIFTS[name](episodes[0].task_id)
+                parts[name] = row.encode_paths([shift(frames) for frames in sequences])
+            progress(name)
+        if row.key is not None:
+            _save(kept, parts)
+    shifted = {name: parts[name] for name in SHIFTS if name in parts}
+    return TaskLatents(parts["whole"], parts["windows"], shifted)
+
+
+def task_states(
+    file: Path, episodes: Sequence[BehaviourEpisode], *, chunk: int, max_steps: int, cache: Path
+) -> list[Floats]:
+    """The simulator's states at the times of each episode's frames, played once and kept.
+
+    Raises:
+        ValueError: If an episode goes otherwise than it was recorded.
+    """
+    kept = cache / f"states-{_digest_of(file)[:16]}.npz"
+    if not kept.is_file():
+        # Imported here: everything else is done without a simulator.
+        from srpo_env.benchmarks.reward_states import replay_states
+
+        states = replay_states(episodes, chunk=chunk, max_steps=max_steps)
+        _save(kept, {"states": np.concatenate(states), "lengths": np.array(list(map(len, states)))})
+    with np.load(kept) as arrays:
+        return np.split(arrays["states"], np.cumsum(arrays["lengths"])[:-1])
+
+
+def _shifts() -> list[Any]:
+    """What decides the shifts."""
+    return [value for name, value in sorted(vars(reward_shifts).items()) if name.isupper()
+            and isinstance(value, float | tuple)]  # fmt: skip
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _digest_of(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _save(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"unfinished-{path.name}")
+    np.savez(unfinished, **arrays)  # type: ignore[arg-type]
+    unfinished.replace(path)

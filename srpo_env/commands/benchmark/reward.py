@@ -1,0 +1,147 @@
+"""Measures how truly a progress reward ranks failures, against the simulator's own state.
+
+Records episodes of many kinds, successes and failures, encodes them with every encoder, and
+compares their distances from the successes with how far each failure truly came. Episodes and
+latents are kept in the folder, so that a second run is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from srpo_env.benchmarks.reward import Settings, measure, num_measurements, to_json
+from srpo_env.benchmarks.reward_encoders import BASELINES, shipped
+from srpo_env.benchmarks.reward_options import OPTIONS
+from srpo_env.benchmarks.reward_report import draw, table
+from srpo_env.commands.assets import announcement_left_out
+from srpo_env.commands.demos import numbers
+from srpo_env.libero.behaviour_recording import SUITE, BehaviourRecording, record_behaviours
+from srpo_env.libero.suites import tasks_of
+
+SIZES = {"full": (70, 45, "40-49"), "small": (9, 18, "40-42")}
+"""Successes and failures of each task, and initial states; those that training leaves alone"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the episodes, the encoders and the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n".join(
+        [
+            "encoders without training:",
+            *(f"  {name:18} {what}" for name, what in BASELINES.items()),
+            "",
+            "options, how the distance from the successes is measured:",
+            *(f"  {name:18} {option.what}" for name, option in OPTIONS.items()),
+        ]
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/reward"),
+        help="folder for episodes, latents, figures.json, table.txt and picture.png "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--episodes",
+        type=Path,
+        help="folder that `srpo-env episodes` recorded; default: record some",
+    )
+    parser.add_argument(
+        "--encoder",
+        action="append",
+        metavar="NAME",
+        help="one of those below, a checkpoint of V-JEPA 2 (a folder, the name of one that ships, "
+        "an id of the Hugging Face hub), or MODULE:NAME; may be repeated (default: those below, "
+        "and what ships)",
+    )
+    parser.add_argument(
+        "--options", nargs="+", choices=OPTIONS, default=list(OPTIONS), help="default: all"
+    )
+    parser.add_argument(
+        "--all-centers",
+        nargs="*",
+        choices=OPTIONS,
+        default=["mean"],
+        help="options that are measured with DBSCAN's centers, the nearest success and the mean "
+        "success (default: mean); the others with DBSCAN's",
+    )
+    parser.add_argument(
+        "--size",
+        choices=SIZES,
+        default="full",
+        help="of what is recorded; full: 700 successes and 450 failures of ten tasks; small: 90 "
+        "and 180 (default: %(default)s)",
+    )
+    parser.add_argument("--tasks", default="all", help="that are recorded, as in 0-4,7; or all")
+    parser.add_argument(
+        "--windows", type=int, default=10, help="of each episode's curve (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Records, measures, prints the table and writes the files."""
+    names = args.encoder or [*BASELINES, *shipped()]
+    with announcement_left_out():
+        files = _given(args.episodes) if args.episodes else _recorded(args)
+        settings = Settings(
+            files=tuple(files),
+            cache=args.out / "latents",
+            encoders=tuple(names),
+            options=tuple(args.options),
+            all_centers=tuple(name for name in args.all_centers if name in args.options),
+            num_windows=args.windows,
+        )
+        with tqdm(total=num_measurements(settings), desc="measuring", disable=None) as bar:
+
+            def progress(what: str) -> None:
+                bar.set_postfix_str(what)
+                bar.update()
+
+            result = measure(settings, progress)
+    text = table(result)
+    print(f"\n{text}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "figures.json").write_text(to_json(result))
+    (args.out / "table.txt").write_text(text + "\n")
+    draw(result).savefig(args.out / "picture.png")
+    print(f"\nfigures.json, table.txt and picture.png written to {args.out}")
+    return 0
+
+
+def _given(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.hdf5")) if folder.is_dir() else [folder]
+    if not files or not files[0].is_file():
+        raise FileNotFoundError(
+            f"`--episodes` must be a folder with *.hdf5 files, got {str(folder)!r}; "
+            "`srpo-env episodes` records some"
+        )
+    return files
+
+
+def _recorded(args: argparse.Namespace) -> list[Path]:
+    """Records what is not there yet; each size in a folder of its own."""
+    successes, failures, init_states = SIZES[args.size]
+    recording = BehaviourRecording(
+        successes=successes,
+        failures=failures,
+        init_states=tuple(numbers(init_states, "init states")),
+    )
+    every_task = range(len(tasks_of(SUITE)))
+    task_ids = list(every_task) if args.tasks == "all" else numbers(args.tasks, "--tasks")
+    per_task = successes + failures
+    files = []
+    total = len(task_ids) * per_task
+    with tqdm(total=total, desc="recording", unit="episode", disable=None) as bar:
+        for task_id in task_ids:
+            done = record_behaviours(
+                task_id,
+                args.out / f"episodes-{args.size}",
+                recording,
+                progress=lambda _: bar.update(),
+            )
+            bar.update(per_task * done.skipped)
+            files.append(done.file)
+    return files
