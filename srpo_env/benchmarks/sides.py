@@ -1,9 +1,10 @@
 """LIBERO's own vector environment and ours, each made to do the same work and timed.
 
 Upstream is used as evaluations of LIBERO use it: ``OffScreenRenderEnv`` in ``SubprocVectorEnv``,
-two images per control step, a reset and then ``set_init_state``. It gets what helps it and what we
-give ourselves (the faster OpenGL library, one BLAS thread per worker), so that no ratio comes from
-settings that users of it could have changed.
+two images per control step, a reset and then ``set_init_state``. If it is helped, it gets what we
+give ourselves (one thread per worker for BLAS and for the software renderer), so that no ratio
+comes from settings that its users could have changed; else it runs as it comes. It gets the faster
+OpenGL library either way.
 """
 
 from __future__ import annotations
@@ -133,7 +134,9 @@ class Upstream(Side):
 
     name = "upstream"
 
-    def __init__(self, task: Task, kind: Kind, num_envs: int, image_size: int = 128) -> None:
+    def __init__(
+        self, task: Task, kind: Kind, num_envs: int, image_size: int = 128, *, helped: bool = True
+    ) -> None:
         """Starts the processes and builds the task in each.
 
         Raises:
@@ -152,6 +155,7 @@ class Upstream(Side):
             kind != "no camera",
             image_size,
             self._log.name,
+            helped,
         )
         with _new_processes() as self.processes, self._told():
             self._venv = SubprocVectorEnv([make] * num_envs)
@@ -285,13 +289,19 @@ def make_upstream(bddl_file: str, cameras: bool, image_size: int = 128) -> Any:
     return env
 
 
-def _make_upstream_worker(bddl_file: str, cameras: bool, image_size: int, log: str) -> Any:
+def _make_upstream_worker(
+    bddl_file: str, cameras: bool, image_size: int, log: str, helped: bool
+) -> Any:
     """Builds LIBERO's environment in its process; what that prints from then on goes to ``log``."""
     # Its Python and its libraries write to different places of the same name.
     sys.stdout = sys.stderr = file = open(log, "a", buffering=1)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
-    threadpool_limits(limits=1)
+    if helped:
+        threadpool_limits(limits=1)
+    else:
+        # What Mesa takes where nothing is said: in this process `choose_gl` would say 0.
+        os.environ["LP_NUM_THREADS"] = str(os.cpu_count())
     return make_upstream(bddl_file, cameras, image_size)
 
 

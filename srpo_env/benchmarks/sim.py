@@ -51,6 +51,8 @@ class Settings:
     min_seconds: float = 0.5
     """that a figure is measured for; quick sides repeat their work"""
     seed: int = 0
+    help_upstream: bool = True
+    """give upstream's workers one thread each, as ours have, or let it run as it comes"""
     parts: tuple[str, ...] = PARTS
 
     def __post_init__(self) -> None:
@@ -250,7 +252,8 @@ def _started(
     """A side that has built its task, rendered and stepped; what is made once is not measured."""
     side: Side
     if name == "upstream":
-        side = Upstream(settings.task, theirs, num_envs, settings.image_size)
+        size, helped = settings.image_size, settings.help_upstream
+        side = Upstream(settings.task, theirs, num_envs, size, helped=helped)
     else:
         kind: Kind = next(kind for kind in get_args(Kind) if kind == name)
         size = settings.image_size

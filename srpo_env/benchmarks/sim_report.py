@@ -36,6 +36,8 @@ def header(result: dict[str, Any]) -> str:
         f"task     {settings['suite']} {settings['task_id']}: {settings['task']}",
         f"work     {settings['steps']} control steps of random actions in chunks of "
         f"{settings['chunk']}, two cameras of {size} x {size}; {settings['repeats']} repeats",
+        "threads  one for each worker of ours; LIBERO's own "
+        + ("the same" if settings["help_upstream"] else "as it comes"),
         f"machine  {machine['cpu']}, {machine['cores']:g} cores, {machine['memory_gib']:g} GiB; "
         f"load {machine['load_average']:.1f} before the start",
         f"OpenGL   {opengl['renderer']} ({opengl['backend']})" if opengl else "OpenGL   none",

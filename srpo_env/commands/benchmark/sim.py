@@ -1,8 +1,8 @@
 """Measures LIBERO's own vector environment and ours side by side, in turn, on the same work.
 
-Both get the same OpenGL library and one BLAS thread per worker. Run it on a machine that does
-nothing else; the table shows median [least, greatest] of the repeats, and each ratio is of the same
-repeat.
+Both get the same OpenGL library and, unless LIBERO's own is to run as it comes, one thread per
+worker for BLAS and for the software renderer. Run it on a machine that does nothing else; the table
+shows median [least, greatest] of the repeats, and each ratio is of the same repeat.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes, with one environment each",
     )
     parser.add_argument(
+        "--as-it-comes", action="store_true", help="leave LIBERO's own without our thread limits"
+    )
+    parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure"
     )
     parser.add_argument("--json", type=Path, default=argparse.SUPPRESS, help="file for all figures")
@@ -57,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         steps=args.steps,
         repeats=args.repeats,
         workers=tuple(sorted(set(args.workers))),
+        help_upstream=not args.as_it_comes,
         parts=tuple(args.parts),
     )
     if "plot" in args and "profile" not in settings.parts:
