@@ -11,6 +11,7 @@ function is used.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,9 @@ PathDistance = Callable[[Floats, Floats], Nearest]
 
 END = 0.25
 """share of a path that counts as its end"""
+
+STILL = 1e-150
+"""squared step of a reference that does not move, so that nothing is divided by 0"""
 
 
 def by_paths(distance: PathDistance, num_times: int) -> PathDistance:
@@ -105,10 +109,8 @@ def unreached_share(paths: Floats, references: Floats) -> Nearest:
     Averaged over the references, of which the nearest is where most was reached.
     """
     steps = _step_distances(paths, references) ** 2  # (N, M, times of path, of reference)
-    lengths = np.square(np.diff(references, axis=1)).sum(axis=2).mean(axis=1)  # (M,)
-    width = np.maximum(lengths, np.finfo(np.float64).tiny)[:, None, None]
     nearer = steps - steps.min(axis=3, keepdims=True)
-    weights = np.exp(-nearer / (2 * width))
+    weights = np.exp(-nearer / (2 * _squared_steps(references)[:, None, None]))
     weights /= weights.sum(axis=3, keepdims=True)
     places = weights @ np.linspace(0.0, 1.0, references.shape[1])
     unreached = 1.0 - places.max(axis=2)
@@ -134,6 +136,18 @@ def ordered_coverage_distance(paths: Floats, references: Floats) -> Nearest:
     return _nearest(sums[..., -1] / references.shape[1])
 
 
+def unvisited_share(paths: Floats, references: Floats) -> Nearest:
+    """How much of a reference the path never visited, in [0, 1].
+
+    As `coverage_distance`, but a moment that was missed is missed, by little or by much: so where
+    the hand went instead does not count. A visit fades as a Gaussian of the distance, as wide as a
+    usual step of the reference.
+    """
+    nearest = _step_distances(paths, references).min(axis=2)  # (N, M, times of reference)
+    visits = np.exp(-(nearest**2) / (2 * _squared_steps(references)[:, None]))
+    return _nearest(1.0 - visits.mean(axis=2))
+
+
 # --- Parts of them --------------------------------------------------------------------------------
 
 
@@ -154,6 +168,13 @@ def _step_distances(paths: Floats, references: Floats) -> Floats:
     return table.reshape(n, t, m, u).transpose(0, 2, 1, 3)
 
 
+def _squared_steps(references: Floats) -> Floats:
+    """Mean squared distance from one time of a reference to its next, ``(M,)``; never 0."""
+    steps = np.square(np.diff(references, axis=1)).sum(axis=2)
+    means: Floats = steps.mean(axis=1) if steps.shape[1] else np.zeros(len(references))
+    return np.maximum(means, STILL)
+
+
 def _distances(points: Floats, others: Floats) -> Floats:
     # Imported here: scikit-learn takes about a second.
     from sklearn.metrics.pairwise import euclidean_distances
@@ -169,7 +190,7 @@ def _nearest(table: Floats) -> Nearest:
     return table[np.arange(len(table)), nearest], nearest.astype(np.int64)
 
 
-def _dtw():  # type: ignore[no-untyped-def]
+def _dtw() -> Any:
     try:
         from dtaidistance import dtw_ndim
     except ModuleNotFoundError as error:

@@ -5,6 +5,7 @@ Nothing here prints; the result is plain data, described at :func:`measure`.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -141,7 +142,7 @@ def measure(settings: Settings, progress: Callable[[str], object]) -> dict[str, 
         "rows": [],
     }
     for (name, option, centers), found in scores.found.items():
-        row = {"encoder": name, "option": option, "centers": centers}
+        row: dict[str, Any] = {"encoder": name, "option": option, "centers": centers}
         row.update(figures(scores.facts, found, drawn))
         pixels = scores.found.get(("pixels", option, centers))
         if pixels is not None and name != "pixels":
@@ -179,12 +180,16 @@ def _score_file(
             states,
             num_windows=settings.num_windows,
             cache=settings.cache,
-            progress=lambda part, row=row: progress(f"{row.name}: {part}"),
+            progress=functools.partial(_tell, progress, row),
         )
         for option, centers in settings.columns():
             found = score_task(facts, latents, option, centers, everything=centers == "dbscan")
             scores.found.setdefault((row.name, option, centers), []).append(found)
             progress(f"{row.name}: {option}")
+
+
+def _tell(progress: Callable[[str], object], row: Row, part: str) -> None:
+    progress(f"{row.name}: {part}")
 
 
 # --- What the figures are -------------------------------------------------------------------------

@@ -86,7 +86,9 @@ def shipped() -> list[str]:
 
 def resampled(values: npt.NDArray[Any], num_times: int) -> npt.NDArray[Any]:
     """So many rows at equal distances, the first and the last among them."""
-    return values[np.linspace(0, len(values) - 1, num_times).round().astype(int)]
+    times = np.linspace(0, len(values) - 1, num_times).round().astype(int)
+    rows: npt.NDArray[Any] = values[times]
+    return rows
 
 
 def _make_row(name: str, checkpoints: Sequence[str]) -> Row:
@@ -135,6 +137,7 @@ def _own_encoder(name: str) -> Row:
 
 def _random_vjepa(name: str, like: str | None) -> Row:
     import torch
+    from safetensors.torch import save_file
     from transformers import VJEPA2Config, VJEPA2Model
 
     from srpo_env.encoders.preprocessing import VideoPreprocessing
@@ -148,7 +151,9 @@ def _random_vjepa(name: str, like: str | None) -> Row:
         preprocessing = VideoPreprocessing.read(find_checkpoint(like))
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        VJEPA2Model(config).save_pretrained(folder)
+        weights = VJEPA2Model(config).state_dict()
+        config.save_pretrained(folder)
+        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
         preprocessing.write(Path(folder))
         encoder = VJEPA2Encoder(folder)
         key = _digest_of_files(Path(folder))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,12 @@ from srpo_env.benchmarks.reward_scores import (
     TaskFacts,
     TaskScores,
 )
-from srpo_env.reward import WEIGHTS, progress_rewards
+from srpo_env.reward import Formula, progress_rewards
 
 Floats = npt.NDArray[np.float64]
+
+FORMULAS: tuple[Formula, ...] = get_args(Formula)
+"""Both fall with the distance, so that their ranks are the same"""
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,3 @@ def _mean_of_rows(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     if not rows:
         return {}
     return {name: _mean(np.array([row[name] for row in rows])) for name in rows[0]}
-
-
-FORMULAS = tuple(WEIGHTS)
-"""paper and siirl; both fall with the distance, so that their ranks are the same"""

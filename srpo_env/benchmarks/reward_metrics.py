@@ -103,7 +103,7 @@ def _pairs(counts: Floats, matrix: Floats) -> Floats:
 
 
 def _share(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
 # --- Intervals ------------------------------------------------------------------------------------

@@ -52,7 +52,12 @@ OPTIONS: dict[str, Option] = {
     "coverage": Option(
         alignment.coverage_distance, "how near it ever came to the moments of a success"
     ),
-    "ordered": Option(alignment.ordered_coverage_distance, "the same, in their order"),
+    "unvisited": Option(
+        alignment.unvisited_share, "share of the moments of a success that it never visited"
+    ),
+    "ordered": Option(
+        alignment.ordered_coverage_distance, "coverage, the moments met in their order"
+    ),
 }
 """The ways by name"""
 

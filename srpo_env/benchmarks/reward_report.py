@@ -209,5 +209,5 @@ def _draw_shifts(
     for place, option in enumerate(options):
         shifts = rows.get(option, {}).get("shifts", {})
         taus = [tau for name in shifts if (tau := _shift(shifts, name)) is not None]
-        if taus:
+        if len(taus) > 1:  # of states, placement alone; nothing to compare
             axes.plot([min(taus)], [place + offset], markersize=6, **style)

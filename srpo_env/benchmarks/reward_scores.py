@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from srpo_env.benchmarks.reward_encoders import Paths
 from srpo_env.benchmarks.reward_latents import TaskLatents
 from srpo_env.benchmarks.reward_metrics import (
     jensen_shannon,
@@ -145,7 +146,7 @@ def score_task(
     option, scores = OPTIONS[name], TaskScores(centers)
     whole, succeeded = latents.whole, np.flatnonzero(facts.successes)
 
-    def rank(condition: str, failures: npt.NDArray[np.float32], references: Floats) -> None:
+    def rank(condition: str, failures: Paths, references: Paths) -> None:
         scores.ranking[condition] = distances(
             option, failures[facts.failed], references[succeeded], centers
         )
@@ -167,7 +168,7 @@ def score_task(
 
 
 def _from_other_states(
-    facts: TaskFacts, whole: npt.NDArray[np.float32], option: Option, centers: Centers
+    facts: TaskFacts, whole: Paths, option: Option, centers: Centers
 ) -> Floats | None:
     """Compares a failure with successes from other initial states only; None if all share one."""
     found = np.full(len(facts.failed), np.nan)
@@ -189,7 +190,7 @@ def _curves(facts: TaskFacts, latents: TaskLatents, option: Option) -> dict[str,
     clustering = cluster(option, whole[succeeded])
     centers = clustering.centers.reshape(-1, *option.points(whole[:1]).shape[1:])
 
-    def curve(row: int, references: Floats) -> Floats:
+    def curve(row: np.integer[Any], references: Floats) -> Floats:
         return progress_curve(option.distance(option.points(windows[row]), references)[0])
 
     failures = [curve(row, centers) for row in facts.failed]

@@ -42,7 +42,8 @@ def camera(task_id: int) -> Shift:
     zoom, offset = rng.uniform(*ZOOM), rng.uniform(-MAX_OFFSET, MAX_OFFSET, 2)
 
     def shift(frames: Frames) -> Frames:
-        size = np.array(frames.shape[2:0:-1])  # width, height
+        width, height = frames.shape[2], frames.shape[1]
+        size = np.array([width, height])
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
         # Pillow wants to know where a pixel of the new picture comes from in the old one.
         start = size / 2 + offset * size - turn @ (size / 2)
@@ -51,7 +52,7 @@ def camera(task_id: int) -> Shift:
             [
                 np.asarray(
                     Image.fromarray(frame).transform(
-                        tuple(int(extent) for extent in size),
+                        (width, height),
                         Image.Transform.AFFINE,
                         tuple(float(value) for value in affine),
                         Image.Resampling.BILINEAR,

@@ -18,8 +18,6 @@ from srpo_env.benchmarks.reward_options import OPTIONS
 from srpo_env.benchmarks.reward_report import draw, table
 from srpo_env.commands.assets import announcement_left_out
 from srpo_env.commands.demos import numbers
-from srpo_env.libero.behaviour_recording import SUITE, BehaviourRecording, record_behaviours
-from srpo_env.libero.suites import tasks_of
 
 SIZES = {"full": (70, 45, "40-49"), "small": (9, 18, "40-42")}
 """Successes and failures of each task, and initial states; those that training leaves alone"""
@@ -123,6 +121,10 @@ def _given(folder: Path) -> list[Path]:
 
 def _recorded(args: argparse.Namespace) -> list[Path]:
     """Records what is not there yet; each size in a folder of its own."""
+    # Imported here: recorded episodes are judged without a simulator.
+    from srpo_env.libero.behaviour_recording import SUITE, BehaviourRecording, record_behaviours
+    from srpo_env.libero.suites import tasks_of
+
     successes, failures, init_states = SIZES[args.size]
     recording = BehaviourRecording(
         successes=successes,
