@@ -88,6 +88,8 @@ class _Scores:
     """By row, option and centers, those of each task."""
 
     facts: list[TaskFacts] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """tasks with fewer than two successes or two failures"""
     found: dict[tuple[str, str, Centers], list[TaskScores]] = field(default_factory=dict)
 
 
@@ -104,8 +106,9 @@ def measure(settings: Settings, progress: Callable[[str], object]) -> dict[str, 
         progress: Is told what was done, :func:`num_measurements` times.
 
     Returns:
-        Data for JSON: ``settings``, ``definitions``, ``versions``, ``episodes`` (counts), and
-        ``rows``, one for each encoder, option and kind of centers:
+        Data for JSON: ``settings``, ``definitions``, ``versions``, ``episodes`` (counts, and tasks
+        that are ``left_out`` for too few successes or failures), and ``rows``, one for each
+        encoder, option and kind of centers:
 
         * ``task``: ranking of all failures of a task, compared with all of its successes: Kendall's
           ``tau`` of minus the distance with the furthest true progress, with its ``interval``
@@ -127,18 +130,23 @@ def measure(settings: Settings, progress: Callable[[str], object]) -> dict[str, 
 
     Raises:
         FileNotFoundError: If a file or a checkpoint is not there.
-        ValueError: If a file holds something else, or too few episodes.
+        ValueError: If a file holds something else, or no task can be judged.
     """
     rows = make_rows(settings.encoders)
     scores = _Scores()
     for file in settings.files:
         _score_file(file, rows, settings, scores, progress)
+    if not scores.facts:
+        raise ValueError(
+            "a task must have two successes and two failures at least for its failures to be "
+            f"ranked, and none of {', '.join(scores.left_out)} has"
+        )
     drawn = Bootstrap.draw(scores.facts, settings.num_samples, settings.seed)
     result = {
         "settings": _plain(asdict(settings)),
         "definitions": DEFINITIONS,
         "versions": _versions(),
-        "episodes": _counts(scores.facts, settings.files),
+        "episodes": {**_counts(scores.facts, settings.files), "left_out": scores.left_out},
         "rows": [],
     }
     for (name, option, centers), found in scores.found.items():
@@ -161,6 +169,11 @@ def _score_file(
 ) -> None:
     episodes = list(read_behaviours(file))
     facts = facts_of(file.stem, episodes, settings.group_size)
+    if facts is None:
+        scores.left_out.append(file.stem)
+        for _ in range(num_measurements(settings) // len(settings.files)):
+            progress(f"{file.stem}: left out")
+        return
     scores.facts.append(facts)
     for row in rows:
         states = None

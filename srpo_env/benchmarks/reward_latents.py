@@ -95,20 +95,33 @@ def task_latents(
 def task_states(
     file: Path, episodes: Sequence[BehaviourEpisode], *, chunk: int, max_steps: int, cache: Path
 ) -> list[Floats]:
-    """The simulator's states at the times of each episode's frames, played once and kept.
+    """The simulator's states at the times of each episode's frames.
+
+    Read from beside the file, or else the episodes are played again, once.
 
     Raises:
         ValueError: If an episode goes otherwise than it was recorded.
     """
-    kept = cache / f"states-{_digest_of(file)[:16]}.npz"
+    beside = states_file(file)
+    kept = beside if beside.is_file() else cache / f"states-{_digest_of(file)[:16]}.npz"
     if not kept.is_file():
         # Imported here: everything else is done without a simulator.
         from srpo_env.benchmarks.reward_states import replay_states
 
         states = replay_states(episodes, chunk=chunk, max_steps=max_steps)
-        _save(kept, {"states": np.concatenate(states), "lengths": np.array(list(map(len, states)))})
+        save_states(kept, states)
     with np.load(kept) as arrays:
         return np.split(arrays["states"], np.cumsum(arrays["lengths"])[:-1])
+
+
+def states_file(file: Path) -> Path:
+    """Where the states of a file's episodes are, if they were noted when it was recorded."""
+    return file.with_suffix(".states.npz")
+
+
+def save_states(path: Path, states: Sequence[Floats]) -> None:
+    """Writes what `task_states` reads."""
+    _save(path, {"states": np.concatenate(states), "lengths": np.array(list(map(len, states)))})
 
 
 def _shifts() -> list[Any]:

@@ -56,6 +56,20 @@ shift     camera, light and noise: all episodes of a task changed alike; placed:
           other initial states only"""
 
 
+TITLES = {
+    "scripted": "failures of many kinds, scripted",
+    "policy": "a policy's own failures",
+    "given": "given episodes",
+}
+"""What each set of episodes is"""
+
+
+def tables(results: dict[str, dict[str, Any]]) -> str:
+    """All rows of each set of episodes, and what the columns mean."""
+    parts = [f"{TITLES[name].upper()}\n{table(result)}" for name, result in results.items()]
+    return "\n\n".join([*parts, LEGEND])
+
+
 def table(result: dict[str, Any]) -> str:
     """All rows, with a heading."""
     episodes = result["episodes"]
@@ -65,6 +79,8 @@ def table(result: dict[str, Any]) -> str:
         f"{episodes['tasks']} tasks, {episodes['assets']} assets; {episodes['groups']} groups of "
         f"up to {result['settings']['group_size']}, {groups}"
     )
+    if episodes["left_out"]:
+        head += f"\nleft out, with too few of either: {', '.join(episodes['left_out'])}"
     lines = [[ABOVE.get(name, "") for name in COLUMNS], COLUMNS]
     lines += [_cells(row) for row in result["rows"]]
     # The headings above may be wider than their columns: they reach over the next ones.
@@ -76,7 +92,7 @@ def table(result: dict[str, Any]) -> str:
             text.append("")
         before = line[0]
         text.append("  ".join(_aligned(place, cell, widths) for place, cell in enumerate(line)))
-    return "\n".join([head, "", *(line.rstrip() for line in text), "", LEGEND])
+    return "\n".join([head, "", *(line.rstrip() for line in text)])
 
 
 def _aligned(place: int, cell: str, widths: list[int]) -> str:
@@ -136,48 +152,60 @@ def _number(value: float | None, form: str = "{:.2f}") -> str:
 # --- The picture ----------------------------------------------------------------------------------
 
 
-def draw(result: dict[str, Any]) -> Figure:
+def draw(results: dict[str, dict[str, Any]]) -> Figure:
     """Draws how well failures are ranked, by option and encoder, and what shifts do to it."""
     from matplotlib.figure import Figure
 
-    rows = [row for row in result["rows"] if row["centers"] == "dbscan"]
+    rows = [row for result in results.values() for row in result["rows"]]
     options = list(dict.fromkeys(row["option"] for row in rows))
     encoders = list(dict.fromkeys(row["encoder"] for row in rows))
-    figure = Figure(figsize=(12, 1.6 + 0.55 * len(options)), dpi=150, layout="constrained")
-    left, middle, right = figure.subplots(1, 3, sharey=True)
-    for number, encoder in enumerate(encoders):
-        mine = {row["option"]: row for row in rows if row["encoder"] == encoder}
-        offset = 0.7 * ((number + 0.5) / len(encoders) - 0.5)
-        style = {
-            "color": COLORS[number % len(COLORS)],
-            "marker": MARKERS[number % len(MARKERS)],
-            "linestyle": "none",
-        }
-        _draw_column(left, mine, options, offset, style, "task", encoder)
-        _draw_column(middle, mine, options, offset, style, "group", encoder)
-        _draw_shifts(right, mine, options, offset, style)
-    left.set_yticks(range(len(options)), options)
-    left.invert_yaxis()
-    left.set_title("failures of a task", fontsize=11)
-    middle.set_title("failures of a group", fontsize=11)
-    right.set_title("of a task, least under shift", fontsize=11)
-    for axes in (left, middle, right):
-        axes.axvline(0, color="#cccccc", linewidth=1, zorder=0)
+    height = 1.2 + len(results) * (0.8 + 0.5 * len(options))
+    figure = Figure(figsize=(12, height), dpi=130, layout="constrained")
+    panels = figure.subplots(len(results), 3, sharey=True, sharex=True, squeeze=False)
+    for (name, result), (left, middle, right) in zip(results.items(), panels, strict=True):
+        for number, encoder in enumerate(encoders):
+            mine = {
+                row["option"]: row
+                for row in result["rows"]
+                if row["encoder"] == encoder and row["centers"] == "dbscan"
+            }
+            offset = 0.7 * ((number + 0.5) / len(encoders) - 0.5)
+            style = {
+                "color": COLORS[number % len(COLORS)],
+                "marker": MARKERS[number % len(MARKERS)],
+                "linestyle": "none",
+            }
+            _draw_column(left, mine, options, offset, style, "task", encoder)
+            _draw_column(middle, mine, options, offset, style, "group", encoder)
+            _draw_shifts(right, mine, options, offset, style)
+        episodes = result["episodes"]
+        left.set_title(
+            f"{TITLES[name]}: {episodes['failures']} beside {episodes['successes']} successes, "
+            f"{episodes['tasks']} tasks, {episodes['assets']} assets\n\nwithin a task",
+            fontsize=10,
+            loc="left",
+        )
+        middle.set_title("within a group", fontsize=10, loc="left")
+        right.set_title("within a task, the least under shift", fontsize=10, loc="left")
+        for axes in (left, middle, right):
+            _dress(axes, len(options))
+    panels[0][0].set_yticks(range(len(options)), options)
+    panels[0][0].invert_yaxis()
+    for axes in panels[-1]:
         axes.set_xlabel("Kendall's tau with true progress")
-        axes.set_xlim(-0.3, 1.0)
-        axes.spines[["top", "right"]].set_visible(False)
-        for place in range(1, len(options)):
-            axes.axhline(place - 0.5, color="#eeeeee", linewidth=1, zorder=0)
-    episodes = result["episodes"]
-    figure.suptitle(
-        f"Ranking of {episodes['failures']} failures by their distance from "
-        f"{episodes['successes']} successes, {episodes['tasks']} tasks, {episodes['assets']} assets"
-    )
-    handles, labels = left.get_legend_handles_labels()
+    handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=min(6, len(encoders)), frameon=False
     )
     return figure
+
+
+def _dress(axes: Axes, num_options: int) -> None:
+    axes.axvline(0, color="#cccccc", linewidth=1, zorder=0)
+    axes.set_xlim(-0.6, 1.0)
+    axes.spines[["top", "right"]].set_visible(False)
+    for place in range(1, num_options):
+        axes.axhline(place - 0.5, color="#eeeeee", linewidth=1, zorder=0)
 
 
 def _draw_column(

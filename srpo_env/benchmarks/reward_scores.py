@@ -70,18 +70,11 @@ class TaskFacts:
         return np.flatnonzero(~self.successes)
 
 
-def facts_of(task: str, episodes: Sequence[BehaviourEpisode], group_size: int) -> TaskFacts:
-    """Collects the facts of a task's episodes.
-
-    Raises:
-        ValueError: If there are fewer than two successes or failures.
-    """
+def facts_of(task: str, episodes: Sequence[BehaviourEpisode], group_size: int) -> TaskFacts | None:
+    """Collects the facts of a task's episodes; None with fewer than two successes or failures."""
     successes = np.array([episode.success for episode in episodes])
     if successes.sum() < 2 or (~successes).sum() < 2:
-        raise ValueError(
-            "each task must have two successes and two failures at least, "
-            f"{task} has {successes.sum()} and {(~successes).sum()}"
-        )
+        return None
     init_states = np.array([episode.init_state_id for episode in episodes])
     groups = make_groups(successes, init_states, group_size)
     same_state = bool(groups)

@@ -18,8 +18,6 @@ from srpo_env.libero.suites import get_task
 
 Floats = npt.NDArray[np.float64]
 
-STATE_DIM = 7
-
 
 class WatchedSimulation(Simulation):
     """Notes the state at every look of the camera, in place of an image."""
@@ -31,18 +29,22 @@ class WatchedSimulation(Simulation):
 
     def render(self, camera: str) -> npt.NDArray[np.uint8]:
         """Notes the state; the image is one black pixel."""
-        self.seen.append(self.look())
+        self.seen.append(state_of(self))
         return np.zeros((1, 1, 3), np.uint8)
 
-    def look(self) -> Floats:
-        """Grip point, object to move, both seen from the basket, and the fingers' opening.
 
-        All in metres, so that one unit serves distances between states, ``(7,)``.
-        """
-        target, basket = (self.data.xpos[self.objects[name]] for name in self.objects_of_interest)
-        fingers = self.data.qpos[7:9]
-        opening = fingers[0] - fingers[1]
-        return np.concatenate([self.grip_position - basket, target - basket, [opening]])
+def state_of(simulation: Simulation) -> Floats:
+    """Grip point, object to move, both seen from the basket, and the fingers' opening.
+
+    All in metres, so that one unit serves distances between states, ``(7,)``.
+    """
+    data = simulation.data
+    target, basket = (
+        data.xpos[simulation.objects[name]] for name in simulation.objects_of_interest
+    )
+    fingers = data.qpos[7:9]
+    opening = fingers[0] - fingers[1]
+    return np.concatenate([simulation.grip_position - basket, target - basket, [opening]])
 
 
 def replay_states(

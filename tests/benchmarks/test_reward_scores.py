@@ -84,9 +84,9 @@ def test_without_a_state_for_a_group_its_episodes_have_mixed_ones():
     assert [len(group.failures) for group in facts.groups] == [4]
 
 
-def test_a_task_must_have_something_to_rank():
-    with pytest.raises(ValueError, match="two failures at least, toy has 3 and 1"):
-        facts_of("toy", toy_episodes()[:4], 8)
+def test_a_task_with_nothing_to_rank_is_left_out():
+    assert facts_of("toy", toy_episodes()[:4], 8) is None  # three successes and a failure
+    assert facts_of("toy", toy_episodes()[2:8], 8) is None  # a success, which has no other
 
 
 # --- Distances ------------------------------------------------------------------------------------

@@ -39,9 +39,13 @@ def toy_episodes(task_id=0, num_states=2):
 def write_episodes(folder, task_ids=(0, 1)):
     """One file for each task, as ``srpo-env episodes`` has them."""
     folder.mkdir()
-    for task_id in task_ids:
-        settings = {"chunk": 8, "max_steps": 96, "assets": "toy"}
-        with writing_behaviours(folder / f"task_{task_id}.hdf5", settings) as write:
-            for episode in toy_episodes(task_id):
-                write(episode)
-    return tuple(sorted(folder.glob("*.hdf5")))
+    return tuple(
+        write_file(folder / f"task_{task_id}.hdf5", toy_episodes(task_id)) for task_id in task_ids
+    )
+
+
+def write_file(path, episodes):
+    with writing_behaviours(path, {"chunk": 8, "max_steps": 96, "assets": "toy"}) as write:
+        for episode in episodes:
+            write(episode)
+    return path

@@ -19,7 +19,7 @@ from srpo_env.benchmarks import reward_encoders
 from srpo_env.benchmarks.reward import Settings, measure, num_measurements, to_json
 from srpo_env.benchmarks.reward_encoders import Row, make_rows
 from srpo_env.benchmarks.reward_options import OPTIONS
-from srpo_env.benchmarks.reward_report import COLUMNS, draw, table
+from srpo_env.benchmarks.reward_report import COLUMNS, draw, tables
 from tests.benchmarks.toy_episodes import toy_episodes, write_episodes
 
 
@@ -84,6 +84,7 @@ def test_the_result_is_json_and_says_what_its_figures_are(result):
         "kinds": {"success": 12, **{f"stops_{i}": 4 for i in range(5)}},
         "assets": "toy",
         "recording": None,
+        "left_out": [],
     }
     assert set(read["definitions"]["options"]) == set(OPTIONS)
     assert "bandwidth 0.1," in read["definitions"]["mmd"]
@@ -112,7 +113,7 @@ def test_the_lead_over_pixels_is_the_difference_of_two_rows(result):
 
 
 def test_the_table_has_every_row_under_its_headings(result):
-    text = table(result)
+    text = tables({"given": result})
     assert "12 successes and 20 failures of 2 tasks, toy assets" in text
     rows = [line for line in text.splitlines() if line.startswith(("pixels", "random-projection"))]
     assert len(rows) == len(result["rows"])
@@ -122,7 +123,7 @@ def test_the_table_has_every_row_under_its_headings(result):
 
 
 def test_the_picture_can_be_drawn(result, tmp_path):
-    draw(result).savefig(tmp_path / "picture.png")
+    draw({"given": result, "policy": result}).savefig(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
@@ -222,8 +223,24 @@ def test_the_command_judges_given_episodes(files, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Kendall's tau" in out
     assert (tmp_path / "table.txt").read_text() in out
-    assert len(json.loads((tmp_path / "figures.json").read_text())["rows"]) == 4
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert len(found["given"]["rows"]) == 4
     assert (tmp_path / "picture.png").is_file()
+
+
+def test_tasks_with_nothing_to_rank_are_left_out_and_named(files, tmp_path):
+    from tests.benchmarks.toy_episodes import slide, write_file
+
+    easy = write_file(tmp_path / "easy.hdf5", [slide(np.linspace(0, 1, 8)) for _ in range(3)])
+    settings = {"encoders": ("pixels",), "options": ("mean",), "num_windows": 3}
+    said = []
+    both = Settings((files[0], easy), tmp_path, **settings)
+    found = measure(both, said.append)
+    assert (found["episodes"]["tasks"], found["episodes"]["left_out"]) == (1, ["easy"])
+    assert len(said) == num_measurements(both)
+    assert "left out, with too few of either: easy" in tables({"policy": found})
+    with pytest.raises(ValueError, match=r"two failures at least .* none of easy has"):
+        measure(Settings((easy,), tmp_path, **settings), lambda _: None)
 
 
 def test_a_folder_without_episodes_is_refused(tmp_path, capsys):
@@ -242,14 +259,37 @@ def test_recorded_episodes_are_judged_beside_the_state_that_made_them(
     monkeypatch.setitem(reward.SIZES, "small", (2, 3, "40"))
     arguments = ["--size", "small", "--tasks", "7", "--out", str(tmp_path), "--windows", "3"]
     arguments += ["--encoder", "state", "--encoder", "pixels", "--options", "mean", "coverage"]
-    assert cli.main(["benchmark", "reward", *arguments]) == 0
-    found = json.loads((tmp_path / "figures.json").read_text())
+    assert cli.main(["benchmark", "reward", "--of", "scripted", *arguments]) == 0
+    found = json.loads((tmp_path / "figures.json").read_text())["scripted"]
     assert (found["episodes"]["successes"], found["episodes"]["failures"]) == (2, 3)
     rows = {(row["encoder"], row["option"], row["centers"]): row for row in found["rows"]}
     state = rows["state", "coverage", "dbscan"]
     assert state["task"]["tau"] == pytest.approx(1)
     assert state["curves"]["others"]["spearman"] > 0.9
     assert set(state["shifts"]) == set()  # no camera, and one initial state only
+
+
+@pytest.mark.libero
+def test_a_policys_episodes_are_recorded_with_their_states(tmp_path):
+    pytest.importorskip("libero", reason="LIBERO is not installed: pip install 'srpo-env[libero]'")
+    from srpo_env.benchmarks.reward_latents import task_states
+    from srpo_env.benchmarks.reward_policy import PolicyRecording, record_policy
+    from srpo_env.libero.behaviour_files import read_behaviours
+
+    recording = PolicyRecording(per_state=2, init_states=(40,), max_steps=20, image_size=32)
+    played = []
+    file = record_policy(7, tmp_path, recording, progress=played.append)
+    first, second = read_behaviours(file)
+    assert (first.kind, first.num_steps, first.init_state_id) == ("policy", 20, 40)
+    assert first.frames.shape == (4, 32, 32, 3)  # at 0, 8, 16 and 20 steps
+    assert (first.frames != second.frames).any()  # sampled
+    states = task_states(file, [first, second], chunk=8, max_steps=20, cache=tmp_path / "no")
+    assert [len(s) for s in states] == [4, 4]
+    assert np.linalg.norm(states[0][-1] - states[0][0]) > 0.01  # metres: it moved
+    assert record_policy(7, tmp_path, recording) == file
+    assert len(played) == 2
+    with pytest.raises(FileExistsError, match="recorded with other settings"):
+        record_policy(7, tmp_path, replace(recording, temperature=0.5))
 
 
 @pytest.mark.libero

@@ -1,13 +1,15 @@
 """Measures how truly a progress reward ranks failures, against the simulator's own state.
 
-Records episodes of many kinds, successes and failures, encodes them with every encoder, and
-compares their distances from the successes with how far each failure truly came. Episodes and
-latents are kept in the folder, so that a second run is quick.
+Records episodes: scripted ones, successes and failures of many kinds, and a policy's own, in groups
+as in training. Encodes them with every encoder, and compares the distances of failures from the
+successes with how far each truly came. Episodes and latents are kept in the folder, so that a
+second run is quick.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,12 +17,15 @@ from tqdm import tqdm
 from srpo_env.benchmarks.reward import Settings, measure, num_measurements, to_json
 from srpo_env.benchmarks.reward_encoders import BASELINES, shipped
 from srpo_env.benchmarks.reward_options import OPTIONS
-from srpo_env.benchmarks.reward_report import draw, table
+from srpo_env.benchmarks.reward_report import draw, tables
 from srpo_env.commands.assets import announcement_left_out
 from srpo_env.commands.demos import numbers
 
 SIZES = {"full": (70, 45, "40-49"), "small": (9, 18, "40-42")}
-"""Successes and failures of each task, and initial states; those that training leaves alone"""
+"""Scripted successes and failures of each task, and initial states: those that training leaves
+alone. Of a policy, eight episodes from each"""
+
+SETS = ("scripted", "policy")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder that `srpo-env episodes` recorded; default: record some",
     )
     parser.add_argument(
+        "--of", nargs="+", choices=SETS, default=list(SETS), help="what to record (default: both)"
+    )
+    parser.add_argument(
+        "--policy",
+        default="libero-object",
+        help="a checkpoint's path, or the name of one that ships (default: %(default)s)",
+    )
+    parser.add_argument(
         "--encoder",
         action="append",
         metavar="NAME",
@@ -70,8 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         choices=SIZES,
         default="full",
-        help="of what is recorded; full: 700 successes and 450 failures of ten tasks; small: 90 "
-        "and 180 (default: %(default)s)",
+        help="of what is recorded; full: 700 scripted successes and 450 failures, 800 episodes of "
+        "a policy; small: 90, 180 and 240 (default: %(default)s)",
     )
     parser.add_argument("--tasks", default="all", help="that are recorded, as in 0-4,7; or all")
     parser.add_argument(
@@ -80,33 +93,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Records, measures, prints the table and writes the files."""
+    """Records, measures, prints the tables and writes the files."""
     names = args.encoder or [*BASELINES, *shipped()]
+    results = {}
     with announcement_left_out():
-        files = _given(args.episodes) if args.episodes else _recorded(args)
-        settings = Settings(
-            files=tuple(files),
-            cache=args.out / "latents",
-            encoders=tuple(names),
-            options=tuple(args.options),
-            all_centers=tuple(name for name in args.all_centers if name in args.options),
-            num_windows=args.windows,
+        sets = (
+            {"given": _given(args.episodes)}
+            if args.episodes
+            else {name: _recorded(name, args) for name in args.of}
         )
-        with tqdm(total=num_measurements(settings), desc="measuring", disable=None) as bar:
-
-            def progress(what: str) -> None:
-                bar.set_postfix_str(what)
-                bar.update()
-
-            result = measure(settings, progress)
-    text = table(result)
+        for name, files in sets.items():
+            settings = Settings(
+                files=tuple(files),
+                cache=args.out / "latents",
+                encoders=tuple(names),
+                options=tuple(args.options),
+                all_centers=tuple(option for option in args.all_centers if option in args.options),
+                num_windows=args.windows,
+            )
+            total = num_measurements(settings)
+            with tqdm(total=total, desc=f"measuring, {name}", disable=None) as bar:
+                results[name] = measure(settings, functools.partial(_tell, bar))
+    text = tables(results)
     print(f"\n{text}")
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "figures.json").write_text(to_json(result))
+    (args.out / "figures.json").write_text(to_json(results))
     (args.out / "table.txt").write_text(text + "\n")
-    draw(result).savefig(args.out / "picture.png")
+    draw(results).savefig(args.out / "picture.png")
     print(f"\nfigures.json, table.txt and picture.png written to {args.out}")
     return 0
+
+
+def _tell(bar: tqdm, what: str) -> None:
+    bar.set_postfix_str(what)
+    bar.update()
 
 
 def _given(folder: Path) -> list[Path]:
@@ -119,31 +139,31 @@ def _given(folder: Path) -> list[Path]:
     return files
 
 
-def _recorded(args: argparse.Namespace) -> list[Path]:
-    """Records what is not there yet; each size in a folder of its own."""
+def _recorded(name: str, args: argparse.Namespace) -> list[Path]:
+    """Records what is not there yet; each size in folders of its own."""
     # Imported here: recorded episodes are judged without a simulator.
+    from srpo_env.benchmarks.reward_policy import PolicyRecording, record_policy
     from srpo_env.libero.behaviour_recording import SUITE, BehaviourRecording, record_behaviours
     from srpo_env.libero.suites import tasks_of
 
     successes, failures, init_states = SIZES[args.size]
-    recording = BehaviourRecording(
-        successes=successes,
-        failures=failures,
-        init_states=tuple(numbers(init_states, "init states")),
-    )
+    states = tuple(numbers(init_states, "init states"))
+    scripted = BehaviourRecording(successes=successes, failures=failures, init_states=states)
+    of_policy = PolicyRecording(policy=args.policy, init_states=states)
+    per_task = {"scripted": successes + failures, "policy": of_policy.per_state * len(states)}[name]
     every_task = range(len(tasks_of(SUITE)))
     task_ids = list(every_task) if args.tasks == "all" else numbers(args.tasks, "--tasks")
-    per_task = successes + failures
+    folder = args.out / f"episodes-{name}-{args.size}"
     files = []
     total = len(task_ids) * per_task
-    with tqdm(total=total, desc="recording", unit="episode", disable=None) as bar:
-        for task_id in task_ids:
-            done = record_behaviours(
-                task_id,
-                args.out / f"episodes-{args.size}",
-                recording,
-                progress=lambda _: bar.update(),
-            )
-            bar.update(per_task * done.skipped)
-            files.append(done.file)
+    with tqdm(total=total, desc=f"recording, {name}", unit="episode", disable=None) as bar:
+        for number, task_id in enumerate(task_ids, start=1):
+            if name == "scripted":
+                done = record_behaviours(task_id, folder, scripted, progress=lambda _: bar.update())
+                files.append(done.file)
+            else:
+                files.append(
+                    record_policy(task_id, folder, of_policy, progress=lambda _: bar.update())
+                )
+            bar.update(number * per_task - bar.n)  # of a file that was there
     return files
