@@ -30,7 +30,8 @@ class Episode:
     last_env_reward: float
     """the environment's own reward of the last step, which `rewrite` adds the progress reward to"""
     distance: float
-    """L2 from its latent to the nearest center; NaN where there was no success to compare with"""
+    """from its latent to the nearest center, L2 or as the wrapper was told; NaN where there was no
+    success to compare with"""
     progress_reward: float
     """1 for a success; for a failure below the weight, and 0 in a group that is not shaped"""
     nearest_center: int

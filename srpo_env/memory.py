@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from srpo_env.clustering import Clustering, success_centers
 from srpo_env.episodes import checked_count
-from srpo_env.reward import Formula, distances_to_centers, progress_rewards
+from srpo_env.reward import Distance, Formula, distances_to_centers, progress_rewards
 
 Latent = npt.NDArray[np.float32]
 
@@ -42,7 +42,7 @@ class TaskMemory:
         return self._clustering
 
     def score_failure(
-        self, latent: Latent, *, formula: Formula, weight: float
+        self, latent: Latent, *, formula: Formula, weight: float, distance: Distance | None = None
     ) -> tuple[float, float]:
         """Rewards a failure and remembers it.
 
@@ -56,7 +56,8 @@ class TaskMemory:
         centers = self.clustering().centers
         if len(centers) == 0:
             return 0.0, float("nan")
-        distances, _ = distances_to_centers(np.stack(self.failures), centers)
+        measure = distance or distances_to_centers
+        distances, _ = measure(np.stack(self.failures).astype(np.float64), centers)
         rewards = progress_rewards(distances, formula=formula, weight=weight)
         return float(rewards[-1]), float(distances[-1])
 

@@ -6,7 +6,7 @@ Equations 3 to 5 of "Self-Referential Policy Optimization for Vision-Language-Ac
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,6 +17,8 @@ from srpo_env.clustering import Clustering, success_centers
 
 Floats = npt.NDArray[np.float64]
 Formula = Literal["paper", "siirl"]
+Distance = Callable[[Floats, Floats], tuple[Floats, npt.NDArray[np.int64]]]
+"""What `distances_to_centers` is: latents and centers to distances and rows of the nearest"""
 
 WEIGHTS: dict[str, float] = {"paper": 0.8, "siirl": 0.6}
 """Upper bound of a failure's reward: the paper's alpha (appendix D), the released code's factor."""
@@ -49,6 +51,7 @@ def relabel(
     *,
     formula: Formula = "paper",
     weight: float | None = None,
+    distance: Distance | None = None,
 ) -> Relabeling:
     """Rewards every episode by its success, and failures by how near they came to one.
 
@@ -60,6 +63,8 @@ def relabel(
         group_ids: Episodes with equal ids are compared with each other; ``None`` for one group.
         formula: ``"paper"`` (Eq. 5) or ``"siirl"`` (the authors' released code).
         weight: Upper bound of a failure's reward in (0, 1]; ``None`` for the formula's own.
+        distance: How latents are compared with centers; ``None`` for L2, as in the paper. Others
+            are in :mod:`srpo_env.alignment`.
 
     Returns:
         Rewards, distances, nearest centers and the centers of each group.
@@ -95,7 +100,8 @@ def relabel(
         # better, and a group-relative advantage would blow that noise up to full size.
         if len(clustering.centers) == 0:
             continue
-        distances[rows], nearest[rows] = distances_to_centers(points[rows], clustering.centers)
+        measure = distance or distances_to_centers
+        distances[rows], nearest[rows] = measure(points[rows], clustering.centers)
         failed = rows[~succeeded[rows]]
         rewards[failed] = progress_rewards(distances[failed], formula=formula, weight=weight)
     return Relabeling(rewards, distances, nearest, clusterings)

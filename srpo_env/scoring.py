@@ -16,7 +16,7 @@ from srpo_env.encoders.protocol import TrajectoryEncoder, encode_checked
 from srpo_env.episodes import Episode, Group, checked_count
 from srpo_env.grouping import EndedEpisode, GroupBook, OpenGroup
 from srpo_env.memory import SuccessMemory
-from srpo_env.reward import Formula, checked_weight, relabel
+from srpo_env.reward import Distance, Formula, checked_weight, relabel
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class GroupScorer:
         formula: Formula,
         weight: float | None,
         memory_size: int,
+        distance: Distance | None = None,
     ) -> None:
         """Starts without episodes; the arguments are those of the wrapper."""
         if isinstance(encoder, type) or not isinstance(encoder, TrajectoryEncoder):
@@ -57,6 +58,7 @@ class GroupScorer:
         self.reference: Reference = reference
         self.formula: Formula = formula
         self.weight = checked_weight(formula, weight)
+        self.distance = distance
         self.book = GroupBook(self.group_size)
         self.memory = SuccessMemory(memory_size)
         self.unencoded: list[EndedEpisode] = []
@@ -163,6 +165,7 @@ class GroupScorer:
             ids,
             formula=self.formula,
             weight=self.weight,
+            distance=self.distance,
         )
         for (_, episode), reward, distance, nearest in zip(
             members, result.rewards, result.distances, result.nearest_centers, strict=True
@@ -188,7 +191,10 @@ class GroupScorer:
                 episode.progress_reward = 1.0
             else:
                 episode.progress_reward, episode.distance = memory.score_failure(
-                    episode.latent, formula=self.formula, weight=self.weight
+                    episode.latent,
+                    formula=self.formula,
+                    weight=self.weight,
+                    distance=self.distance,
                 )
 
     def _encode(self) -> None:

@@ -19,7 +19,7 @@ from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.episodes import Episode, FrameRecorder, Group
 from srpo_env.grouping import EndedEpisode, OpenGroup, RunningEpisode
 from srpo_env.payments import Payments, RewardBuffer
-from srpo_env.reward import Formula
+from srpo_env.reward import Distance, Formula
 from srpo_env.scoring import GroupScorer, Reference
 from srpo_env.signal import SignalWatch, group_figures
 from srpo_env.sources import (
@@ -73,6 +73,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         formula: Formula = "paper",
         weight: float | None = None,
         memory_size: int = 64,
+        distance: Distance | None = None,
     ) -> None:
         """Wraps ``envs``; steps nothing and loads nothing.
 
@@ -98,6 +99,8 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             formula: ``"paper"`` or ``"siirl"``, see `reward.progress_rewards`.
             weight: Upper bound of a failure's reward, in (0, 1]; ``None`` for the formula's own.
             memory_size: Successes, and failures, kept for each task with ``reference="memory"``.
+            distance: How a failure's latent is compared with the centers; ``None`` for L2, as in
+                the paper. Others, for latents that are paths, are in `srpo_env.alignment`.
 
         Raises:
             TypeError: If ``envs`` or ``encoder`` is not one, or a callable is something else.
@@ -137,6 +140,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             formula=formula,
             weight=weight,
             memory_size=memory_size,
+            distance=distance,
         )
         self._payments = Payments(envs.num_envs)
         self._watch = SignalWatch()

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from srpo_env import alignment
+from srpo_env import SelfReferentialProgressWrapper, alignment
 from srpo_env.alignment import by_paths
+from tests.corridor import GIVE_UP, STAY, WALK, drive, make_corridor
 
 pytest.importorskip("dtaidistance")
 
@@ -168,3 +169,27 @@ def test_latents_of_another_length_are_refused():
     on_latents = by_paths(alignment.coverage_distance, num_times=4)
     with pytest.raises(ValueError, match=r"\(N, 4 \* dim\), got \(2, 6\)"):
         on_latents(np.zeros((2, 6)), np.zeros((1, 6)))
+
+
+def test_the_wrapper_takes_a_path_distance_for_latents_that_are_paths():
+    class PlaceAtEachTime:
+        latent_dim = 4
+
+        def encode(self, videos):
+            times = [np.linspace(0, len(video) - 1, 4).round().astype(int) for video in videos]
+            return np.stack(
+                [video[t, 0, 0, 0] for video, t in zip(videos, times, strict=True)]
+            ).astype(np.float32)
+
+    envs = SelfReferentialProgressWrapper(
+        make_corridor(3),
+        PlaceAtEachTime(),
+        group_size=3,
+        distance=by_paths(alignment.coverage_distance, num_times=4),
+    )
+    envs.reset(seed=0)
+    list(drive(envs, [[WALK, GIVE_UP, WALK], [WALK, STAY, WALK], [WALK, STAY, GIVE_UP]]))
+    (group,) = envs.pop_groups()
+    # The success saw 0, 1, 2 and 3; one failure never left 0, the other one came to 2.
+    distances = [episode.distance for episode in group.episodes]
+    np.testing.assert_allclose(distances, [0, (0 + 1 + 2 + 3) / 4, 1 / 4], atol=1e-6)

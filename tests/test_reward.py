@@ -75,6 +75,20 @@ def test_the_distance_is_to_the_nearest_center_and_not_squared():
     assert (distances.tolist(), nearest.tolist()) == ([2.0], [1])
 
 
+def test_another_way_to_measure_distance_takes_the_place_of_l2():
+    def along_the_first_axis(latents, centers):
+        gaps = np.abs(latents[:, :1] - centers[:, 0])
+        return gaps.min(axis=1), gaps.argmin(axis=1)
+
+    latents = np.array([[0.0, 0.0], [1.0, 9.0], [2.0, 0.0]])
+    successes = np.array([True, False, False])
+    by_l2 = relabel(latents, successes)
+    assert by_l2.rewards[1] < by_l2.rewards[2]
+    other = relabel(latents, successes, distance=along_the_first_axis)
+    np.testing.assert_array_equal(other.distances, [0, 1, 2])
+    assert other.rewards[1] > other.rewards[2]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_latent_that_is_not_finite_is_an_error_that_names_the_episode(bad):
     latents = np.zeros((3, 2))

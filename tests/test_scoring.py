@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from srpo_env import SelfReferentialProgressWrapper, scoring
-from tests.corridor import GIVE_UP, STAY, ReadingEncoder, drive, make_corridor
+from tests.corridor import GIVE_UP, STAY, WALK, ReadingEncoder, drive, make_corridor
 
 
 class CountingEncoder(ReadingEncoder):
@@ -89,3 +89,23 @@ def test_a_latent_does_not_keep_its_whole_batch_in_memory():
     (group,) = envs.pop_groups()
     assert all(episode.latent.base is None for episode in group.episodes)
     assert group.latents.dtype == np.float32
+
+
+@pytest.mark.parametrize("reference", ["group", "task", "memory"])
+def test_distances_are_measured_as_the_wrapper_was_told(reference):
+    def walked(latents, centers):
+        """Large for those that walked far: the opposite of a good idea."""
+        return latents[:, 0], np.zeros(len(latents), int)
+
+    script = [[WALK, GIVE_UP, WALK], [WALK, STAY, WALK], [WALK, STAY, GIVE_UP]]
+    envs, _ = play(script, group_size=3, reference=reference, distance=walked)
+    envs.close_groups()
+    success, stayed, went = envs.pop_groups()[0].episodes
+    assert success.success
+    assert went.distance == 2.0
+    # With the memory, the first failure ended before there was a success.
+    if reference == "memory":
+        assert np.isnan(stayed.distance)
+    else:
+        assert stayed.distance == 0.0
+        assert stayed.progress_reward > went.progress_reward

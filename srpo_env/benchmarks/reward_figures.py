@@ -167,6 +167,7 @@ def _group_figures(facts: Sequence[TaskFacts], scores: Sequence[TaskScores]) -> 
             rows.append(
                 {
                     "accuracy": pair_accuracy(truths, -found)[0],
+                    "accuracy_a_stage_apart": pair_accuracy(truths, -found, least_gap=STAGE)[0],
                     "overpaid": overpaid_share(truths, -found),
                     **{
                         f"correlation_{formula}": correlation(
