@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,47 +14,90 @@ if TYPE_CHECKING:
 COLORS = ("#999999", "#E69F00", "#000000", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#0072B2")
 MARKERS = "osD^vP*X"
 
-COLUMNS = [
-    "encoder",
-    "option",
-    "centers",
-    "tau [95%]",
-    "over pixels",
-    "end",
-    "pairs",
-    "near",
-    "far",
-    "| tau",
-    "overpaid",
-    "r paper",
-    "siirl",
-    "| rho",
-    "(self)",
-    "mono",
-    "MMD",
-    "JS",
-    "SMD",
-    "| camera",
-    "light",
-    "noise",
-    "placed",
+
+def _number(value: float | None, form: str = "{:.2f}") -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _shift(shifts: dict[str, Any], name: str) -> float | None:
+    tau: float | None = shifts.get(name, {}).get("task", {}).get("tau")
+    return tau
+
+
+def _tau(figures: dict[str, Any]) -> str:
+    return "{} [{}, {}]".format(*map(_number, (figures["tau"], *figures["interval"])))
+
+
+def _lead(row: dict[str, Any]) -> str:
+    return _number(row.get("lead_over_pixels", {}).get("tau"), "{:+.2f}")
+
+
+class Column(NamedTuple):
+    """One column of a table."""
+
+    name: str
+    cell: Callable[[dict[str, Any]], str]
+    above: str = ""
+    """heading of this column and those that follow"""
+
+
+def _figure(part: str, name: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: _number(row[part].get(name))
+
+
+def _curve(name: str, reference: str = "others", form: str = "{:.2f}") -> Callable[..., str]:
+    return lambda row: _number(row["curves"].get(reference, {}).get(name), form)
+
+
+def _under(shift: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: _number(_shift(row["shifts"], shift))
+
+
+NAMES = [Column(name, operator.itemgetter(name)) for name in ("encoder", "option", "centers")]
+
+RANKING = [
+    *NAMES,
+    Column("tau [95%]", lambda row: _tau(row["task"]), "failures of a task"),
+    Column("lead", _lead),
+    Column("end", _figure("task", "tau_of_final")),
+    Column("pairs", _figure("task", "accuracy")),
+    Column("near", _figure("task", "accuracy_within_a_stage")),
+    Column("far", _figure("task", "accuracy_a_stage_apart")),
+    Column("| tau [95%]", lambda row: f"| {_tau(row['group'])}", "| failures of a group"),
+    Column("far", _figure("group", "accuracy_a_stage_apart")),
+    Column("overpaid", _figure("group", "overpaid")),
+    Column("r paper", _figure("group", "correlation_paper")),
+    Column("siirl", _figure("group", "correlation_siirl")),
 ]
-ABOVE = {
-    "tau [95%]": "failures of a task",
-    "| tau": "| in groups",
-    "| rho": "| curves",
-    "| camera": "| tau under shift",
-}
+"""Of every row"""
+
+CURVES = [
+    *NAMES[:2],
+    Column("rho", _curve("spearman"), "curves of progress"),
+    Column("(self)", _curve("spearman", "self")),
+    Column("mono", _curve("monotonicity")),
+    Column("(self)", _curve("monotonicity", "self")),
+    Column("MMD", _curve("mmd")),
+    Column("JS", _curve("js")),
+    Column("SMD", _curve("smd", form="{:.1f}")),
+    Column("(self)", _curve("smd", "self", "{:.1f}")),
+    Column("| camera", lambda row: f"| {_under('camera')(row)}", "| tau of a task, shifted"),
+    Column("light", _under("light")),
+    Column("noise", _under("noise")),
+    Column("placed", _under("placement")),
+]
+"""Of the rows with DBSCAN's centers"""
 
 LEGEND = """\
-tau       Kendall's tau of minus the distance with furthest true progress, mean over tasks
-end       the same with true progress at the episode's end; pairs: share in the right order, of all,
-          of those less than a stage apart (near), and of the others (far)
+tau       Kendall's tau of minus the distance with furthest true progress, mean over tasks; lead:
+          over pixels by the same option; end: with true progress at the episode's end instead
+pairs     share in the right order; near: of those less than a stage apart, far: of the others
 overpaid  failures that rank above one which truly got a stage further, or more
 r         correlation of the formula's rewards with true progress; ranks are the same for both
 rho       Spearman of a success's progress over growing windows with time, beside other successes;
-          (self): beside its own end, as in the paper; mono, MMD, JS, SMD: beside other successes
-shift     camera, light and noise: all episodes of a task changed alike; placed: successes from
+          (self): beside its own end, as in the paper; mono, MMD, JS, SMD likewise. Options that
+          count what was reached or visited rise with the window by nature
+shifted   camera, light and noise: all episodes of a task changed alike; placed: successes from
           other initial states only"""
 
 
@@ -71,7 +116,7 @@ def tables(results: dict[str, dict[str, Any]]) -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    """All rows, with a heading."""
+    """All rows, under what they are of."""
     episodes = result["episodes"]
     groups = "one initial state each" * episodes["groups_of_one_state"] or "mixed initial states"
     head = (
@@ -81,72 +126,29 @@ def table(result: dict[str, Any]) -> str:
     )
     if episodes["left_out"]:
         head += f"\nleft out, with too few of either: {', '.join(episodes['left_out'])}"
-    lines = [[ABOVE.get(name, "") for name in COLUMNS], COLUMNS]
-    lines += [_cells(row) for row in result["rows"]]
-    # The headings above may be wider than their columns: they reach over the next ones.
-    widths = [max(len(line[place]) for line in lines[1:]) for place in range(len(COLUMNS))]
-    text = [_over(lines[0], widths)]
-    before = None
-    for line in lines[1:]:
-        if before not in (None, line[0]):
+    curves = [row for row in result["rows"] if row["curves"]]
+    return "\n\n".join([head, _columns(RANKING, result["rows"]), _columns(CURVES, curves)])
+
+
+def _columns(columns: list[Column], rows: list[dict[str, Any]]) -> str:
+    lines = [[column.name for column in columns]]
+    lines += [[column.cell(row) for column in columns] for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    above = ""
+    for place, column in enumerate(columns):
+        if column.above:
+            above = above.ljust(sum(widths[:place]) + 2 * place) + column.above
+    text, encoder = [above], None
+    for line in lines:
+        if encoder not in (None, line[0]):
             text.append("")
-        before = line[0]
-        text.append("  ".join(_aligned(place, cell, widths) for place, cell in enumerate(line)))
-    return "\n".join([head, "", *(line.rstrip() for line in text)])
-
-
-def _aligned(place: int, cell: str, widths: list[int]) -> str:
-    return cell.ljust(widths[place]) if place < 3 else cell.rjust(widths[place])
-
-
-def _over(headings: list[str], widths: list[int]) -> str:
-    line = ""
-    for place, heading in enumerate(headings):
-        start = sum(widths[:place]) + 2 * place
-        if heading:
-            line = line.ljust(start) + heading
-    return line
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    task, group, shifts = row["task"], row["group"], row["shifts"]
-    others, itself = (row["curves"].get(name, {}) for name in ("others", "self"))
-    low, high = task["interval"]
-    lead = row.get("lead_over_pixels", {}).get("tau")
-    return [
-        row["encoder"],
-        row["option"],
-        row["centers"],
-        f"{_number(task['tau'])} [{_number(low)}, {_number(high)}]",
-        "" if lead is None else f"{lead:+.2f}",
-        _number(task["tau_of_final"]),
-        _number(task["accuracy"]),
-        _number(task["accuracy_within_a_stage"]),
-        _number(task["accuracy_a_stage_apart"]),
-        "| " + _number(group["tau"]),
-        _number(group.get("overpaid")),
-        _number(group.get("correlation_paper")),
-        _number(group.get("correlation_siirl")),
-        "| " + _number(others.get("spearman")),
-        _number(itself.get("spearman")),
-        _number(others.get("monotonicity")),
-        _number(others.get("mmd")),
-        _number(others.get("js")),
-        _number(others.get("smd"), "{:.1f}"),
-        "| " + _number(_shift(shifts, "camera")),
-        _number(_shift(shifts, "light")),
-        _number(_shift(shifts, "noise")),
-        _number(_shift(shifts, "placement")),
-    ]
-
-
-def _shift(shifts: dict[str, Any], name: str) -> float | None:
-    tau: float | None = shifts.get(name, {}).get("task", {}).get("tau")
-    return tau
-
-
-def _number(value: float | None, form: str = "{:.2f}") -> str:
-    return "-" if value is None else form.format(value)
+        encoder = line[0]
+        cells = [
+            cell.ljust(width) if place < len(NAMES) else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        text.append("  ".join(cells).rstrip())
+    return "\n".join(text)
 
 
 # --- The picture ----------------------------------------------------------------------------------
