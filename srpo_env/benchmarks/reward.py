@@ -178,14 +178,7 @@ def _score_file(
     for row in rows:
         states = None
         if row.sees_states:
-            recording = recording_settings(file) or {}
-            states = task_states(
-                file,
-                episodes,
-                chunk=recording["chunk"],
-                max_steps=recording["max_steps"],
-                cache=settings.cache,
-            )
+            states = task_states(file, episodes, settings.cache)
         latents = task_latents(
             row,
             file,

@@ -16,6 +16,7 @@ from srpo_env.benchmarks import reward_shifts
 from srpo_env.benchmarks.reward_encoders import Paths, Row
 from srpo_env.benchmarks.reward_shifts import SHIFTS
 from srpo_env.libero.behaviour_files import BehaviourEpisode
+from srpo_env.libero.demos import recording_settings
 
 Floats = npt.NDArray[np.float64]
 
@@ -92,24 +93,28 @@ def task_latents(
     return TaskLatents(parts["whole"], parts["windows"], shifted)
 
 
-def task_states(
-    file: Path, episodes: Sequence[BehaviourEpisode], *, chunk: int, max_steps: int, cache: Path
-) -> list[Floats]:
-    """The simulator's states at the times of each episode's frames.
+def task_states(file: Path, episodes: Sequence[BehaviourEpisode], cache: Path) -> list[Floats]:
+    """The simulator's states at the times of each episode's frames, ``(num_frames, 7)``.
 
     Read from beside the file, or else the episodes are played again, once.
 
     Raises:
-        ValueError: If an episode goes otherwise than it was recorded.
+        ValueError: If the episodes cannot be played again, or one goes otherwise than recorded.
     """
     beside = states_file(file)
     kept = beside if beside.is_file() else cache / f"states-{_digest_of(file)[:16]}.npz"
     if not kept.is_file():
+        recording = recording_settings(file) or {}
+        if "chunk" not in recording or "max_steps" not in recording:
+            raise ValueError(
+                f"{str(file)!r} must say `chunk` and `max_steps` for its episodes to be played "
+                f"again, or {beside.name} must lie beside it: leave out the row 'state'"
+            )
         # Imported here: everything else is done without a simulator.
         from srpo_env.benchmarks.reward_states import replay_states
 
-        states = replay_states(episodes, chunk=chunk, max_steps=max_steps)
-        save_states(kept, states)
+        chunk, max_steps = recording["chunk"], recording["max_steps"]
+        save_states(kept, replay_states(episodes, chunk=chunk, max_steps=max_steps))
     with np.load(kept) as arrays:
         return np.split(arrays["states"], np.cumsum(arrays["lengths"])[:-1])
 

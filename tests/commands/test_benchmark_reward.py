@@ -18,9 +18,11 @@ from srpo_env import cli
 from srpo_env.benchmarks import reward_encoders
 from srpo_env.benchmarks.reward import Settings, measure, num_measurements, to_json
 from srpo_env.benchmarks.reward_encoders import Row, make_rows
+from srpo_env.benchmarks.reward_latents import save_states, states_file, task_states
 from srpo_env.benchmarks.reward_options import OPTIONS
 from srpo_env.benchmarks.reward_report import CURVES, RANKING, draw, tables
-from tests.benchmarks.toy_episodes import toy_episodes, write_episodes
+from srpo_env.libero.behaviour_files import writing_behaviours
+from tests.benchmarks.toy_episodes import slide, toy_episodes, write_episodes, write_file
 
 
 class CountingEncoder:
@@ -159,6 +161,26 @@ def test_any_encoder_can_be_a_row(own_encoder):
     assert row.encode_paths([toy_episodes()[0].frames]).shape == (1, 6, 1)
 
 
+def test_states_beside_a_file_are_taken_and_not_played_again(tmp_path):
+    episodes = toy_episodes()
+    file = write_file(tmp_path / "toy.hdf5", episodes)
+    places = [episode.progress[:, None] for episode in episodes]
+    save_states(states_file(file), places)
+    for mine, theirs in zip(task_states(file, episodes, tmp_path), places, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    settings = Settings((file,), tmp_path, encoders=("state",), options=("coverage",))
+    (row,) = measure(settings, lambda _: None)["rows"]
+    assert row["group"]["tau"] == pytest.approx(1)
+    assert set(row["shifts"]) == {"placement"}  # no camera
+
+
+def test_episodes_that_cannot_be_played_again_have_no_state(tmp_path):
+    with writing_behaviours(tmp_path / "toy.hdf5", {}) as write:
+        write(toy_episodes()[0])
+    with pytest.raises(ValueError, match=r"must say `chunk` .* leave out the row 'state'"):
+        task_states(tmp_path / "toy.hdf5", toy_episodes()[:1], tmp_path)
+
+
 def test_an_encoder_of_one_latent_gives_paths_of_one_time():
     (row,) = make_rows(["srpo_env:PixelEncoder"])
     assert row.encode_paths([toy_episodes()[0].frames]).shape == (1, 1, 8 * 16 * 16 * 3)
@@ -230,8 +252,6 @@ def test_the_command_judges_given_episodes(files, tmp_path, capsys):
 
 
 def test_tasks_with_nothing_to_rank_are_left_out_and_named(files, tmp_path):
-    from tests.benchmarks.toy_episodes import slide, write_file
-
     easy = write_file(tmp_path / "easy.hdf5", [slide(np.linspace(0, 1, 8)) for _ in range(3)])
     settings = {"encoders": ("pixels",), "options": ("mean",), "num_windows": 3}
     said = []
@@ -273,7 +293,6 @@ def test_recorded_episodes_are_judged_beside_the_state_that_made_them(
 @pytest.mark.libero
 def test_a_policys_episodes_are_recorded_with_their_states(tmp_path):
     pytest.importorskip("libero", reason="LIBERO is not installed: pip install 'srpo-env[libero]'")
-    from srpo_env.benchmarks.reward_latents import task_states
     from srpo_env.benchmarks.reward_policy import PolicyRecording, record_policy
     from srpo_env.libero.behaviour_files import read_behaviours
 
@@ -284,7 +303,7 @@ def test_a_policys_episodes_are_recorded_with_their_states(tmp_path):
     assert (first.kind, first.num_steps, first.init_state_id) == ("policy", 20, 40)
     assert first.frames.shape == (4, 32, 32, 3)  # at 0, 8, 16 and 20 steps
     assert (first.frames != second.frames).any()  # sampled
-    states = task_states(file, [first, second], chunk=8, max_steps=20, cache=tmp_path / "no")
+    states = task_states(file, [first, second], tmp_path / "no")
     assert [len(s) for s in states] == [4, 4]
     assert np.linalg.norm(states[0][-1] - states[0][0]) > 0.01  # metres: it moved
     assert record_policy(7, tmp_path, recording) == file
