@@ -279,7 +279,7 @@ def test_a_terminal_shows_how_far_an_iteration_is_and_then_forgets_it(monkeypatc
 
 def test_a_line_is_not_wider_than_a_terminal_late_in_a_long_run(args, tmp_path, capsys):
     state = TrainingState(None, None, None, None, iteration=9999, control_steps=9_999_999)
-    log = Log(dataclasses.replace(args, iterations=9999), tmp_path / "long", state)
+    log = Log(dataclasses.replace(args, iterations=9999), tmp_path / "long", state, "stand-in")
     log.started -= 60 * 99_999
     log.success_rate = 1.0
     group = make_group()
@@ -292,7 +292,7 @@ def test_the_time_to_go_follows_the_last_iterations_and_not_the_start(args, tmp_
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     state = TrainingState(None, None, None, None)
-    log = Log(dataclasses.replace(args, iterations=30), tmp_path / "slow", state)
+    log = Log(dataclasses.replace(args, iterations=30), tmp_path / "slow", state, "stand-in")
     shown = []
     monkeypatch.setattr("builtins.print", lambda text, **_: shown.append(text))
     clock[0] = 6000.0  # start-up
