@@ -59,10 +59,11 @@ class Curve:
     def __str__(self) -> str:
         """Where it started and ended."""
         low, high = self.intervals[-1]
+        name = f"{self.reward}, seed {self.seed}, {ASSETS[self.assets]}"
         return (
-            f"{self.reward}, seed {self.seed}, {ASSETS[self.assets]}: "
-            f"{self.success_rates[0]:.0%} -> {self.success_rates[-1]:.0%} [{low:.0%}, {high:.0%}] of {self.num_episodes} "
-            f"episodes after {self.control_steps[-1]:,.0f} control steps, {self.minutes[-1]:.0f} min"
+            f"{name}: {self.success_rates[0]:.0%} -> {self.success_rates[-1]:.0%} "
+            f"[{low:.0%}, {high:.0%}] of {self.num_episodes} episodes after "
+            f"{self.control_steps[-1]:,.0f} control steps, {self.minutes[-1]:.0f} min"
         )
 
 
