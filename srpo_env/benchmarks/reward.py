@@ -111,10 +111,10 @@ def measure(settings: Settings, progress: Callable[[str], object]) -> dict[str, 
         encoder, option and kind of centers:
 
         * ``task``: ranking of all failures of a task, compared with all of its successes: Kendall's
-          ``tau`` of minus the distance with the furthest true progress, with its ``interval``
-          (95%, bootstrap over tasks and failures); ``tau_of_final``: with the true progress at
-          the episode's end; ``accuracy`` of pairs: of all, of those less than a stage (0.2) apart,
-          and of the others;
+          ``tau`` of minus the distance with the furthest true progress, over all pairs of failures
+          of the same task, with its ``interval`` (95%, bootstrap over tasks and failures);
+          ``tau_of_final``: with the true progress at the episode's end; ``accuracy`` of pairs: of
+          all, of those less than a stage (0.2) apart, and of the others;
         * ``group``: the same in groups as in training, compared with the group's own successes
           (interval over tasks and groups); ``overpaid``: share of failures that rank above one
           which got a stage further at least; ``correlation_paper`` and ``correlation_siirl``: of
@@ -203,7 +203,7 @@ def _tell(progress: Callable[[str], object], row: Row, part: str) -> None:
 DEFINITIONS: dict[str, Any] = {
     "options": {name: option.what for name, option in OPTIONS.items()},
     "furthest": "most true progress seen at any frame of the episode; five stages of 0.2",
-    "tau": "Kendall's tau-b; averaged over tasks",
+    "tau": "Kendall's tau-b over all pairs of failures of the same task, or group",
     "curves": "frames 0 to t for growing t; distances flipped and scaled to [0, 1] per episode",
     "spearman": "rank correlation of a success's curve with time",
     "monotonicity": "share of a success's windows that rise",

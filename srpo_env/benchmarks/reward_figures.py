@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from srpo_env.benchmarks.reward_metrics import (
     STAGE,
-    average,
     correlation,
     draw_counts,
     interval,
     kendall_tau,
-    overpaid_share,
-    pair_accuracy,
+    overpaid,
+    rank_sums,
+    right_pairs,
 )
 from srpo_env.benchmarks.reward_scores import (
     AS_RECORDED,
@@ -60,7 +60,7 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Kendall's tau of one row and option, averaged over tasks, and its bootstrap samples."""
+    """Kendall's tau of one row and option, over the pairs of all tasks, and bootstrap samples."""
 
     tau: float
     samples: Floats
@@ -81,31 +81,34 @@ class Ranking:
 def rank_within_tasks(
     facts: Sequence[TaskFacts], scores: Sequence[TaskScores], drawn: Bootstrap, condition: str
 ) -> Ranking:
-    """Ranking of a task's failures, averaged over the tasks."""
-    taus, samples = [], []
+    """Ranking of failures within their task: over all pairs of failures of the same task."""
+    sums, samples = [], []
     for task, score, counts in zip(facts, scores, drawn.failures, strict=True):
         truths, near = task.furthest[task.failed], -score.ranking[condition]
-        taus.append(kendall_tau(truths, near)[0])
-        samples.append(kendall_tau(truths, near, counts))
-    return _over_tasks(np.array(taus), np.stack(samples, axis=1), drawn)
+        sums.append(rank_sums(truths, near))
+        samples.append(rank_sums(truths, near, counts))
+    return _over_tasks(sums, samples, drawn)
 
 
 def rank_within_groups(
     facts: Sequence[TaskFacts], scores: Sequence[TaskScores], drawn: Bootstrap, condition: str
 ) -> Ranking:
-    """Ranking of a group's failures, averaged over a task's groups and then the tasks."""
-    values, samples = [], []
+    """Ranking of failures within their group: over all pairs of failures of the same group."""
+    sums, samples = [], []
     for task, score, counts in zip(facts, scores, drawn.groups, strict=True):
-        taus = np.full(counts.shape[1], np.nan)
-        for row, (group, near) in enumerate(zip(task.groups, score.groups[condition], strict=True)):
-            taus[row] = kendall_tau(task.furthest[group.failures], -near)[0]
-        values.append(average(taus, np.ones((1, len(taus))))[0])
-        samples.append(average(taus, counts))
-    return _over_tasks(np.array(values), np.stack(samples, axis=1), drawn)
+        of_groups = np.zeros((3, counts.shape[1]))
+        for column, (group, distances) in enumerate(
+            zip(task.groups, score.groups[condition], strict=True)
+        ):
+            of_groups[:, column] = rank_sums(task.furthest[group.failures], -distances)[:, 0]
+        sums.append(of_groups.sum(axis=1, keepdims=True))
+        samples.append(of_groups @ counts.T)
+    return _over_tasks(sums, samples, drawn)
 
 
-def _over_tasks(values: Floats, samples: Floats, drawn: Bootstrap) -> Ranking:
-    return Ranking(_mean(values), average(samples, drawn.tasks))
+def _over_tasks(sums: list[Floats], samples: list[Floats], drawn: Bootstrap) -> Ranking:
+    total = np.einsum("tks,st->ks", np.stack(samples), drawn.tasks)
+    return Ranking(float(kendall_tau(np.sum(sums, axis=0))[0]), kendall_tau(total))
 
 
 def figures(
@@ -144,40 +147,44 @@ def figures(
 
 
 def _task_figures(facts: Sequence[TaskFacts], scores: Sequence[TaskScores]) -> dict[str, float]:
-    rows: list[dict[str, float]] = []
+    of_final, pairs = [], []
     for task, score in zip(facts, scores, strict=True):
-        furthest, final = task.furthest[task.failed], task.final[task.failed]
         near = -score.ranking[AS_RECORDED]
-        rows.append(
-            {
-                "tau_of_final": kendall_tau(final, near)[0],
-                "accuracy": pair_accuracy(furthest, near)[0],
-                "accuracy_within_a_stage": pair_accuracy(furthest, near, most_gap=STAGE)[0],
-                "accuracy_a_stage_apart": pair_accuracy(furthest, near, least_gap=STAGE)[0],
-            }
-        )
-    return _mean_of_rows(rows)
+        of_final.append(rank_sums(task.final[task.failed], near))
+        pairs.append((task.furthest[task.failed], near))
+    return {"tau_of_final": float(kendall_tau(np.sum(of_final, axis=0))[0]), **_accuracies(pairs)}
 
 
 def _group_figures(facts: Sequence[TaskFacts], scores: Sequence[TaskScores]) -> dict[str, float]:
-    rows: list[dict[str, float]] = []
-    for task, score in zip(facts, scores, strict=True):
-        for group, found in zip(task.groups, score.groups[AS_RECORDED], strict=True):
-            truths = task.furthest[group.failures]
-            rows.append(
-                {
-                    "accuracy": pair_accuracy(truths, -found)[0],
-                    "accuracy_a_stage_apart": pair_accuracy(truths, -found, least_gap=STAGE)[0],
-                    "overpaid": overpaid_share(truths, -found),
-                    **{
-                        f"correlation_{formula}": correlation(
-                            truths, progress_rewards(found, formula=formula)
-                        )
-                        for formula in FORMULAS
-                    },
-                }
-            )
-    return _mean_of_rows(rows)
+    pairs = [
+        (task.furthest[group.failures], -distances)
+        for task, score in zip(facts, scores, strict=True)
+        for group, distances in zip(task.groups, score.groups[AS_RECORDED], strict=True)
+    ]
+    if not pairs:
+        return {}
+    too_high = sum(overpaid(truths, near) for truths, near in pairs)
+    result = {**_accuracies(pairs), "overpaid": too_high / sum(len(near) for _, near in pairs)}
+    for formula in FORMULAS:
+        found = [
+            correlation(truths, progress_rewards(-near, formula=formula)) for truths, near in pairs
+        ]
+        result[f"correlation_{formula}"] = _mean(np.array(found))
+    return result
+
+
+def _accuracies(pairs: Sequence[tuple[Floats, Floats]]) -> dict[str, float]:
+    """Shares of all pairs of truths and scores that are in the right order."""
+    result = {}
+    for name, gaps in (
+        ("accuracy", {}),
+        ("accuracy_within_a_stage", {"most_gap": STAGE}),
+        ("accuracy_a_stage_apart", {"least_gap": STAGE}),
+    ):
+        found = [right_pairs(truths, scores, **gaps) for truths, scores in pairs]
+        right, counted = np.sum(found, axis=0)
+        result[name] = float(right / counted) if counted else float("nan")
+    return result
 
 
 def _rank_errors(facts: Sequence[TaskFacts], scores: Sequence[TaskScores]) -> dict[str, float]:
@@ -203,9 +210,3 @@ def _ranks(values: Floats) -> Floats:
 def _mean(values: Floats) -> float:
     there = values[~np.isnan(values)]
     return float(there.mean()) if len(there) else float("nan")
-
-
-def _mean_of_rows(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    if not rows:
-        return {}
-    return {name: _mean(np.array([row[name] for row in rows])) for name in rows[0]}

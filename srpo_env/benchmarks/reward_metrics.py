@@ -25,55 +25,58 @@ JS_BINS = 20
 # --- Ranking of failures --------------------------------------------------------------------------
 
 
-def kendall_tau(truths: Floats, scores: Floats, weights: Floats | None = None) -> Floats:
-    """Kendall's tau-b of weighted samples, all at once; 1: same order, -1: reversed.
-
-    As ``scipy.stats.kendalltau`` for weights of 1. A bootstrap sample is its counts as weights; an
-    episode that is drawn twice is no pair with itself.
+def rank_sums(truths: Floats, scores: Floats, weights: Floats | None = None) -> Floats:
+    """What Kendall's tau-b is made of; sums over tasks or groups make the tau of all their pairs.
 
     Args:
         truths: Of ``n`` episodes, ``(n,)``.
         scores: Large is good, ``(n,)``.
-        weights: How often each episode counts, ``(num_samples, n)``; default: once.
+        weights: How often each episode counts, ``(num_samples, n)``; default: once. An episode
+            that a bootstrap draws twice is no pair with itself.
+
+    Returns:
+        Twice the pairs in the right order less those in the wrong one, those that differ in truth,
+        and those that differ in score; ``(3, num_samples)``.
+    """
+    counts = np.ones((1, len(truths))) if weights is None else weights
+    true, scored = _signs(truths), _signs(scores)
+    return np.stack([_pairs(counts, matrix) for matrix in (true * scored, true**2, scored**2)])
+
+
+def kendall_tau(sums: Floats) -> Floats:
+    """Kendall's tau-b of `rank_sums`; 1: same order, -1: reversed.
+
+    Args:
+        sums: ``(3, num_samples)``.
 
     Returns:
         ``(num_samples,)``; NaN where all truths, or all scores, are equal.
     """
-    counts = np.ones((1, len(truths))) if weights is None else weights
-    true, scored = _signs(truths), _signs(scores)
-    ties_left_out = _pairs(counts, true**2) * _pairs(counts, scored**2)
-    return _share(_pairs(counts, true * scored), np.sqrt(ties_left_out))
+    return _share(sums[0], np.sqrt(sums[1] * sums[2]))
 
 
-def pair_accuracy(
-    truths: Floats,
-    scores: Floats,
-    weights: Floats | None = None,
-    *,
-    least_gap: float = 0.0,
-    most_gap: float = np.inf,
+def right_pairs(
+    truths: Floats, scores: Floats, *, least_gap: float = 0.0, most_gap: float = np.inf
 ) -> Floats:
-    """Share of pairs whose scores are in the order of their truths; equal scores count half.
+    """How many pairs have their scores in the order of their truths, equal scores counting half.
 
     Args:
         truths: Of ``n`` episodes, ``(n,)``.
         scores: Large is good, ``(n,)``.
-        weights: How often each episode counts, ``(num_samples, n)``; default: once.
         least_gap: Pairs count whose truths differ by this at least, and at all.
         most_gap: And by less than this.
 
     Returns:
-        ``(num_samples,)``; NaN without such a pair.
+        Right pairs and counted pairs, ``(2,)``.
     """
-    counts = np.ones((1, len(truths))) if weights is None else weights
     gaps = np.abs(truths[:, None] - truths)
-    counted = (gaps > 0) & (gaps >= least_gap) & (gaps < most_gap)
+    counted = np.triu((gaps > 0) & (gaps >= least_gap) & (gaps < most_gap))
     right = (_signs(truths) * _signs(scores) + 1) / 2
-    return _share(_pairs(counts, right * counted), _pairs(counts, counted.astype(float)))
+    return np.array([(right * counted).sum(), counted.sum()])
 
 
-def overpaid_share(truths: Floats, scores: Floats, *, least_gap: float = STAGE) -> float:
-    """Share of failures that rank above one which truly got further.
+def overpaid(truths: Floats, scores: Floats, *, least_gap: float = STAGE) -> int:
+    """How many failures rank above one which truly got further.
 
     Args:
         truths: Of ``n`` episodes, ``(n,)``.
@@ -81,7 +84,7 @@ def overpaid_share(truths: Floats, scores: Floats, *, least_gap: float = STAGE) 
         least_gap: How much further, at least.
     """
     further = truths[None, :] - truths[:, None] >= least_gap
-    return float((further & (scores[:, None] > scores)).any(axis=1).mean())
+    return int((further & (scores[:, None] > scores)).any(axis=1).sum())
 
 
 def correlation(truths: Floats, rewards: Floats) -> float:
@@ -114,17 +117,6 @@ def _share(part: Floats, whole: Floats) -> Floats:
 def draw_counts(rng: np.random.Generator, size: int, num_samples: int) -> Floats:
     """How often each of ``size`` is drawn, with replacement; ``(num_samples, size)``."""
     return rng.multinomial(size, np.full(size, 1 / size), size=num_samples).astype(np.float64)
-
-
-def average(values: Floats, counts: Floats) -> Floats:
-    """Weighted averages over the last axis that leave NaN out; ``(num_samples,)``.
-
-    Args:
-        values: ``(num_samples, n)`` or ``(n,)``.
-        counts: ``(num_samples, n)``.
-    """
-    there = ~np.isnan(values)
-    return _share((np.where(there, values, 0) * counts).sum(-1), (there * counts).sum(-1))
 
 
 def interval(samples: Floats) -> tuple[float, float]:

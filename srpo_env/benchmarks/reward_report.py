@@ -89,8 +89,9 @@ CURVES = [
 """Of the rows with DBSCAN's centers"""
 
 LEGEND = """\
-tau       Kendall's tau of minus the distance with furthest true progress, mean over tasks; lead:
-          over pixels by the same option; end: with true progress at the episode's end instead
+tau       Kendall's tau of minus the distance with furthest true progress, over all pairs of one
+          task, or group; lead: over pixels by the same option; end: with true progress at the
+          episode's end instead
 pairs     share in the right order; near: of those less than a stage apart, far: of the others
 overpaid  failures that rank above one which truly got a stage further, or more
 r         correlation of the formula's rewards with true progress; ranks are the same for both

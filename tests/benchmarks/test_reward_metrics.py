@@ -7,7 +7,6 @@ import pytest
 from scipy.stats import kendalltau
 
 from srpo_env.benchmarks.reward_metrics import (
-    average,
     correlation,
     draw_counts,
     interval,
@@ -16,9 +15,10 @@ from srpo_env.benchmarks.reward_metrics import (
     mean_difference,
     mmd,
     monotonicity,
-    overpaid_share,
-    pair_accuracy,
+    overpaid,
     progress_curve,
+    rank_sums,
+    right_pairs,
     spearman,
 )
 
@@ -28,23 +28,32 @@ TRUTHS = np.array([0.1, 0.2, 0.5, 0.9])
 # --- Ranking --------------------------------------------------------------------------------------
 
 
+def tau(truths, scores, weights=None):
+    return kendall_tau(rank_sums(truths, scores, weights))
+
+
+def accuracy(truths, scores, **gaps):
+    right, counted = right_pairs(truths, scores, **gaps)
+    return right / counted
+
+
 def test_a_perfect_ranking_has_tau_1_and_a_reversed_one_minus_1():
-    assert kendall_tau(TRUTHS, 10 * TRUTHS) == pytest.approx([1])
-    assert kendall_tau(TRUTHS, -TRUTHS) == pytest.approx([-1])
-    assert pair_accuracy(TRUTHS, TRUTHS**3) == pytest.approx([1])
-    assert pair_accuracy(TRUTHS, -TRUTHS) == pytest.approx([0])
+    assert tau(TRUTHS, 10 * TRUTHS) == pytest.approx([1])
+    assert tau(TRUTHS, -TRUTHS) == pytest.approx([-1])
+    assert accuracy(TRUTHS, TRUTHS**3) == 1
+    assert accuracy(TRUTHS, -TRUTHS) == 0
 
 
 def test_scores_that_are_all_equal_rank_nothing():
-    assert np.isnan(kendall_tau(TRUTHS, np.zeros(4))).all()
-    assert pair_accuracy(TRUTHS, np.zeros(4)) == pytest.approx([0.5])
+    assert np.isnan(tau(TRUTHS, np.zeros(4))).all()
+    assert accuracy(TRUTHS, np.zeros(4)) == 0.5
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_tau_is_scipys_with_and_without_ties(seed):
     rng = np.random.default_rng(seed)
     truths, scores = rng.integers(0, 6, (2, 12)).astype(float)
-    assert kendall_tau(truths, scores)[0] == pytest.approx(kendalltau(truths, scores).statistic)
+    assert tau(truths, scores)[0] == pytest.approx(kendalltau(truths, scores).statistic)
 
 
 def test_weights_count_an_episode_as_often_as_it_was_drawn():
@@ -54,22 +63,28 @@ def test_weights_count_an_episode_as_often_as_it_was_drawn():
     rows = np.repeat(np.arange(6), counts[0])
     # An episode drawn twice is tied with itself in both, which tau-b leaves out.
     expected = kendalltau(truths[rows], scores[rows]).statistic
-    assert kendall_tau(truths, scores, counts)[0] == pytest.approx(expected)
+    assert tau(truths, scores, counts)[0] == pytest.approx(expected)
+
+
+def test_sums_of_two_groups_make_the_tau_of_the_pairs_within_them():
+    # Three pairs in the right order, and one in the wrong one: (3 - 1) / 4.
+    sums = rank_sums(TRUTHS[:3], TRUTHS[:3]) + rank_sums(TRUTHS[:2], -TRUTHS[:2])
+    assert kendall_tau(sums) == pytest.approx([0.5])
 
 
 def test_pairs_are_counted_by_how_far_they_are_apart():
     scores = np.array([2.0, 1.0, 3.0, 4.0])  # the nearest two are the wrong way round
-    assert pair_accuracy(TRUTHS, scores)[0] == pytest.approx(5 / 6)
-    assert pair_accuracy(TRUTHS, scores, most_gap=0.2)[0] == 0.0
-    assert pair_accuracy(TRUTHS, scores, least_gap=0.2)[0] == 1.0
+    assert right_pairs(TRUTHS, scores).tolist() == [5, 6]
+    assert right_pairs(TRUTHS, scores, most_gap=0.2).tolist() == [0, 1]
+    assert right_pairs(TRUTHS, scores, least_gap=0.2).tolist() == [5, 5]
 
 
 def test_the_overpaid_rank_above_one_that_got_a_stage_further():
     scores = np.array([3.0, 1.0, 2.0, 4.0])
     # The first is above the second, which is less than a stage ahead, and above the third.
-    assert overpaid_share(TRUTHS, scores) == 0.25
-    assert overpaid_share(TRUTHS, scores, least_gap=0.45) == 0.0
-    assert overpaid_share(TRUTHS, TRUTHS) == 0.0
+    assert overpaid(TRUTHS, scores) == 1
+    assert overpaid(TRUTHS, scores, least_gap=0.45) == 0
+    assert overpaid(TRUTHS, TRUTHS) == 0
 
 
 def test_correlation_is_numpys():
@@ -86,11 +101,6 @@ def test_as_many_are_drawn_as_there_are():
     assert counts.shape == (50, 7)
     np.testing.assert_array_equal(counts.sum(axis=1), 7)
     assert counts.std() > 0
-
-
-def test_averages_leave_out_what_is_not_a_number():
-    values, counts = np.array([1.0, np.nan, 4.0]), np.array([[1, 1, 1], [2, 5, 1], [0, 1, 0]])
-    np.testing.assert_allclose(average(values, counts), [2.5, 2.0, np.nan])
 
 
 def test_the_interval_holds_the_middle_95_of_100():
