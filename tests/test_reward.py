@@ -122,7 +122,9 @@ def test_the_smallest_distances_that_there_are_can_be_ranked():
 
 # --- Laws ---
 
-failures = st.lists(st.floats(0, 1e6), min_size=2, max_size=20).map(np.array)
+# Of subnormal numbers, a multiple is rounded to few digits or to none.
+distance = st.floats(0, 1e6, allow_subnormal=False)
+failures = st.lists(distance, min_size=2, max_size=20).map(np.array)
 
 
 @given(failures, st.sampled_from(["paper", "siirl"]), st.floats(0.01, 1.0))

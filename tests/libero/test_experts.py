@@ -34,7 +34,7 @@ def started():
 
 @pytest.mark.parametrize("task_id", TASKS)
 def test_it_solves_every_task(task_id):
-    for init_state_id in (0, 25, 49):
+    for init_state_id in (0, 12, 25, 37, 49):
         attempt = run_expert(simulation_of(task_id), init_state_id)
         assert attempt.success, init_state_id
         assert len(attempt.actions) < HURRY
@@ -47,6 +47,7 @@ def test_it_solves_every_task_under_noise(task_id):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("task_id", TASKS)
 def test_it_solves_at_least_95_percent_of_all_initial_states(task_id):
     attempts = [run_expert(simulation_of(task_id), state) for state in range(50)]
