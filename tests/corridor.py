@@ -11,6 +11,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from srpo_env import SelfReferentialProgressWrapper
+
 STAY, WALK, GIVE_UP = 0, 1, 2
 GOAL = 3
 
@@ -98,3 +100,7 @@ def drive(envs: VectorEnv, script: Sequence[Sequence[int]]) -> Iterator[tuple]:
         result = envs.step(np.array(actions))
         dones = result[2] | result[3]
         yield result
+
+
+def wrap(envs, encoder=None, **kwargs):
+    return SelfReferentialProgressWrapper(envs, encoder or ReadingEncoder(), **kwargs)

@@ -1,0 +1,162 @@
+"""What the wrapper refuses, and what it says then."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from srpo_env import SelfReferentialProgressWrapper
+from tests.corridor import GIVE_UP, STAY, WALK, Corridor, ReadingEncoder, drive, make_corridor, wrap
+
+
+def test_an_environment_that_does_not_declare_its_autoreset_mode_is_refused():
+    envs = make_corridor(1)
+    envs.metadata = {}
+    with pytest.raises(ValueError, match=r"autoreset_mode.*SAME_STEP if the step that ends"):
+        wrap(envs)
+
+
+@pytest.mark.parametrize("envs", [Corridor(), None])
+def test_what_is_no_vector_environment_is_refused_with_the_way_out(envs):
+    with pytest.raises(TypeError, match=r"VectorEnv: use gymnasium.make_vec.* Got <class"):
+        wrap(envs)
+
+
+@pytest.mark.parametrize("encoder", [ReadingEncoder, None, lambda videos: videos])
+def test_what_is_no_encoder_is_refused_before_the_first_episode(encoder):
+    with pytest.raises(TypeError, match=r"`latent_dim` and `encode\(videos\)`, .* got"):
+        SelfReferentialProgressWrapper(make_corridor(1), encoder)
+
+
+def test_numbers_of_numpy_are_numbers():
+    class Encoder(ReadingEncoder):
+        latent_dim = np.int64(2)
+
+    settings = {"group_size": 2, "max_frames": 4, "memory_size": 8}
+    counted = {name: np.int64(value) for name, value in settings.items()}
+    saved = wrap(make_corridor(1), Encoder(), **counted).state_dict()
+    wrap(make_corridor(1), **settings).load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"group_size": 0}, "`group_size` .* at least 1, got 0"),
+        ({"group_size": 2.5}, "`group_size` must be a whole number .*, got 2.5"),
+        ({"max_frames": "64"}, "`max_frames` must be a whole number .*, got '64'"),
+        ({"max_frames": 1}, "at least 2, got 1"),
+        ({"reference": "tasks"}, "got 'tasks'"),
+        ({"formula": "sirl"}, "got 'sirl'"),
+        ({"weight": 1.5}, r"in \(0, 1\], got 1.5"),
+        ({"memory_size": 0}, "at least 1, got 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_with_its_rule(setting, message):
+    with pytest.raises(ValueError, match=message):
+        wrap(make_corridor(1), **setting)
+
+
+def test_step_before_reset_is_refused():
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        wrap(make_corridor(1)).step(np.array([WALK]))
+
+
+def test_closing_twice_is_fine_and_use_after_it_is_refused(vector):
+    envs = wrap(make_corridor(2, vector=vector, render=True), group_size=2)
+    envs.reset(seed=0)
+    list(drive(envs, [[GIVE_UP, GIVE_UP]]))
+    envs.close()
+    envs.close()
+    assert envs.closed
+    for use in (
+        lambda: envs.step(np.array([WALK, WALK])),
+        envs.reset,
+        envs.render,
+        lambda: envs.call("limit"),
+        lambda: envs.get_attr("limit"),
+        lambda: envs.set_attr("limit", 3),
+    ):
+        with pytest.raises(gymnasium.error.ClosedEnvironmentError, match="make new ones"):
+            use()
+    assert len(envs.pop_groups()) == 1
+
+
+def test_calls_and_attributes_reach_the_environments(vector):
+    envs = wrap(make_corridor(2, vector=vector))
+    envs.reset(seed=0)
+    assert envs.get_attr("slot") == (0, 1)
+    envs.set_attr("limit", [3, 4])
+    assert envs.call("limit") == (3, 4)
+    assert len(envs.call("render")) == 2
+    envs.close()
+
+
+def test_an_environment_that_repeats_its_end_is_found_out():
+    class Frozen(Corridor):
+        """Repeats its last transition until a reset that never comes, as lerobot's wrapper does."""
+
+        def reset(self, **kwargs):
+            if self.num_resets and self.last[2]:
+                self.num_resets += 1
+                return self.last[0], {}
+            return super().reset(**kwargs)
+
+        def step(self, action):
+            self.last = super().step(action)
+            return self.last
+
+    class Replaying(SyncVectorEnv):
+        def step(self, actions):
+            observations, rewards, terminations, truncations, infos = super().step(actions)
+            frozen = np.array([env.num_resets > 1 for env in self.envs])
+            return observations, rewards, terminations | frozen, truncations, infos
+
+    envs = wrap(Replaying([Frozen]))
+    envs.reset()
+    list(drive(envs, [[GIVE_UP]]))
+    with pytest.raises(RuntimeError, match="ended again in the step that should have reset it"):
+        envs.step(np.array([STAY]))
+
+
+def test_a_same_step_environment_without_final_observation_is_found_out():
+    class Forgetful(SyncVectorEnv):
+        def step(self, actions):
+            *result, infos = super().step(actions)
+            infos.pop("final_obs", None)
+            return *result, infos
+
+    envs = wrap(Forgetful([Corridor], autoreset_mode=AutoresetMode.SAME_STEP))
+    envs.reset()
+    with pytest.raises(ValueError, match=r"infos\['final_obs'\]"):
+        envs.step(np.array([GIVE_UP]))
+
+
+def test_a_latent_that_is_not_finite_stops_with_the_name_of_the_episode():
+    class Broken(ReadingEncoder):
+        def encode(self, videos):
+            return super().encode(videos) * np.nan
+
+    envs = wrap(make_corridor(1), Broken(), group_size=1)
+    envs.reset()
+    with pytest.raises(ValueError, match="episode 0 of environment 0"):
+        envs.step(np.array([GIVE_UP]))
+
+
+def test_one_step_with_tasks_that_only_step_tells_is_found_out():
+    class Late(Corridor):
+        def reset(self, **kwargs):
+            observation, _ = super().reset(**kwargs)
+            return observation, {}
+
+        def step(self, action):
+            *result, info = super().step(action)
+            return *result, {**info, "task_id": self.slot}
+
+    envs = wrap(SyncVectorEnv([partial(Late, slot) for slot in range(2)]))
+    envs.reset()
+    with pytest.raises(ValueError, match="only the info of `step` names the task"):
+        envs.step(np.array([GIVE_UP, GIVE_UP]))
