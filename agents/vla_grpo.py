@@ -4,6 +4,7 @@ Paper: https://arxiv.org/abs/2511.15605v2, whose equation numbers are used below
 
     python agents/vla_grpo.py --env libero-object
     python agents/vla_grpo.py --env libero-object --reward binary    # plain GRPO, all else equal
+    python agents/vla_grpo.py --env libero-object --reward truth     # the simulator's own progress
     python agents/vla_grpo.py --resume runs/NAME                     # goes on with a run
 
 A group is eight episodes of one task from one initial state. Its failures earn a reward by how near
@@ -31,7 +32,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -47,6 +48,7 @@ from srpo_env.evaluation import TRAINING_STATES, Evaluation, evaluate, held_out_
 from srpo_env.libero.suites import MAX_STEPS
 from srpo_env.policy import Policy, load_policy
 from srpo_env.policy.training_checkpoint import load_training, newest_checkpoint, save_training
+from srpo_env.reward import progress_rewards
 from srpo_env.run_log import RunLog
 
 STEP_TOKENS = 7  # a control step is seven tokens: position, orientation, gripper
@@ -59,7 +61,9 @@ class Args:
     env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "libero-object"
     """LIBERO suite: libero-object, -spatial, -goal, -10 or -90"""
     checkpoint: str = "libero-object"  # policy to start from: the name of one that ships, or a path
-    reward: Literal["srpo", "binary"] = "srpo"  # binary: failures earn nothing (plain GRPO)
+    reward: Literal["srpo", "binary", "truth"] = "srpo"
+    """what failures earn: by their video; nothing (plain GRPO); or by how far they truly came, as
+    the simulator knows it (the ceiling of any video, for libero-object)"""
     seed: int = 1  # of the tasks drawn, the tokens sampled and the minibatches
     iterations: int = 60  # updates of the policy
     stop_at: float | None = None  # ends the run when the held-out success rate has reached this
@@ -188,8 +192,17 @@ class Chunk:
     mask: Tensor  # (56,), true for the control steps that were executed
 
 
-ScoredGroup = tuple[Group, list[list[Chunk]]]
-"""a closed group, and the chunks of each of its episodes"""
+class ScoredGroup(NamedTuple):
+    """A closed group, and what an update learns from it."""
+
+    group: Group
+    chunks: list[list[Chunk]]  # of each episode
+    returns: np.ndarray  # of each episode, (len(group.episodes),)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether its episodes differ in their returns; else all advantages are zero."""
+        return bool(np.ptp(self.returns) > 0)
 
 
 class Rollout:
@@ -211,6 +224,7 @@ class Rollout:
         """Drops the episodes under way, so that nothing but the policy carries over."""
         self._queue: deque[tuple[int, int]] = deque()
         self._chunks: dict[int, list[Chunk]] = {}
+        self._furthest: dict[int, float] = {}  # true progress of episodes under way
         self._idle = np.ones(self.envs.num_envs, dtype=bool)
         self._steps = np.zeros(self.envs.num_envs, dtype=int)
         self._instructions: list[str] = [""] * self.envs.num_envs
@@ -234,9 +248,11 @@ class Rollout:
                     ended = 0
                 for group in self.envs.pop_groups():
                     self.sampler.learn(group)
-                    with_signal += has_signal(group, args.reward)
-                    chunks = [self._chunks.pop(episode.episode_id) for episode in group.episodes]
-                    batch.append((group, chunks))
+                    ids = [episode.episode_id for episode in group.episodes]
+                    furthest = np.array([self._furthest.pop(i, math.nan) for i in ids])
+                    returns = returns_of(group, args, furthest)
+                    batch.append(ScoredGroup(group, [self._chunks.pop(i) for i in ids], returns))
+                    with_signal += batch[-1].has_signal
                 bar.n = with_signal
                 bar.set_postfix_str(f"{state.control_steps} control steps in all")
         return batch
@@ -266,6 +282,8 @@ class Rollout:
         for slot, episode_id in enumerate(map(int, infos["episode_id"])):
             x = {name: value[slot] for name, value in inputs.items()}
             self._chunks[episode_id].append(Chunk(x, tokens[slot], log_probs[slot], masks[slot]))
+            if "furthest_progress" in infos:
+                self._furthest[episode_id] = infos["furthest_progress"][slot]
             if failed[slot]:  # its simulator broke: another episode has to take its place
                 del self._chunks[episode_id]
                 again = int(infos["task_id"][slot]), int(infos["init_state_id"][slot])
@@ -278,16 +296,18 @@ class Rollout:
 # --- Maths ---
 
 
-def returns_of(group: Group, reward: str) -> np.ndarray:
-    """Return of each episode, shape ``(len(group.episodes),)``: Eq. 5, or success alone."""
-    if reward == "srpo":
+def returns_of(group: Group, args: Args, furthest: np.ndarray) -> np.ndarray:
+    """Return of each episode, shape ``(len(group.episodes),)``: Eq. 5, or what it is compared with.
+
+    ``furthest`` is the true progress of each, NaN where nobody knows it.
+    """
+    if args.reward == "srpo":
         return group.rewards
-    return np.array([float(episode.success) for episode in group.episodes])
-
-
-def has_signal(group: Group, reward: str) -> bool:
-    """Whether its episodes differ in their returns; else all advantages are zero."""
-    return bool(np.ptp(returns_of(group, reward)) > 0)
+    returns = np.array([float(episode.success) for episode in group.episodes])
+    if args.reward == "truth" and group.num_successes:
+        failed = returns == 0
+        returns[failed] = progress_rewards(1 - furthest[failed], formula=args.formula)
+    return returns
 
 
 def group_advantages(returns: np.ndarray, eps: float = 1e-6) -> np.ndarray:
@@ -338,11 +358,10 @@ def update(
     """A few epochs of gradient steps on the groups that carry signal; returns what to log."""
     chunks: list[Chunk] = []
     factors: list[tuple[float, float]] = []  # of each chunk: its advantage, the weight of a token
-    for group, episodes in batch:
-        if not has_signal(group, args.reward):
+    for scored in batch:
+        if not scored.has_signal:
             continue
-        group_advantage = group_advantages(returns_of(group, args.reward))
-        for advantage, episode in zip(group_advantage, episodes, strict=True):
+        for advantage, episode in zip(group_advantages(scored.returns), scored.chunks, strict=True):
             # Every episode counts the same, as in the authors' code: failures last longer, and per
             # token they would drown what the successes show.
             executed = sum(int(chunk.mask.sum()) for chunk in episode)
@@ -461,11 +480,11 @@ class Log:
     def iteration(self, batch: list[ScoredGroup], losses: dict[str, float]) -> None:
         """Prints and logs an iteration."""
         state, total = self.state, self.args.iterations
-        groups = [group for group, _ in batch]
+        groups = [scored.group for scored in batch]
         episodes = [episode for group in groups for episode in group.episodes]
         state.episodes += len(episodes)
         state.seconds = time.monotonic() - self.started
-        signal = sum(has_signal(group, self.args.reward) for group in groups)
+        signal = sum(scored.has_signal for scored in batch)
         success = float(np.mean([episode.success for episode in episodes]))
         speed = state.control_steps / state.seconds
         figures = {
@@ -534,6 +553,7 @@ def main(args: Args) -> None:
         libero = gymnasium.make_vec(
             args.gym_id, num_envs=args.num_envs, num_workers=args.num_workers,
             autoreset_mode=AutoresetMode.DISABLED, max_steps=args.rollout_steps,
+            true_progress=args.reward == "truth",
         )  # fmt: skip
         envs = SelfReferentialProgressWrapper(
             libero, PixelEncoder(),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gymnasium.spaces import Box, Dict, Space
 
 from srpo_env.libero.pool import Seat, shared_simulation
+from srpo_env.libero.progress import TrueProgress
 from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import MAX_STEPS, check_suite_name, get_task, tasks_of
 from srpo_env.libero.visuals import Visuals, check_visuals
@@ -35,7 +36,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     Reward 1 on success, else 0. The episode terminates on success and is truncated at the suite's
     limit of control steps. ``info``: ``task_id``, ``task`` (the instruction), ``init_state_id``,
-    ``is_success``, ``control_steps`` (how many of the episode have run).
+    ``is_success``, ``control_steps`` (how many of the episode have run), and if asked for
+    ``furthest_progress``, the most true progress so far, in [0, 1].
 
     ``reset(options={"task_id": .., "init_state_id": ..})`` selects; what is left open is drawn from
     the environment's generator. Environments of one process share the compiled tasks.
@@ -54,6 +56,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         visuals: Visuals | None = None,
         settle_steps: int = 10,
         max_steps: int | None = None,
+        true_progress: bool = False,
         render_mode: str | None = None,
     ) -> None:
         """Prepares the suite; a task is compiled when it is first reset to.
@@ -69,6 +72,9 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
                 else "fast".
             settle_steps: Control steps without motion after a reset; they do not count as steps.
             max_steps: Control steps before truncation; default: the suite's limit.
+            true_progress: Whether the info tells what the simulator knows of an episode's progress
+                (:class:`~srpo_env.libero.progress.TrueProgress`), to judge rewards by; of
+                libero_object only.
             render_mode: ``"rgb_array"`` or None.
 
         Raises:
@@ -89,6 +95,11 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self.cameras = tuple(cameras)
         self.visuals = check_visuals(visuals)
         self.max_steps = MAX_STEPS[self.suite] if max_steps is None else max_steps
+        if true_progress and self.suite != "libero_object":
+            raise ValueError(
+                f"`true_progress` is known for libero_object only, and asked for {self.suite}"
+            )
+        self.true_progress = true_progress
         self.render_mode = render_mode
         self.num_tasks = len(tasks_of(self.suite))
         image = Box(0, 255, (image_size, image_size, 3), np.uint8)
@@ -99,6 +110,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self._seat: Seat | None = None
         self._task_id, self._init_state_id, self._steps = 0, 0, 0
         self._ended = True
+        self._meter: TrueProgress | None = None
+        self._furthest = 0.0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -124,6 +137,9 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self._seat = Seat(shared, init_state_id, self.settle_steps)
         self._task_id, self._init_state_id, self._steps = task_id, init_state_id, 0
         self._ended = False
+        if self.true_progress:
+            self._meter = TrueProgress(self.simulation)
+            self._furthest = self._meter.measure()
         return self._observe(), self._info(is_success=False)
 
     def step(
@@ -154,6 +170,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         for single in actions[: self.max_steps - self._steps]:
             success = simulation.step(single)
             self._steps += 1
+            if self._meter is not None:
+                self._furthest = max(self._furthest, self._meter.measure())
             if success:
                 break
         truncated = not success and self._steps >= self.max_steps
@@ -195,13 +213,16 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         }
 
     def _info(self, is_success: bool) -> dict[str, Any]:
-        return {
+        info = {
             "task_id": self._task_id,
             "task": get_task(self.suite, self._task_id).instruction,
             "init_state_id": self._init_state_id,
             "is_success": is_success,
             "control_steps": self._steps,
         }
+        if self.true_progress:
+            info["furthest_progress"] = self._furthest
+        return info
 
     def _choose(self, options: dict[str, Any], name: str, count: int) -> int:
         value = options.pop(name, None)

@@ -9,6 +9,7 @@ import torch
 from agents.vla_grpo import (
     Args,
     Chunk,
+    ScoredGroup,
     TaskSampler,
     group_advantages,
     kl_to,
@@ -42,9 +43,22 @@ def test_advantages_are_z_scores_within_the_group():
 
 
 def test_a_binary_reward_ignores_progress():
-    group = make_group([True, False, False], [1.0, 0.6, 0.2])
-    np.testing.assert_array_equal(returns_of(group, "binary"), [1, 0, 0])
-    np.testing.assert_array_equal(returns_of(group, "srpo"), [1, 0.6, 0.2])
+    group, unknown = make_group([True, False, False], [1.0, 0.6, 0.2]), np.full(3, math.nan)
+    np.testing.assert_array_equal(returns_of(group, Args(reward="binary"), unknown), [1, 0, 0])
+    np.testing.assert_array_equal(returns_of(group, Args(reward="srpo"), unknown), [1, 0.6, 0.2])
+
+
+def test_the_true_reward_ranks_failures_by_how_far_they_came():
+    group, args = make_group([False, True, False, False], [0.0] * 4), Args(reward="truth")
+    returns = returns_of(group, args, np.array([0.1, 1.0, 0.7, 0.3]))
+    assert returns[1] == 1.0
+    assert 0 < returns[0] < returns[3] < returns[2] < 0.8
+
+
+def test_without_a_success_the_true_reward_pays_nothing_either():
+    group = make_group([False, False], [0.0, 0.0])
+    returns = returns_of(group, Args(reward="truth"), np.array([0.1, 0.7]))
+    np.testing.assert_array_equal(returns, 0.0)
 
 
 def test_the_surrogate_is_the_mean_over_executed_tokens():
@@ -125,7 +139,8 @@ def tiny_batch(policy, rewards):
         ]
         for i in range(len(rewards))
     ]
-    return [(make_group([r == 1 for r in rewards], rewards), chunks)], inputs, tokens
+    group = make_group([r == 1 for r in rewards], rewards)
+    return [ScoredGroup(group, chunks, np.array(rewards))], inputs, tokens
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +184,7 @@ def test_resuming_a_folder_without_checkpoints_says_so(tmp_path):
 def test_a_resumed_run_is_equal_to_one_that_went_on_to_the_last_bit(tmp_path, policy, monkeypatch):
     # Episodes of 16 steps all fail, and an update without signal would change nothing.
     monkeypatch.setattr(
-        "agents.vla_grpo.returns_of", lambda group, _: np.arange(len(group.episodes))
+        "agents.vla_grpo.returns_of", lambda group, *_: np.arange(len(group.episodes))
     )
     policy.save(tmp_path / "start")
     common = Args(

@@ -13,7 +13,16 @@ import torch
 import tyro
 
 from agents import vla_grpo
-from agents.vla_grpo import Args, Log, Rollout, TaskSampler, TrainingState, main, parse_args
+from agents.vla_grpo import (
+    Args,
+    Log,
+    Rollout,
+    ScoredGroup,
+    TaskSampler,
+    TrainingState,
+    main,
+    parse_args,
+)
 from srpo_env import PixelEncoder, SelfReferentialProgressWrapper
 from srpo_env.policy import load_policy
 from srpo_env.policy.training_checkpoint import newest_checkpoint
@@ -300,7 +309,7 @@ def test_the_time_to_go_follows_the_last_iterations_and_not_the_start(args, tmp_
     for iteration in range(1, 21):
         clock[0] += 60 if iteration <= 5 else 120
         state.iteration, state.control_steps = iteration, iteration
-        log.iteration([(make_group(), [[]])], {})
+        log.iteration([ScoredGroup(make_group(), [[]], np.array([1.0, 0.2]))], {})
     assert shown[0].endswith("101 min, 29 to go")
     assert shown[-1].endswith("135 min, 20 to go")
 

@@ -20,7 +20,7 @@ class ToySuite(VectorEnv):
     crash_slot: int | None = None
     """this slot's next step ends in a worker error"""
 
-    def __init__(self, num_envs, num_workers=None, autoreset_mode=None, max_steps=None):
+    def __init__(self, num_envs, num_workers=None, autoreset_mode=None, max_steps=None, **_):
         self.num_envs, self.max_steps = num_envs, max_steps
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         image = Box(0, 255, (SIZE, SIZE, 3), np.uint8)

@@ -123,6 +123,36 @@ def test_an_episode_is_truncated_at_the_limit_within_a_chunk():
         env.step(np.zeros((4, 7)))
 
 
+def test_the_info_tells_the_furthest_true_progress_if_asked_for():
+    env = LiberoEnv(chunk=8, cameras=(), true_progress=True)
+    seen = [start(env)[1]["furthest_progress"]]
+    # Down towards the table, and up again: what was reached once counts.
+    for height in (-1.0, -1.0, 1.0, 1.0):
+        action = np.zeros((8, 7), np.float32)
+        action[:, 2] = height
+        seen.append(env.step(action)[4]["furthest_progress"])
+    assert seen[0] < seen[1] < 0.2
+    assert seen == sorted(seen)
+    assert seen[-1] == seen[-2]
+    env.close()
+
+
+def test_true_progress_is_that_of_every_control_step():
+    from srpo_env.libero.experts import PickAndPlaceExpert
+    from srpo_env.libero.progress import TrueProgress
+
+    watched = LiberoEnv(chunk=1, cameras=(), true_progress=True)
+    start(watched)
+    meter = TrueProgress(watched.simulation)
+    expert, furthest = PickAndPlaceExpert(watched.simulation), meter.measure()
+    for _ in range(60):
+        _, _, _, _, info = watched.step(expert.act()[None].astype(np.float32))
+        furthest = max(furthest, meter.measure())
+        assert info["furthest_progress"] == pytest.approx(furthest, abs=1e-9)
+    assert furthest > 0.4
+    watched.close()
+
+
 def test_success_terminates_with_reward_one(env):
     start(env)
     simulation = env.simulation
@@ -175,6 +205,7 @@ def test_a_reset_to_what_does_not_exist_is_an_error(env, options, message):
         ({"chunk": 0}, "chunk"),
         ({"image_size": 481}, "image_size"),
         ({"render_mode": "human"}, "render_mode"),
+        ({"suite": "libero_goal", "true_progress": True}, "libero_object only"),
     ],
 )
 def test_settings_out_of_range_are_errors(kwargs, message):
