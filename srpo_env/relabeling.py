@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.encoders.protocol import TrajectoryEncoder, encode_checked
-from srpo_env.reward import Formula, Relabeling, relabel
+from srpo_env.encoders.protocol import TrajectoryEncoder, distance_of, encode_checked
+from srpo_env.reward import Distance, Formula, Relabeling, relabel
 
 Video = npt.NDArray[np.uint8]
 
@@ -59,6 +59,7 @@ def relabel_episodes(
     *,
     formula: Formula = "paper",
     weight: float | None = None,
+    distance: Distance | None = None,
     batch_size: int = 8,
 ) -> RelabeledEpisodes:
     """Rewards recorded episodes by the successes of their task.
@@ -68,6 +69,7 @@ def relabel_episodes(
         encoder: Turns their frames into latents.
         formula: ``"paper"`` or ``"siirl"``, see `reward.progress_rewards`.
         weight: Upper bound of a failure's reward in (0, 1]; ``None`` for the formula's own.
+        distance: How latents are compared with centers; ``None`` for the encoder's own way.
         batch_size: Videos that are encoded in one call.
 
     Raises:
@@ -101,7 +103,14 @@ def relabel_episodes(
         sources=tuple(episode.source for episode in known),
         successes=successes,
         latents=points,
-        relabeling=relabel(points, successes, tasks, formula=formula, weight=weight),
+        relabeling=relabel(
+            points,
+            successes,
+            tasks,
+            formula=formula,
+            weight=weight,
+            distance=distance_of(encoder, distance),
+        ),
         settings={"encoder": type(encoder).__name__, "formula": formula, "weight": weight},
     )
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from srpo_env.clustering import Clustering
-from srpo_env.encoders.protocol import TrajectoryEncoder, encode_checked
+from srpo_env.encoders.protocol import TrajectoryEncoder, distance_of, encode_checked
 from srpo_env.episodes import Episode, Group, checked_count
 from srpo_env.grouping import EndedEpisode, GroupBook, OpenGroup
 from srpo_env.memory import SuccessMemory
@@ -58,7 +58,7 @@ class GroupScorer:
         self.reference: Reference = reference
         self.formula: Formula = formula
         self.weight = checked_weight(formula, weight)
-        self.distance = distance
+        self.distance = distance_of(encoder, distance)
         self.book = GroupBook(self.group_size)
         self.memory = SuccessMemory(memory_size)
         self.unencoded: list[EndedEpisode] = []

@@ -99,8 +99,9 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             formula: ``"paper"`` or ``"siirl"``, see `reward.progress_rewards`.
             weight: Upper bound of a failure's reward, in (0, 1]; ``None`` for the formula's own.
             memory_size: Successes, and failures, kept for each task with ``reference="memory"``.
-            distance: How a failure's latent is compared with the centers; ``None`` for L2, as in
-                the paper. Others, for latents that are paths, are in `srpo_env.alignment`.
+            distance: How a failure's latent is compared with the centers; ``None`` for the
+                encoder's own way (`encoders.protocol.distance_of`), which is L2, as in the paper,
+                unless it says otherwise. Others are in `srpo_env.alignment`.
 
         Raises:
             TypeError: If ``envs`` or ``encoder`` is not one, or a callable is something else.

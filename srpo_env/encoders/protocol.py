@@ -8,10 +8,16 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from srpo_env.reward import Distance, distances_to_centers
+
 
 @runtime_checkable
 class TrajectoryEncoder(Protocol):
-    """Maps each episode's video to one latent in which L2 distance means task progress."""
+    """Maps each episode's video to one latent in which distance means task progress.
+
+    Distance is L2, unless the encoder has a method ``distance`` that says otherwise; see
+    `distance_of`.
+    """
 
     latent_dim: int
 
@@ -25,6 +31,21 @@ class TrajectoryEncoder(Protocol):
             videos: Each ``(num_frames, height, width, 3)``, RGB.
         """
         ...
+
+
+def distance_of(encoder: TrajectoryEncoder, chosen: Distance | None = None) -> Distance:
+    """How an encoder's latents are compared with centers.
+
+    Args:
+        encoder: Any encoder; one whose latents are not points but paths has a method ``distance``,
+            with the arguments of `srpo_env.reward.distances_to_centers`.
+        chosen: What the user wants instead.
+
+    Returns:
+        What was chosen, or the encoder's own, or L2 (Eq. 4 of the paper).
+    """
+    own: Distance = getattr(encoder, "distance", distances_to_centers)
+    return chosen or own
 
 
 def encode_checked(
