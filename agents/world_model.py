@@ -47,8 +47,9 @@ from transformers import VJEPA2Config, VJEPA2Model
 from transformers.utils.logging import disable_progress_bar
 
 from srpo_env.cli import errors_as_sentences
+from srpo_env.encoders.clips import Clips, split_videos
 from srpo_env.encoders.collapse import collapse_of
-from srpo_env.encoders.preprocessing import VideoPreprocessing, even_indices
+from srpo_env.encoders.preprocessing import VideoPreprocessing
 from srpo_env.encoders.vjepa2 import load_model
 from srpo_env.libero.behaviour_files import read_videos
 from srpo_env.policy.training_checkpoint import (
@@ -187,62 +188,16 @@ class Args:
 # --- Clips: what is learnt from ---
 
 
-class Clips:
-    """Videos in memory, and clips of them; ``(num_frames, 3, height, width)``, uint8, each."""
-
-    def __init__(self, videos: Sequence[Tensor], args: Args) -> None:
-        """Takes resized videos."""
-        self.videos, self.args = videos, args
-        self._preprocessing = VideoPreprocessing.for_crop(args.crop_size)
-
-    def batch(self, rng: np.random.Generator, device: str) -> Tensor:
-        """Augmented parts of random videos, normalised, ``(batch, num_frames, 3, crop, crop)``."""
-        args = self.args
-        clips = []
-        for index in rng.integers(len(self.videos), size=args.batch_size):
-            video = self.videos[index]
-            length = math.ceil(len(video) * rng.uniform(args.least_window, 1.0))
-            start = int(rng.integers(len(video) - length + 1))
-            frames = video[start + even_indices(length, args.frames_per_clip)]
-            clips.append(self._shifted(frames, rng))
-        images = torch.stack(clips).to(device).float()
-        light = rng.uniform(1 - args.jitter, 1 + args.jitter, (len(clips), 1))
-        light = light * rng.uniform(1 - args.jitter / 2, 1 + args.jitter / 2, (len(clips), 3))
-        gain = torch.tensor(light, dtype=torch.float32, device=device)[:, None, :, None, None]
-        return self._preprocessing.normalize((images * gain).clamp_(0, 255))
-
-    def whole(self, device: str) -> Tensor:
-        """All videos from first to last frame as they are; shape as of `batch`."""
-        frames = [
-            video[even_indices(len(video), self.args.frames_per_clip)] for video in self.videos
-        ]
-        images = torch.stack([self._preprocessing.crop_middle(clip) for clip in frames])
-        return self._preprocessing.normalize(images.to(device))
-
-    def _shifted(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
-        crop, corner = self.args.crop_size, []
-        for extent in frames.shape[-2:]:
-            room = (extent - crop) // 2
-            most = min(self.args.shift, room)
-            corner.append(room + int(rng.integers(-most, most + 1)))
-        top, left = corner
-        return frames[..., top : top + crop, left : left + crop]
-
-
 def read_clips(args: Args) -> tuple[Clips, Clips]:
-    """Videos to learn from and held-out ones, drawn at random."""
+    """Clips to learn from and held-out ones."""
     preprocessing = VideoPreprocessing.for_crop(args.crop_size)
-    videos = []
-    for frames in tqdm(read_videos(args.videos), "reading", unit="video", mininterval=BAR_SECONDS):
-        videos.append(preprocessing.resize(torch.from_numpy(frames)).contiguous())
-    if len(videos) <= args.held_out:
-        raise ValueError(
-            f"there must be more videos than the {args.held_out} held out, got {len(videos)}: "
-            "record more (`srpo-env episodes`), or hold out fewer (--held-out)"
-        )
-    order = np.random.default_rng(args.seed).permutation(len(videos))
-    held_out, training = order[: args.held_out], order[args.held_out :]
-    return Clips([videos[i] for i in training], args), Clips([videos[i] for i in held_out], args)
+    videos = tqdm(read_videos(args.videos), "reading", unit="video", mininterval=BAR_SECONDS)
+    training, held_out = split_videos(videos, preprocessing, args.held_out, args.seed)
+    settings = {"preprocessing": preprocessing, "num_frames": args.frames_per_clip}
+    augmentation = {
+        "least_window": args.least_window, "shift": args.shift, "jitter": args.jitter,
+    }  # fmt: skip
+    return Clips(training, **settings, **augmentation), Clips(held_out, **settings)
 
 
 # --- Masks: what is hidden ---
@@ -300,7 +255,7 @@ class WorldModel(nn.Module):
         """
         cubes = cut_up(pixels, self.online.config)
         with torch.no_grad():
-            targets = encode(self.target, cubes).float()
+            targets = self.latents(pixels)
             # Without a size of their own, the targets cannot shrink to make the task easy.
             targets = layer_norm(targets, targets.shape[-1:])
         losses = []
@@ -535,7 +490,8 @@ def main(args: Args) -> Path:
         while training.step < args.steps and not stopped():
             training.step += 1
             rng = np.random.default_rng([args.seed, training.step])
-            pixels = clips.batch(rng, device)
+            drawn = rng.integers(len(clips.videos), size=args.batch_size)
+            pixels = clips.draw(drawn, rng, device).pixels
             masks = [draw_masks(args, blocks, rng, args.batch_size) for blocks in MASKS]
             on_device = [(visible.to(device), hidden.to(device)) for visible, hidden in masks]
             with training.autocast():

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,8 @@ def make_rows(names: Sequence[str]) -> list[Row]:
 
     Args:
         names: Each one of `BASELINES`, a checkpoint of V-JEPA 2 (a folder, the name of one that
-            ships, an id of the Hugging Face hub), or ``MODULE:NAME`` of what makes an encoder.
+            ships, an id of the Hugging Face hub), with ``@mean`` or ``@moments`` for a pooling that
+            is not its default, or ``MODULE:NAME`` of what makes an encoder.
 
     Raises:
         ValueError: If a name is given twice, or makes no encoder.
@@ -73,15 +74,17 @@ def make_rows(names: Sequence[str]) -> list[Row]:
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise ValueError(f"each encoder must be given once, got {', '.join(sorted(repeated))}")
-    checkpoints = [name for name in names if name not in BASELINES and ":" not in name]
+    others = [name for name in names if name not in BASELINES and ":" not in name]
+    checkpoints = [name.partition("@")[0] for name in others]
     return [_make_row(name, checkpoints) for name in names]
 
 
 def shipped() -> list[str]:
-    """Names of the checkpoints of V-JEPA 2 that ship."""
+    """Names of the checkpoints of V-JEPA 2 that ship, pooled their own way and as in the paper."""
     from srpo_env.encoders import vjepa2
 
-    return sorted(file.parent.name for file in vjepa2.WEIGHTS.glob("*/config.json"))
+    names = sorted(file.parent.name for file in vjepa2.WEIGHTS.glob("*/config.json"))
+    return [name + pooling for name in names for pooling in ("@mean", "")]
 
 
 def resampled(values: npt.NDArray[Any], num_times: int) -> npt.NDArray[Any]:
@@ -108,11 +111,17 @@ def _make_row(name: str, checkpoints: Sequence[str]) -> Row:
         return _random_vjepa(name, checkpoints[0] if checkpoints else None)
     if ":" in name:
         return _own_encoder(name)
-    from srpo_env.encoders.vjepa2 import VJEPA2Encoder
+    from srpo_env.encoders.vjepa2 import Pooling, VJEPA2Encoder
 
-    encoder = VJEPA2Encoder(name)
-    label = Path(name).name or name
-    return Row(label, encoder.encode_paths, key=_digest_of_files(encoder.checkpoint))
+    checkpoint, at, pooling = name.partition("@")
+    if at and pooling not in get_args(Pooling):
+        raise ValueError(
+            f"after `@` must come one of {', '.join(get_args(Pooling))}, got {pooling!r} in {name}"
+        )
+    encoder = VJEPA2Encoder(checkpoint, pooling=cast("Pooling", pooling) if at else None)
+    label = f"{Path(checkpoint).name or checkpoint}{at}{pooling}"
+    key = f"{_digest_of_files(encoder.checkpoint)} {encoder.pooling}"
+    return Row(label, encoder.encode_paths, key=key)
 
 
 def _framewise(encoder: TrajectoryEncoder, video: npt.NDArray[np.uint8]) -> Paths:

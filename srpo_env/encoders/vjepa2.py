@@ -23,21 +23,25 @@ except ModuleNotFoundError as error:
         f"VJEPA2Encoder needs {error.name}: run `pip install 'srpo-env[encoders]'`", name=error.name
     ) from error
 
+from srpo_env.alignment import Floats, Nearest, by_paths, coverage_distance
+from srpo_env.encoders import pooler
 from srpo_env.encoders.preprocessing import VideoPreprocessing, stack_clips
+from srpo_env.reward import distances_to_centers
 
 Video = npt.NDArray[np.uint8]
-Pooling = Literal["mean", "time"]
+Pooling = Literal["mean", "time", "moments"]
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 """folder of the checkpoints that ship"""
 
 
 class VJEPA2Encoder:
-    """The encoder half of a V-JEPA 2; its tokens, averaged, are an episode's latent.
+    """The encoder half of a V-JEPA 2; its tokens, pooled, are an episode's latent.
 
     An episode becomes ``frames_per_clip`` frames at equal distances, its first and last among them;
     the model turns each ``tubelet_size`` of them into one *time*, a grid of tokens. The latents are
-    the model's own, not standardised.
+    the model's own, not standardised. `distance` is how they are compared: by L2, as in the paper,
+    or where they are paths of moments, by how near one path came to the moments of the other.
 
     Examples:
         The paper's world model, downloaded from the Hugging Face hub on first use (1.3 GB):
@@ -52,7 +56,7 @@ class VJEPA2Encoder:
         self,
         checkpoint: str | Path,
         *,
-        pooling: Pooling = "mean",
+        pooling: Pooling | None = None,
         batch_size: int = 8,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -64,7 +68,9 @@ class VJEPA2Encoder:
                 hub such as ``facebook/vjepa2-vitg-fpc64-256``. Nothing is downloaded for a folder.
             pooling: ``"mean"``: an episode's latent is the mean of all tokens, as in the paper.
                 ``"time"``: the means of each time one after the other, so that L2 distance compares
-                times in step with each other.
+                times in step with each other. ``"moments"``: each time by the pooler that lies
+                beside the model, one after the other; not the paper's. Default: the last where
+                there is a pooler, as in the checkpoint that ships, else the first.
             batch_size: Episodes that are encoded at a time; bounds the memory.
             device: Where to compute; default: the GPU if there is one.
             dtype: What to compute in; default: float16 on a GPU, as in the paper, else float32.
@@ -74,13 +80,13 @@ class VJEPA2Encoder:
             ConnectionError: If it cannot be downloaded.
             ValueError: If it is damaged or of another kind, or an argument is out of its range.
         """
-        if pooling not in get_args(Pooling):
-            raise ValueError(f"`pooling` must be 'mean' or 'time', got {pooling!r}")
+        if pooling not in (None, *get_args(Pooling)):
+            raise ValueError(f"`pooling` must be 'mean', 'time' or 'moments', got {pooling!r}")
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.pooling, self.batch_size, self.device = pooling, batch_size, torch.device(device)
+        self.batch_size, self.device = batch_size, torch.device(device)
         if dtype is None:
             dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self.checkpoint = find_checkpoint(checkpoint)
@@ -95,8 +101,15 @@ class VJEPA2Encoder:
             )
         self.num_frames: int = config.frames_per_clip
         self.num_times: int = max(1, config.frames_per_clip // config.tubelet_size)
-        self.hidden_size: int = config.hidden_size
-        self.latent_dim = self.hidden_size * (self.num_times if pooling == "time" else 1)
+        has_pooler = (self.checkpoint / pooler.FILE).is_file()
+        self.pooling: Pooling = pooling or ("moments" if has_pooler else "mean")
+        self.moment_dim: int = config.hidden_size
+        self._pooler: pooler.MomentPooler | None = None
+        if self.pooling == "moments":
+            grid = config.crop_size // config.patch_size
+            found = pooler.MomentPooler.read(self.checkpoint, grid * grid, config.hidden_size)
+            self._pooler, self.moment_dim = found.to(self.device), found.latent_dim
+        self.latent_dim = self.moment_dim * (1 if self.pooling == "mean" else self.num_times)
         self._dtype = dtype
         self._encoder = model.encoder.to(self.device).eval()  # without the predictor
 
@@ -113,18 +126,18 @@ class VJEPA2Encoder:
         return latents
 
     def encode_paths(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
-        """Encodes videos to their way through latent space, whatever the pooling.
+        """Encodes videos to their way through latent space, which ``"mean"`` is the mean of.
 
         Args:
             videos: Each ``(num_frames, height, width, 3)``, RGB.
 
         Returns:
-            Mean of the tokens of each time, shape ``(num_videos, num_times, hidden_size)``.
+            The tokens of each time, pooled, shape ``(num_videos, num_times, moment_dim)``.
 
         Raises:
             ValueError: If something is no video, or a latent is not finite.
         """
-        paths = np.empty((len(videos), self.num_times, self.hidden_size), dtype=np.float32)
+        paths = np.empty((len(videos), self.num_times, self.moment_dim), dtype=np.float32)
         for start in range(0, len(videos), self.batch_size):
             batch = videos[start : start + self.batch_size]
             paths[start : start + len(batch)] = self._encode_batch(batch)
@@ -136,13 +149,20 @@ class VJEPA2Encoder:
             )
         return paths
 
+    def distance(self, latents: Floats, centers: Floats) -> Nearest:
+        """How latents are compared with centers; see `srpo_env.reward.distances_to_centers`."""
+        if self.pooling == "moments":
+            return by_paths(coverage_distance, self.num_times)(latents, centers)
+        return distances_to_centers(latents, centers)
+
     @torch.inference_mode()
     def _encode_batch(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
         clips = stack_clips(videos, self.num_frames, self.preprocessing, self.device)
         pixels = self.preprocessing.normalize(clips).to(self._dtype)
         tokens = self._encoder(pixel_values_videos=pixels).last_hidden_state  # (B, times * grid, D)
-        per_time = tokens.float().unflatten(1, (self.num_times, -1)).mean(dim=2)
-        paths: npt.NDArray[np.float32] = per_time.cpu().numpy()
+        moments = tokens.float().unflatten(1, (self.num_times, -1))  # (B, times, grid, D)
+        pooled = moments.mean(dim=2) if self._pooler is None else self._pooler(moments)
+        paths: npt.NDArray[np.float32] = pooled.cpu().numpy()
         return paths
 
 

@@ -241,7 +241,7 @@ def test_the_learning_rate_rises_and_falls():
 def test_a_clip_is_part_of_one_video_and_a_whole_one_has_its_ends(settings):
     clips, held_out = read_clips(Args(**settings))
     assert (len(clips.videos), len(held_out.videos)) == (24, 8)
-    batch = clips.batch(np.random.default_rng(0), "cpu")
+    batch = clips.draw(range(8), np.random.default_rng(0), "cpu").pixels
     assert batch.shape == (8, 4, 3, 28, 28)
     whole = held_out.whole("cpu")
     first = held_out.videos[0][[0, -1], :, 2:30, 2:30].float() / 255

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from srpo_env.encoders import TrajectoryEncoder, VJEPA2Encoder  # noqa: E402
+from srpo_env.encoders.pooler import MomentPooler  # noqa: E402
 from srpo_env.encoders.preprocessing import FILES, VideoPreprocessing  # noqa: E402
 from srpo_env.encoders.protocol import encode_checked  # noqa: E402
 from srpo_env.encoders.vjepa2 import find_checkpoint  # noqa: E402
@@ -105,6 +106,61 @@ def test_pooling_by_time_keeps_the_order_of_events(checkpoint):
     np.testing.assert_array_equal(latent[0], path[0].ravel())
     mean = VJEPA2Encoder(checkpoint).encode([video])
     np.testing.assert_allclose(mean[0], path[0].mean(axis=0), atol=1e-6)
+
+
+def with_pooler(folder):
+    torch.manual_seed(0)
+    MomentPooler(4, HIDDEN, token_size=6, width=10, latent_dim=5).save(folder)
+    return folder
+
+
+def test_with_a_pooler_beside_it_a_latent_is_a_path_of_moments(own):
+    encoder = VJEPA2Encoder(with_pooler(own))
+    assert encoder.pooling == "moments"
+    paths = encoder.encode_paths(videos(6, 9))
+    assert paths.shape == (2, FRAMES // 2, 5)
+    np.testing.assert_allclose(np.linalg.norm(paths, axis=2), 1.0, atol=1e-5)
+    np.testing.assert_array_equal(encoder.encode(videos(6, 9)), paths.reshape(2, -1))
+    assert encoder.latent_dim == FRAMES // 2 * 5
+
+
+def test_the_papers_pooling_and_distance_are_one_argument_away(own):
+    encoder = VJEPA2Encoder(with_pooler(own), pooling="mean")
+    assert encoder.latent_dim == HIDDEN
+    latents, centers = np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[0.0, 0.0]])
+    np.testing.assert_allclose(encoder.distance(latents, centers)[0], [0.0, 5.0])
+
+
+def test_paths_of_moments_are_compared_by_what_they_came_near_to(own):
+    encoder = VJEPA2Encoder(with_pooler(own))
+    here, there, beside = np.eye(5)[:3]
+    success = np.concatenate([here, there])
+    stopped, strayed = np.concatenate([here, here]), np.concatenate([beside, here])
+    distances, nearest = encoder.distance(
+        np.stack([success, stopped, strayed]), np.stack([success])
+    )
+    # Of the two moments of the success, the others came to the first and missed the second.
+    np.testing.assert_allclose(distances, [0.0, np.sqrt(2) / 2, np.sqrt(2) / 2], atol=1e-7)
+    np.testing.assert_array_equal(nearest, 0)
+
+
+def test_without_a_pooler_moments_are_an_error_that_says_how_to_get_one(checkpoint):
+    with pytest.raises(FileNotFoundError, match=r"world_model_pooler\.py.*pooling='mean'"):
+        VJEPA2Encoder(checkpoint, pooling="moments")
+
+
+@pytest.mark.parametrize("sizes", [(9, HIDDEN), (4, HIDDEN + 1)])
+def test_the_pooler_of_another_model_is_an_error(own, sizes):
+    MomentPooler(*sizes).save(own)
+    with pytest.raises(ValueError, match="4 tokens of 24 dimensions"):
+        VJEPA2Encoder(own)
+
+
+def test_a_damaged_pooler_is_an_error(own):
+    file = with_pooler(own) / "pooler.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="damaged"):
+        VJEPA2Encoder(own)
 
 
 def test_frames_are_taken_at_equal_distances_from_first_to_last(checkpoint):
@@ -322,7 +378,7 @@ def test_a_crop_that_is_not_the_models_is_an_error(own):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pooling": "max"}, "`pooling` must be 'mean' or 'time', got 'max'"),
+        ({"pooling": "max"}, "`pooling` must be 'mean', 'time' or 'moments', got 'max'"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
     ],
 )

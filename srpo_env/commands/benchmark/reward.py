@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="one of those below, a checkpoint of V-JEPA 2 (a folder, the name of one that ships, "
-        "an id of the Hugging Face hub), or MODULE:NAME; may be repeated (default: those below, "
-        "and what ships)",
+        "an id of the Hugging Face hub), with @mean for the paper's pooling where another is its "
+        "default, or MODULE:NAME; may be repeated (default: those below, and what ships)",
     )
     parser.add_argument(
         "--options", nargs="+", choices=OPTIONS, default=list(OPTIONS), help="default: all"

@@ -1,0 +1,101 @@
+"""Clips of recorded videos, as world models learn from them: random parts, shifted and relit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from srpo_env.encoders.preprocessing import VideoPreprocessing, even_indices
+
+Video = npt.NDArray[np.uint8]
+
+
+class Views(NamedTuple):
+    """Clips, and which frames of their videos they show."""
+
+    pixels: Tensor
+    """normalised, ``(batch, num_frames, 3, crop, crop)``"""
+    frames: npt.NDArray[np.int64]
+    """numbers of the frames, ``(batch, num_frames)``"""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Videos in memory, and clips of them."""
+
+    videos: Sequence[Tensor]
+    """resized, each ``(num_frames, 3, height, width)``, uint8"""
+    preprocessing: VideoPreprocessing
+    num_frames: int
+    """frames of a clip"""
+    least_window: float = 1.0
+    """a clip is a random part of an episode, at least this share of it"""
+    shift: int = 0
+    """pixels by which a clip's crop is off the middle, at most"""
+    jitter: float = 0.0
+    """relative change of brightness, and half of it of each colour, at most"""
+
+    def draw(self, indices: Iterable[int], rng: np.random.Generator, device: str) -> Views:
+        """Augmented parts of the videos with these numbers."""
+        clips, shown = [], []
+        for index in indices:
+            video = self.videos[index]
+            length = math.ceil(len(video) * rng.uniform(self.least_window, 1.0))
+            start = int(rng.integers(len(video) - length + 1))
+            shown.append(start + even_indices(length, self.num_frames))
+            clips.append(self._shifted(video[shown[-1]], rng))
+        images = torch.stack(clips).to(device).float()
+        light = rng.uniform(1 - self.jitter, 1 + self.jitter, (len(clips), 1))
+        light = light * rng.uniform(1 - self.jitter / 2, 1 + self.jitter / 2, (len(clips), 3))
+        gain = torch.tensor(light, dtype=torch.float32, device=device)[:, None, :, None, None]
+        pixels = self.preprocessing.normalize((images * gain).clamp_(0, 255))
+        return Views(pixels, np.stack(shown))
+
+    def whole(self, device: str) -> Tensor:
+        """All videos from first to last frame as they are; shape as of `Views.pixels`."""
+        frames = [video[even_indices(len(video), self.num_frames)] for video in self.videos]
+        images = torch.stack([self.preprocessing.crop_middle(clip) for clip in frames])
+        return self.preprocessing.normalize(images.to(device))
+
+    def _shifted(self, frames: Tensor, rng: np.random.Generator) -> Tensor:
+        crop, corner = self.preprocessing.crop, []
+        for extent in frames.shape[-2:]:
+            room = (extent - crop) // 2
+            most = min(self.shift, room)
+            corner.append(room + int(rng.integers(-most, most + 1)))
+        top, left = corner
+        return frames[..., top : top + crop, left : left + crop]
+
+
+def split_videos(
+    videos: Iterable[Video], preprocessing: VideoPreprocessing, held_out: int, seed: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Resizes videos and holds some out, drawn at random.
+
+    Args:
+        videos: Each ``(num_frames, height, width, 3)``.
+        preprocessing: How they are resized.
+        held_out: So many.
+        seed: Of the draw.
+
+    Returns:
+        Those to learn from, and those held out.
+
+    Raises:
+        ValueError: If nothing would be left to learn from.
+    """
+    resized = [preprocessing.resize(torch.from_numpy(video)).contiguous() for video in videos]
+    if len(resized) <= held_out:
+        raise ValueError(
+            f"there must be more videos than the {held_out} held out, got {len(resized)}: "
+            "record more (`srpo-env episodes`), or hold out fewer (--held-out)"
+        )
+    order = np.random.default_rng(seed).permutation(len(resized))
+    return [resized[i] for i in order[held_out:]], [resized[i] for i in order[:held_out]]
