@@ -18,7 +18,8 @@ What is logged:
 * ``loss/...``: surrogate, KL per token to the old policy (``kl_old``) and, if it is held to it, to
   the reference policy, the fraction of clipped tokens, entropy, number of gradient steps;
 * ``eval/success_rate``, ``eval/task_N``: greedy, on initial states that are never trained on;
-* ``charts/steps_per_second``: control steps over all of the time, updates included.
+* ``charts/steps_per_second``: control steps over all of the time, updates included;
+  ``charts/encoding_share``: share of an iteration's time in which videos were encoded.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from srpo_env import Group, PixelEncoder, SelfReferentialProgressWrapper
+from srpo_env import Group, SelfReferentialProgressWrapper
 from srpo_env.cli import errors_as_sentences
+from srpo_env.encoders.named import WORLD_MODEL, named_encoder
+from srpo_env.encoders.timed import TimedEncoder
 from srpo_env.evaluation import TRAINING_STATES, Evaluation, evaluate, held_out_episodes
 from srpo_env.libero.suites import MAX_STEPS
 from srpo_env.policy import Policy, load_policy
@@ -77,6 +80,9 @@ class Args:
     rollout_steps: int | None = 160
     """control steps after which a training episode is cut off (successes take about 85); None for
     the suite's limit, which evaluations keep"""
+    encoder: str = WORLD_MODEL
+    """what compares videos: a V-JEPA 2 (one that ships, a folder, an id of the Hugging Face hub),
+    with @mean after it for the paper's pooling and distance; pixels; or MODULE:NAME"""
     reference: Literal["group", "task", "memory"] = "group"
     """which successes a failure is compared with"""
     formula: Literal["paper", "siirl"] = "paper"  # the paper's Eq. 5, or its authors' code
@@ -477,7 +483,9 @@ class Log:
         self.ends: deque[tuple[int, float]] = deque(maxlen=11)  # of iterations: number, seconds
         print(f"{folder}, from iteration {state.iteration}", flush=True)
 
-    def iteration(self, batch: list[ScoredGroup], losses: dict[str, float]) -> None:
+    def iteration(
+        self, batch: list[ScoredGroup], losses: dict[str, float], encoding_share: float
+    ) -> None:
         """Prints and logs an iteration."""
         state, total = self.state, self.args.iterations
         groups = [scored.group for scored in batch]
@@ -493,6 +501,7 @@ class Log:
             "signal/shaped": sum(group.shaped for group in groups) / len(groups),
             "signal/no_success": sum(group.num_successes == 0 for group in groups) / len(groups),
             "charts/steps_per_second": speed,
+            "charts/encoding_share": encoding_share,
             **{f"loss/{name}": value for name, value in losses.items()},
         }
         self.run.write(state.counters(), figures, state.control_steps)
@@ -550,13 +559,15 @@ def main(args: Args) -> None:
         optimizer = torch.optim.AdamW(
             policy.parameters(), lr=args.learning_rate, eps=1e-5, weight_decay=0.0
         )
+        # Only a reward from video looks at it.
+        encoder = TimedEncoder(named_encoder(args.encoder if args.reward == "srpo" else "pixels"))
         libero = gymnasium.make_vec(
             args.gym_id, num_envs=args.num_envs, num_workers=args.num_workers,
             autoreset_mode=AutoresetMode.DISABLED, max_steps=args.rollout_steps,
             true_progress=args.reward == "truth",
         )  # fmt: skip
         envs = SelfReferentialProgressWrapper(
-            libero, PixelEncoder(),
+            libero, encoder,
             group_size=args.group_size, reference=args.reference, formula=args.formula,
         )  # fmt: skip
         held_out = held_out_episodes(libero.num_tasks, args.eval_episodes)
@@ -581,11 +592,12 @@ def main(args: Args) -> None:
             if log.is_done():
                 break
             # --- Rollout: whole episodes; their returns are the progress rewards (Eqs. 2-5) ---
+            began, encoder.seconds = time.monotonic(), 0.0
             batch = rollout.collect(state)
             # --- Update: clipped surrogate over the action tokens that were sampled (Eqs. 6-8) ---
             losses = update(policy, reference_policy, optimizer, batch, args, state.generator)
             state.iteration += 1
-            log.iteration(batch, losses)
+            log.iteration(batch, losses, encoder.seconds / (time.monotonic() - began))
         print(f"The policy is in {newest_checkpoint(folder) / 'policy'}")
     except KeyboardInterrupt:
         state.save(folder, interrupted=True)

@@ -1,9 +1,11 @@
 """Teaches a world model what to keep of a moment, from time alone, in one file.
 
 The encoder stays as it is. A small pooler turns the tokens of a moment into one latent: two views
-of an episode (other parts of it, another light, another cut) shall agree on which moment is which.
-Negatives are the other moments of the same episode, so that nothing of the scene helps but what
-changes in it. No label, action or reward is used.
+of an episode (other parts of it, another light, another cut) shall agree on which moments are near
+each other. They are told from the other moments of the episode, and from those of another episode
+that began with the same picture. So nothing of the scene helps but what changes in it, and lasting
+changes help most: an arm soon comes back to where it was, an object that was taken away does not.
+No label, action or reward is used.
 Source: single-view time-contrastive learning, https://arxiv.org/abs/1704.06888.
 
     python agents/world_model.py --videos episodes
@@ -15,16 +17,17 @@ It writes ``pooler.safetensors`` into the model's folder, where `VJEPA2Encoder` 
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import tyro
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from srpo_env.cli import errors_as_sentences
@@ -62,8 +65,8 @@ class Args:
     learning_rate: float = 2e-3  # highest of AdamW's one-cycle schedule
     weight_decay: float = 0.05  # of AdamW
     temperature: float = 0.1  # of the cosines between moments
-    same_moment: float = 0.7
-    """frames by which two views of a moment may differ: standard deviation of a Gaussian"""
+    near: float = 2.0
+    """frames within which moments are near each other: standard deviation of a Gaussian"""
 
     held_out: int = 64  # episodes that are not trained on, for the check
     torch_threads: int = 2  # threads of a gradient step
@@ -79,12 +82,21 @@ class Args:
             raise ValueError(f"`least_window` must be in (0, 1], got {self.least_window}")
         if not 0 <= self.jitter < 0.5:
             raise ValueError(f"`jitter` must be in [0, 0.5), got {self.jitter}")
-        for name in ("temperature", "same_moment", "learning_rate"):
+        for name in ("temperature", "near", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}")
 
 
 # --- Views: what is learnt from ---
+
+
+class Triples(NamedTuple):
+    """What a step compares."""
+
+    tokens: Tensor  # of two views of each episode, (batch, 2, times, tokens of a moment, hidden)
+    moments: Tensor  # (batch, 2, times)
+    others: Tensor  # tokens of another episode of the scene, (batch, times, ...)
+    has_other: Tensor  # (batch,), false where there is no other
 
 
 @dataclass(frozen=True)
@@ -93,21 +105,36 @@ class Views:
 
     tokens: Tensor  # (num_episodes, views, times, tokens of a moment, hidden), float16
     moments: Tensor  # (num_episodes, views, times): mean number of the frames that a time shows
+    scenes: npt.NDArray[np.int64]  # (num_episodes,): equal where they began with the same picture
 
-    def pairs(self, args: Args, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Two views each of random episodes: tokens, and moments; forever."""
-        num_episodes, num_views = self.tokens.shape[:2]
-        while True:
-            rows = rng.integers(num_episodes, size=(args.batch_size, 1))
-            columns = rng.permuted(np.tile(np.arange(num_views), (args.batch_size, 1)), axis=1)
-            chosen = (rows, columns[:, :2])
-            yield self.tokens[chosen], self.moments[chosen]
+    def draw(self, batch_size: int, rng: np.random.Generator) -> Triples:
+        """Two views each of random episodes, and one of another episode of each one's scene."""
+        num_views = self.tokens.shape[1]
+        rows = rng.integers(len(self.scenes), size=batch_size)
+        columns = rng.permuted(np.tile(np.arange(num_views), (batch_size, 1)), axis=1)
+        others = np.array([self._other(row, rng) for row in rows])
+        views = (rows[:, None], columns[:, :2])
+        return Triples(
+            self.tokens[views],
+            self.moments[views],
+            self.tokens[others, columns[:, 0]],
+            torch.from_numpy(others != rows),
+        )
+
+    def _other(self, row: int, rng: np.random.Generator) -> int:
+        """Another episode of the same scene; itself if there is none."""
+        candidates = np.flatnonzero(self.scenes == self.scenes[row])
+        candidates = candidates[candidates != row]
+        return int(rng.choice(candidates)) if len(candidates) else row
 
 
 @torch.inference_mode()
 def encode_views(encoder: torch.nn.Module, clips: Clips, args: Args, device: str) -> Views:
     """Encodes so many views of every video."""
     config = encoder.config
+    first_seen: dict[bytes, int] = {}
+    pictures = [video[0].numpy().tobytes() for video in clips.videos]
+    scenes = [first_seen.setdefault(picture, len(first_seen)) for picture in pictures]
     rng = np.random.default_rng([args.seed, len(clips.videos)])
     tokens, moments = [], []
     bar = tqdm(range(len(clips.videos)), "encoding", unit="video", mininterval=BAR_SECONDS)
@@ -119,31 +146,47 @@ def encode_views(encoder: torch.nn.Module, clips: Clips, args: Args, device: str
         tokens.append(encoded.unflatten(1, (times, -1)).half().cpu())
         shown = drawn.frames.reshape(args.views, times, config.tubelet_size)
         moments.append(torch.from_numpy(shown.mean(axis=2)).float())
-    return Views(torch.stack(tokens), torch.stack(moments))
+    return Views(torch.stack(tokens), torch.stack(moments), np.array(scenes))
 
 
 # --- The objective ---
 
 
-def contrast(latents: Tensor, moments: Tensor, temperature: float, same_moment: float) -> Tensor:
-    """Cross-entropy of finding each moment of one view in the other, both ways.
+def contrast(
+    latents: Tensor, moments: Tensor, others: Tensor, has_other: Tensor, args: Args
+) -> Tensor:
+    """Cross-entropy of finding the moments of one view in the other, both ways.
 
     Args:
-        latents: Of length 1, ``(batch, 2, times, latent_dim)``.
+        latents: Of two views, of length 1, ``(batch, 2, times, latent_dim)``.
         moments: Their place in the episode, in frames, ``(batch, 2, times)``.
-        temperature: Divides the cosines.
-        same_moment: Frames by which a moment and its partner may differ.
+        others: Of another episode, which hold none of them, ``(batch, times, latent_dim)``.
+        has_other: Whether there is one, ``(batch,)``.
+        args: Temperature, and what counts as near.
     """
-    cosines = latents[:, 0] @ latents[:, 1].mT  # (batch, times, times)
     gaps = moments[:, 0, :, None] - moments[:, 1, None, :]
-    closeness = torch.exp(-(gaps**2) / (2 * same_moment**2))
+    closeness = torch.exp(-(gaps**2) / (2 * args.near**2))  # (batch, times, times)
     losses = []
-    for similarity, weights in ((cosines, closeness), (cosines.mT, closeness.mT)):
+    for query, found, weights in (
+        (latents[:, 0], latents[:, 1], closeness),
+        (latents[:, 1], latents[:, 0], closeness.mT),
+    ):
+        strangers = (query @ others.mT).masked_fill(~has_other[:, None, None], -math.inf)
+        logits = torch.cat([query @ found.mT, strangers], dim=2) / args.temperature
         # The other view may show another part of the episode, where a moment has no partner.
         shared = weights.amax(dim=2) > 0.3
         targets = weights[shared] / weights[shared].sum(dim=1, keepdim=True)
-        losses.append(cross_entropy(similarity[shared] / temperature, targets))
+        own = logits.log_softmax(dim=2)[shared][:, : targets.shape[1]]
+        losses.append(-(targets * own).sum(dim=1).mean())
     return torch.stack(losses).mean()
+
+
+def loss_of(pooler: MomentPooler, triples: Triples, args: Args, device: str) -> Tensor:
+    """The objective on what was drawn."""
+    latents = pooler(triples.tokens.to(device).float())
+    others = pooler(triples.others.to(device).float())
+    moments, has_other = triples.moments.to(device), triples.has_other.to(device)
+    return contrast(latents, moments, others, has_other, args)
 
 
 def main(args: Args) -> Path:
@@ -186,30 +229,32 @@ def main(args: Args) -> Path:
         optimizer, args.learning_rate, total_steps=args.steps
     )
     # --- Training ---
-    pairs = views.pairs(args, np.random.default_rng(args.seed))
+    rng = np.random.default_rng(args.seed)
     bar = tqdm(range(args.steps), "training", unit="step", mininterval=BAR_SECONDS)
-    for _, (tokens, moments) in zip(bar, pairs, strict=False):
-        latents = pooler(tokens.to(device).float())
-        loss = contrast(latents, moments.to(device), args.temperature, args.same_moment)
+    for _ in bar:
+        loss = loss_of(pooler, views.draw(args.batch_size, rng), args, device)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    # --- Check: on episodes that were never seen; against a pooler that gives all one latent ---
+    # --- Check: on episodes that were never seen, against latents that know nothing ---
     pooler.eval()
+    triples = unseen.draw(4 * args.held_out, np.random.default_rng(0))
     with torch.no_grad():
-        latents = pooler(unseen.tokens[:, :2].to(device).float())
-        moments = unseen.moments[:, :2].to(device)
-        held_out_loss = float(contrast(latents, moments, args.temperature, args.same_moment))
-        same = torch.ones_like(latents)
-        chance = float(contrast(same, moments, args.temperature, args.same_moment))
-    collapse = collapse_of(latents[:, 0].float())
+        held_out_loss = float(loss_of(pooler, triples, args, device))
+        latents = pooler(unseen.tokens[:, 0].to(device).float())
+        same, stranger = torch.ones(triples.moments.shape), torch.ones(triples.moments[:, 0].shape)
+        nothing = contrast(
+            same[..., None], triples.moments, stranger[..., None], triples.has_other, args
+        )
+    collapse = collapse_of(latents)
     print(
-        f"held-out loss {held_out_loss:.3f} (chance {chance:.3f}), spread {collapse.spread:.3f}, "
-        f"effective rank {collapse.rank:.1f}, dead dimensions {collapse.dead_dimensions:.0%}"
+        f"held-out loss {held_out_loss:.3f} (a guess: {nothing:.3f}), spread "
+        f"{collapse.spread:.3f}, effective rank {collapse.rank:.1f}, dead dimensions "
+        f"{collapse.dead_dimensions:.0%}"
     )
-    if collapse.is_real or held_out_loss >= chance:
+    if collapse.is_real or held_out_loss >= nothing:
         print("WARNING: the pooler has learnt NOTHING that tells moments apart", file=sys.stderr)
     # --- The end ---
     pooler.cpu().save(args.model)

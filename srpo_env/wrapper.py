@@ -15,6 +15,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from srpo_env import state
+from srpo_env.encoders.named import named_encoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.episodes import Episode, FrameRecorder, Group
 from srpo_env.grouping import EndedEpisode, OpenGroup, RunningEpisode
@@ -61,7 +62,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
     def __init__(
         self,
         envs: VectorEnv[Any, Any, Any],
-        encoder: TrajectoryEncoder,
+        encoder: TrajectoryEncoder | None = None,
         *,
         group_size: int = 8,
         group_key: Callable[[dict[str, Any]], Hashable] | None = None,
@@ -75,11 +76,13 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         memory_size: int = 64,
         distance: Distance | None = None,
     ) -> None:
-        """Wraps ``envs``; steps nothing and loads nothing.
+        """Wraps ``envs``; steps nothing.
 
         Args:
             envs: Vector environment that declares ``metadata["autoreset_mode"]``.
-            encoder: Turns the frames of an episode into its latent.
+            encoder: Turns the frames of an episode into its latent; ``None`` for the world model
+                that ships, a small V-JEPA 2 that knows LIBERO's tabletop and needs
+                ``pip install 'srpo-env[encoders]'``.
             group_size: Episodes after which a group closes; the paper's M.
             group_key: Maps the info of an episode's reset to what its group has in common; by
                 default task and ``init_state_id``, each ``None`` where the info does not tell.
@@ -135,7 +138,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._success = success
         self._keys = KeySource(group_key, task_key)
         self._scorer = GroupScorer(
-            encoder,
+            named_encoder() if encoder is None else encoder,
             group_size=group_size,
             reference=reference,
             formula=formula,

@@ -26,7 +26,7 @@ def test_what_is_no_vector_environment_is_refused_with_the_way_out(envs):
         wrap(envs)
 
 
-@pytest.mark.parametrize("encoder", [ReadingEncoder, None, lambda videos: videos])
+@pytest.mark.parametrize("encoder", [ReadingEncoder, "pixels", lambda videos: videos])
 def test_what_is_no_encoder_is_refused_before_the_first_episode(encoder):
     with pytest.raises(TypeError, match=r"`latent_dim` and `encode\(videos\)`, .* got"):
         SelfReferentialProgressWrapper(make_corridor(1), encoder)

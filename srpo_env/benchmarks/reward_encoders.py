@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from srpo_env.encoders.baselines import PixelEncoder, RandomProjectionEncoder
+from srpo_env.encoders.named import named_encoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
 
 Paths = npt.NDArray[np.float32]
@@ -63,9 +63,7 @@ def make_rows(names: Sequence[str]) -> list[Row]:
     """Makes rows by name.
 
     Args:
-        names: Each one of `BASELINES`, a checkpoint of V-JEPA 2 (a folder, the name of one that
-            ships, an id of the Hugging Face hub), with ``@mean`` or ``@moments`` for a pooling that
-            is not its default, or ``MODULE:NAME`` of what makes an encoder.
+        names: Each one of `BASELINES`, or what `named_encoder` takes.
 
     Raises:
         ValueError: If a name is given twice, or makes no encoder.
@@ -109,39 +107,19 @@ def _make_row(name: str, checkpoints: Sequence[str]) -> Row:
         )
     if name == "random-vjepa":
         return _random_vjepa(name, checkpoints[0] if checkpoints else None)
-    if ":" in name:
-        return _own_encoder(name)
-    from srpo_env.encoders.vjepa2 import Pooling, VJEPA2Encoder
-
-    checkpoint, at, pooling = name.partition("@")
-    if at and pooling not in get_args(Pooling):
-        raise ValueError(
-            f"after `@` must come one of {', '.join(get_args(Pooling))}, got {pooling!r} in {name}"
-        )
-    encoder = VJEPA2Encoder(checkpoint, pooling=cast("Pooling", pooling) if at else None)
-    label = f"{Path(checkpoint).name or checkpoint}{at}{pooling}"
-    key = f"{_digest_of_files(encoder.checkpoint)} {encoder.pooling}"
-    return Row(label, encoder.encode_paths, key=key)
+    encoder = named_encoder(name)
+    label = name if ":" in name else Path(name).name
+    encode_paths = getattr(encoder, "encode_paths", None)
+    if encode_paths is None:
+        # A single latent is a path of one time.
+        return Row(label, lambda videos: encoder.encode(videos)[:, None])
+    checkpoint = getattr(encoder, "checkpoint", None)
+    key = checkpoint and f"{_digest_of_files(checkpoint)} {getattr(encoder, 'pooling', '')}"
+    return Row(label, encode_paths, key=key)
 
 
 def _framewise(encoder: TrajectoryEncoder, video: npt.NDArray[np.uint8]) -> Paths:
     return encoder.encode([frame[None] for frame in resampled(video, NUM_TIMES)])
-
-
-def _own_encoder(name: str) -> Row:
-    module, _, attribute = name.partition(":")
-    maker = getattr(importlib.import_module(module), attribute, None)
-    encoder = maker() if callable(maker) else None
-    if not isinstance(encoder, TrajectoryEncoder):
-        raise ValueError(
-            "an encoder must be MODULE:NAME of what makes an object with `latent_dim` and "
-            f"`encode(videos)` when called without arguments, got {name!r}"
-        )
-    encode_paths = getattr(encoder, "encode_paths", None)
-    if encode_paths is not None:
-        return Row(name, encode_paths)
-    # A single latent is a path of one time.
-    return Row(name, lambda videos: encoder.encode(videos)[:, None])
 
 
 def _random_vjepa(name: str, like: str | None) -> Row:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srpo_env.encoders.protocol import TrajectoryEncoder
+from srpo_env.encoders.named import HELP, WORLD_MODEL, named_encoder
 from srpo_env.relabeling import (
     RecordedEpisode,
     RelabeledEpisodes,
@@ -33,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--encoder",
-        default="srpo_env:PixelEncoder",
-        metavar="MODULE:NAME",
-        help="what makes an encoder when called without arguments (default: %(default)s)",
+        default=WORLD_MODEL,
+        metavar="NAME",
+        help=f"{HELP} (default: %(default)s, which ships)",
     )
     parser.add_argument(
         "--camera", help="name of the images; default: the third-person camera of LIBERO"
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileExistsError(
             f"{', '.join(map(str, written))} exists already: move it away, or pass --overwrite"
         )
-    encoder = _make_encoder(args.encoder)
+    encoder = named_encoder(args.encoder)
     episodes = (episode for source in sources for episode in _read(source, args))
     result = relabel_episodes(episodes, encoder, formula=args.formula)
     files = write_rewards(result, overwrite=args.overwrite)
@@ -107,19 +107,3 @@ def _read(source: Path, args: argparse.Namespace) -> Iterator[RecordedEpisode]:
         ) from error
     dataset = lerobot.LeRobotDataset(source.name, root=source)
     return read_lerobot(dataset, camera=args.camera, max_frames=args.max_frames)
-
-
-def _make_encoder(name: str) -> TrajectoryEncoder:
-    module, _, attribute = name.partition(":")
-    maker = getattr(importlib.import_module(module), attribute, None) if attribute else None
-    if not callable(maker):
-        raise ValueError(
-            f"`--encoder` must be MODULE:NAME, such as srpo_env:PixelEncoder, got {name!r}"
-        )
-    encoder = maker()
-    if not isinstance(encoder, TrajectoryEncoder):
-        raise ValueError(
-            f"`--encoder` must make an object with `latent_dim` and `encode`, {name!r} made "
-            f"{type(encoder).__name__}"
-        )
-    return encoder

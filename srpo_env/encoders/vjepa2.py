@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -80,8 +80,7 @@ class VJEPA2Encoder:
             ConnectionError: If it cannot be downloaded.
             ValueError: If it is damaged or of another kind, or an argument is out of its range.
         """
-        if pooling not in (None, *get_args(Pooling)):
-            raise ValueError(f"`pooling` must be 'mean', 'time' or 'moments', got {pooling!r}")
+        pooling = None if pooling is None else as_pooling(pooling)
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
         if device is None:
@@ -164,6 +163,18 @@ class VJEPA2Encoder:
         pooled = moments.mean(dim=2) if self._pooler is None else self._pooler(moments)
         paths: npt.NDArray[np.float32] = pooled.cpu().numpy()
         return paths
+
+
+def as_pooling(name: str) -> Pooling:
+    """A way to pool by its name.
+
+    Raises:
+        ValueError: If there is no such way.
+    """
+    for pooling in get_args(Pooling):
+        if name == pooling:
+            return cast("Pooling", pooling)
+    raise ValueError(f"`pooling` must be 'mean', 'time' or 'moments', got {name!r}")
 
 
 # --- Loading --------------------------------------------------------------------------------------

@@ -309,7 +309,7 @@ def test_the_time_to_go_follows_the_last_iterations_and_not_the_start(args, tmp_
     for iteration in range(1, 21):
         clock[0] += 60 if iteration <= 5 else 120
         state.iteration, state.control_steps = iteration, iteration
-        log.iteration([ScoredGroup(make_group(), [[]], np.array([1.0, 0.2]))], {})
+        log.iteration([ScoredGroup(make_group(), [[]], np.array([1.0, 0.2]))], {}, 0.0)
     assert shown[0].endswith("101 min, 29 to go")
     assert shown[-1].endswith("135 min, 20 to go")
 

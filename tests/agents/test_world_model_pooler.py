@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 import torch
 
 from agents import world_model
-from agents.world_model_pooler import Args, contrast, main
+from agents.world_model_pooler import Args, Views, contrast, main
 from srpo_env.encoders import VJEPA2Encoder
 from tests.agents.test_world_model import TINY, moving_square, videos  # noqa: F401  # a fixture
 
@@ -33,7 +33,7 @@ def settings(model, videos, tmp_path):  # noqa: F811
 
 
 def test_it_learns_to_tell_the_moments_of_an_episode_apart(settings, capsys):
-    main(Args(**settings, steps=300, batch_size=24))
+    main(Args(**settings, steps=300, batch_size=24, near=0.7))
     printed = capsys.readouterr()
     assert "NOTHING" not in printed.err
     encoder = VJEPA2Encoder(settings["model"])
@@ -69,20 +69,26 @@ def test_a_pooler_that_is_there_is_not_replaced_unasked(settings, capsys):
 # --- The objective --------------------------------------------------------------------------------
 
 
+def found_in(latents, moments, others=None, **settings):
+    """The contrast of one episode, with or without another of its scene."""
+    args = Args(model="", near=0.1, **settings)
+    stranger = latents[:, 0] if others is None else others
+    return contrast(latents, moments, stranger, torch.tensor([others is not None]), args).item()
+
+
 def test_the_contrast_is_low_where_equal_moments_agree_and_high_where_others_do():
     latents = torch.eye(4).expand(2, 4, 4)[None]  # two equal views of four moments
     moments = torch.arange(4.0).expand(2, 4)[None]
-    agreeing = contrast(latents, moments, 0.1, 0.1)
-    assert agreeing < 0.01
+    assert found_in(latents, moments) < 0.01
     shuffled = torch.stack([latents[:, 0], latents[:, 1].roll(1, dims=1)], dim=1)
     # Each moment is found with a cosine of 0 where one of 1 is beside it, over a temperature of 0.1
-    assert contrast(shuffled, moments, 0.1, 0.1) == pytest.approx(10, abs=0.01)
+    assert found_in(shuffled, moments) == pytest.approx(10, abs=0.01)
 
 
-def test_one_latent_for_all_is_chance():
-    latents = torch.ones(3, 2, 5, 4) / 2
-    moments = torch.arange(5.0).expand(3, 2, 5)
-    assert contrast(latents, moments, 0.1, 0.1).item() == pytest.approx(np.log(5))
+def test_one_latent_for_all_is_a_guess_among_all_moments():
+    latents, moments = torch.ones(1, 2, 5, 4) / 2, torch.arange(5.0).expand(1, 2, 5)
+    assert found_in(latents, moments) == pytest.approx(np.log(5))
+    assert found_in(latents, moments, latents[:, 0]) == pytest.approx(np.log(10))
 
 
 def test_moments_that_the_other_view_does_not_show_do_not_count():
@@ -91,7 +97,27 @@ def test_moments_that_the_other_view_does_not_show_do_not_count():
     moments = torch.tensor([[[0.0, 1.0], [1.0, 50.0]]])
     # Only moment 1 is in both; either way it has a cosine of 1 there and of 0 beside it.
     expected = np.log(1 + np.exp(-1))
-    assert contrast(latents, moments, 1.0, 0.1).item() == pytest.approx(expected)
+    assert found_in(latents, moments, temperature=1.0) == pytest.approx(expected)
+
+
+def test_near_moments_share_what_is_asked_for():
+    latents, moments = torch.eye(2).expand(2, 2, 2)[None], torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
+    share = np.exp(-0.5) / (1 + np.exp(-0.5))  # of the moment one frame away
+    args = Args(model="", near=1.0, temperature=1.0)
+    found = contrast(latents, moments, latents[:, 0], torch.tensor([False]), args).item()
+    right, beside = np.log([np.e / (1 + np.e), 1 / (1 + np.e)])
+    assert found == pytest.approx(-(1 - share) * right - share * beside)
+
+
+def test_another_episode_is_of_the_same_scene_where_there_is_one():
+    tokens = torch.arange(4.0)[:, None, None, None, None].expand(4, 2, 3, 1, 1)
+    views = Views(tokens, torch.zeros(4, 2, 3), np.array([0, 1, 0, 1]))
+    drawn = views.draw(50, np.random.default_rng(0))
+    rows, others = drawn.tokens[:, 0, 0, 0, 0], drawn.others[:, 0, 0, 0]
+    assert drawn.has_other.all()
+    assert ((rows - others).abs() == 2).all()
+    alone = Views(tokens, torch.zeros(4, 2, 3), np.arange(4)).draw(5, np.random.default_rng(0))
+    assert not alone.has_other.any()
 
 
 # --- Settings -------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import pytest
 from srpo_env import cli
 from tests.test_relabeling import write_libero
 
+PIXELS = ["--encoder", "pixels"]
+
 
 @pytest.fixture
 def recording(tmp_path):
@@ -13,7 +15,7 @@ def recording(tmp_path):
 
 
 def test_it_rewards_a_folder_of_recordings_and_says_where(recording, capsys):
-    assert cli.main(["relabel", str(recording.parent)]) == 0
+    assert cli.main(["relabel", str(recording.parent), *PIXELS]) == 0
     shown = capsys.readouterr().out
     file = recording.with_name("walk_demo.srpo.npz")
     assert str(file) in shown
@@ -25,12 +27,12 @@ def test_it_rewards_a_folder_of_recordings_and_says_where(recording, capsys):
 
 def test_it_says_which_tasks_have_nothing_to_compare_with(tmp_path, capsys):
     write_libero(tmp_path / "lost_demo.hdf5", [(9, False)])
-    assert cli.main(["relabel", str(tmp_path)]) == 0
+    assert cli.main(["relabel", str(tmp_path), *PIXELS]) == 0
     assert "nothing is rewarded: ['lost']" in capsys.readouterr().out
 
 
 def test_rewards_are_replaced_on_demand_only(recording, capsys):
-    arguments = ["relabel", str(recording)]
+    arguments = ["relabel", str(recording), *PIXELS]
     assert [cli.main(arguments), cli.main(arguments), cli.main([*arguments, "--overwrite"])] == [
         0,
         2,
@@ -39,15 +41,24 @@ def test_rewards_are_replaced_on_demand_only(recording, capsys):
     assert "--overwrite" in capsys.readouterr().err
 
 
+def test_by_default_the_world_model_that_ships_compares(recording):
+    pytest.importorskip("transformers")
+    assert cli.main(["relabel", str(recording)]) == 0
+    result = np.load(recording.with_name("walk_demo.srpo.npz"))
+    assert "VJEPA2Encoder" in str(result["settings"])
+    assert result["latents"].shape[1] > 2
+    assert 0 < result["rewards"][1:].min() < result["rewards"][1:].max() < 0.8
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--encoder", "srpo_env"], "MODULE:NAME"),
+        (["--encoder", "srpo_env"], "a checkpoint of V-JEPA 2 must be a folder"),
         (["--encoder", "srpo_env:NoEncoder"], "MODULE:NAME"),
-        (["--encoder", "builtins:dict"], "made dict"),
+        (["--encoder", "builtins:dict"], "MODULE:NAME"),
         (["--encoder", "no_such_module:Encoder"], "no_such_module"),
-        (["--camera", "wrist_rgb"], "obs/wrist_rgb"),
-        (["--max-frames", "1"], "at least 2, got 1"),
+        ([*PIXELS, "--camera", "wrist_rgb"], "obs/wrist_rgb"),
+        ([*PIXELS, "--max-frames", "1"], "at least 2, got 1"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence(recording, arguments, message, capsys):

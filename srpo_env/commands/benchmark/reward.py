@@ -20,6 +20,7 @@ from srpo_env.benchmarks.reward_options import OPTIONS
 from srpo_env.benchmarks.reward_report import draw, tables
 from srpo_env.commands.assets import announcement_left_out
 from srpo_env.commands.demos import numbers
+from srpo_env.encoders.named import HELP
 
 SIZES = {"full": (70, 45, "40-49"), "small": (9, 18, "40-42")}
 """Scripted successes and failures of each task, and initial states: those that training leaves
@@ -64,9 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder",
         action="append",
         metavar="NAME",
-        help="one of those below, a checkpoint of V-JEPA 2 (a folder, the name of one that ships, "
-        "an id of the Hugging Face hub), with @mean for the paper's pooling where another is its "
-        "default, or MODULE:NAME; may be repeated (default: those below, and what ships)",
+        help=f"one of those below, or {HELP}; may be repeated (default: all below, and what ships)",
     )
     parser.add_argument(
         "--options", nargs="+", choices=OPTIONS, default=list(OPTIONS), help="default: all"

@@ -1,0 +1,48 @@
+"""Encoders by name, as command lines have them."""
+
+from __future__ import annotations
+
+import importlib
+
+from srpo_env.encoders.baselines import PixelEncoder
+from srpo_env.encoders.protocol import TrajectoryEncoder
+
+WORLD_MODEL = "libero-vjepa2"
+"""Name of the world model that ships and is the default"""
+
+HELP = (
+    "a checkpoint of V-JEPA 2 (a folder, the name of one that ships, an id of the Hugging Face "
+    "hub), with @mean after it for the paper's pooling where another is its default; pixels; or "
+    "MODULE:NAME of what makes an encoder when called without arguments"
+)
+"""What a name may be"""
+
+
+def named_encoder(name: str = WORLD_MODEL) -> TrajectoryEncoder:
+    """Makes an encoder.
+
+    Args:
+        name: What `HELP` says.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ModuleNotFoundError: If torch, transformers or the named module is not installed.
+        ValueError: If the name makes no encoder.
+    """
+    if name == "pixels":
+        return PixelEncoder()
+    module, colon, attribute = name.partition(":")
+    if colon:
+        maker = getattr(importlib.import_module(module), attribute, None)
+        encoder = maker() if callable(maker) else None
+        if not isinstance(encoder, TrajectoryEncoder):
+            raise ValueError(
+                "an encoder must be MODULE:NAME of what makes an object with `latent_dim` and "
+                f"`encode(videos)` when called without arguments, got {name!r}"
+            )
+        return encoder
+    # Imported here: torch and transformers take seconds.
+    from srpo_env.encoders.vjepa2 import VJEPA2Encoder, as_pooling
+
+    checkpoint, at, pooling = name.partition("@")
+    return VJEPA2Encoder(checkpoint, pooling=as_pooling(pooling) if at else None)

@@ -1,0 +1,70 @@
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+
+from srpo_env import PixelEncoder
+from srpo_env.encoders.named import named_encoder
+from srpo_env.encoders.protocol import distance_of
+from srpo_env.encoders.timed import TimedEncoder
+from srpo_env.reward import distances_to_centers
+
+
+class Slow:
+    latent_dim = 2
+
+    def encode(self, videos):
+        time.sleep(0.02)
+        return np.zeros((len(videos), 2), np.float32)
+
+    def distance(self, latents, centers):
+        return np.full(len(latents), 7.0), np.zeros(len(latents), np.int64)
+
+
+@pytest.fixture
+def own(monkeypatch):
+    module = types.ModuleType("own_encoders")
+    module.Slow, module.number = Slow, 3
+    monkeypatch.setitem(sys.modules, "own_encoders", module)
+
+
+def test_pixels_and_what_a_module_makes_have_names(own):
+    assert isinstance(named_encoder("pixels"), PixelEncoder)
+    assert isinstance(named_encoder("own_encoders:Slow"), Slow)
+
+
+@pytest.mark.parametrize("name", ["own_encoders:number", "own_encoders:none", "own_encoders:"])
+def test_what_makes_no_encoder_is_refused(own, name):
+    with pytest.raises(ValueError, match=f"must be MODULE:NAME .* got '{name}'"):
+        named_encoder(name)
+
+
+def test_a_pooling_that_there_is_not_is_refused():
+    pytest.importorskip("transformers")
+    with pytest.raises(ValueError, match="'mean', 'time' or 'moments', got 'max'"):
+        named_encoder("libero-vjepa2@max")
+
+
+def test_a_checkpoint_that_there_is_not_is_an_error():
+    pytest.importorskip("transformers")
+    with pytest.raises(FileNotFoundError, match="libero-vjepa2"):
+        named_encoder("libero-vjepa3")
+
+
+# --- Distance -------------------------------------------------------------------------------------
+
+
+def test_latents_are_compared_as_the_user_or_else_the_encoder_says_and_else_by_l2():
+    encoder, latents = Slow(), np.zeros((3, 2))
+    assert distance_of(PixelEncoder()) is distances_to_centers
+    assert distance_of(encoder)(latents, latents)[0].tolist() == [7.0] * 3
+    assert distance_of(encoder, distances_to_centers) is distances_to_centers
+
+
+def test_a_timed_encoder_is_the_same_encoder_and_counts_its_seconds():
+    encoder = TimedEncoder(Slow())
+    assert encoder.encode([np.zeros((1, 2, 2, 3), np.uint8)]).shape == (1, 2)
+    assert encoder.seconds >= 0.02
+    assert encoder.distance(np.zeros((1, 2)), np.zeros((1, 2)))[0] == 7.0
