@@ -387,7 +387,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     training.model.product().to(dtype).save_pretrained(folder)
     VideoPreprocessing.for_crop(training.args.crop_size).write(folder)
-    settings = json.loads(json.dumps(asdict(training.args), default=str))
+    settings = json.loads(json.dumps(asdict(training.args), default=lambda path: path.name))
     content = {"agent": "world_model", "step": training.step, "args": settings, **(story or {})}
     (folder / "provenance.json").write_text(json.dumps(content, indent=2) + "\n")
 

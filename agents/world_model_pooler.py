@@ -262,7 +262,7 @@ def main(args: Args) -> Path:
     content = json.loads(story.read_text()) if story.is_file() else {}
     content["pooler"] = {
         "agent": "world_model_pooler",
-        "args": json.loads(json.dumps(asdict(args), default=str)),
+        "args": json.loads(json.dumps(asdict(args), default=lambda path: path.name)),
         "videos": len(training),
     }
     story.write_text(json.dumps(content, indent=2) + "\n")
