@@ -23,8 +23,9 @@ Floats = npt.NDArray[np.float64]
 STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     {"color": "#D55E00", "linestyle": "--", "marker": "s"},
+    {"color": "#009E73", "linestyle": ":", "marker": "^"},
 )
-NAMES = {"srpo": "SRPO", "binary": "plain GRPO"}
+NAMES = {"srpo": "SRPO", "binary": "plain GRPO", "truth": "true progress"}
 """what the agent's reward kinds are called in a picture, in the order of STYLES"""
 
 ASSETS = {"real": "LIBERO's assets", "stand-in": "stand-ins"}
@@ -111,7 +112,8 @@ def read_curve(folder: str | Path) -> Curve:
         args = json.loads(file.read_text())
         conditions = json.loads((Path(folder) / CONDITIONS).read_text())
         if args["reward"] not in NAMES:
-            raise ValueError(f"{file}: reward must be srpo or binary, got {args['reward']!r}")
+            known = ", ".join(NAMES)
+            raise ValueError(f"{file}: reward must be one of {known}, got {args['reward']!r}")
         if conditions["assets"] not in ASSETS:
             known = " or ".join(ASSETS)
             raise ValueError(f"{folder}: assets must be {known}, got {conditions['assets']!r}")

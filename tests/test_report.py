@@ -135,5 +135,5 @@ def test_two_runs_in_one_file_are_refused(write_run):
 
 
 def test_a_run_of_another_agent_is_refused(write_run):
-    with pytest.raises(ValueError, match="reward must be srpo or binary, got 'dense'"):
+    with pytest.raises(ValueError, match="reward must be one of srpo, binary, truth, got 'dense'"):
         read_curve(write_run([0.5], reward="dense"))
