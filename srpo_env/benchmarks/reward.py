@@ -122,9 +122,6 @@ def measure(settings: Settings, progress: Callable[[str], object]) -> dict[str, 
         * ``lead_over_pixels``: difference of the tasks' tau to the same option on pixels;
         * ``rank_errors``: by kind of failure, rank by reward less rank by truth, as a share; above
           0, the kind is paid too much;
-        * ``clusters``: how many DBSCAN finds in each task where the expert has gone ``one`` way,
-          and where it has gone ``two``; ``one_is_one`` and ``two_are_several``: shares of the tasks
-          with exactly one, and with more than one;
         * ``shifts``: the rankings when all episodes of a task are changed alike, as a batch in
           training would be (``task``, ``group``), and when the failures alone are (``one_sided``);
           ``placement``: each failure compared with successes from other initial states only;

@@ -126,7 +126,6 @@ def figures(
             **_group_figures(facts, scores),
         },
         "rank_errors": _rank_errors(facts, scores),
-        "clusters": _cluster_figures(scores),
         "shifts": {},
         "curves": {},
     }
@@ -172,20 +171,6 @@ def _group_figures(facts: Sequence[TaskFacts], scores: Sequence[TaskScores]) -> 
         ]
         result[f"correlation_{formula}"] = _mean(np.array(found))
     return result
-
-
-def _cluster_figures(scores: Sequence[TaskScores]) -> dict[str, Any]:
-    """Numbers of clusters in each task, and shares of the tasks where they tell the strategies."""
-    found = [score.clusters for score in scores if score.clusters]
-    if not found:
-        return {}
-    one, two = ([clusters[name] for clusters in found] for name in ("one", "two"))
-    return {
-        "one": one,
-        "two": two,
-        "one_is_one": float(np.mean(np.array(one) == 1)),
-        "two_are_several": float(np.mean(np.array(two) > 1)),
-    }
 
 
 def _accuracies(pairs: Sequence[tuple[Floats, Floats]]) -> dict[str, float]:

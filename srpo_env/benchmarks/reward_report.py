@@ -53,10 +53,6 @@ def _under(shift: str) -> Callable[[dict[str, Any]], str]:
     return lambda row: _number(_shift(row["shifts"], shift))
 
 
-def _clusters(name: str) -> Callable[[dict[str, Any]], str]:
-    return lambda row: _number(row["clusters"].get(name), "{:.0%}")
-
-
 NAMES = [Column(name, operator.itemgetter(name)) for name in ("encoder", "option", "centers")]
 
 RANKING = [
@@ -89,8 +85,6 @@ CURVES = [
     Column("light", _under("light")),
     Column("noise", _under("noise")),
     Column("placed", _under("placement")),
-    Column("| one", lambda row: f"| {_clusters('one_is_one')(row)}", "| clusters"),
-    Column("two", _clusters("two_are_several")),
 ]
 """Of the rows with DBSCAN's centers"""
 
@@ -105,9 +99,7 @@ rho       Spearman of a success's progress over growing windows with time, besid
           (self): beside its own end, as in the paper; mono, MMD, JS, SMD likewise. Options that
           count what was reached or visited rise with the window by nature
 shifted   camera, light and noise: all episodes of a task changed alike; placed: successes from
-          other initial states only
-clusters  tasks in which DBSCAN finds exactly one where the expert went one way, and more than one
-          where it went two"""
+          other initial states only"""
 
 
 TITLES = {

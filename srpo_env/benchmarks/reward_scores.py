@@ -37,12 +37,6 @@ Ints = npt.NDArray[np.int64]
 
 AS_RECORDED = "as recorded"
 PLACEMENT = "placement"
-STRATEGIES = {"one": ("expert",), "two": ("expert", "high")}
-"""Kinds of successes that are clustered: an expert's one way, and that beside another way"""
-
-LEAST_OF_A_STRATEGY = 3
-"""Successes of each kind for clusters to be looked for"""
-
 ONE_SIDED = ", failures only"
 """Added to the name of a shift: the successes were seen before it"""
 
@@ -125,8 +119,6 @@ class TaskScores:
     """distances of the failures from the task's successes, by condition, ``(num_failures,)``"""
     groups: dict[str, list[Floats]] = field(default_factory=dict)
     """distances of each group's failures from its own successes, by condition"""
-    clusters: dict[str, int] = field(default_factory=dict)
-    """how many DBSCAN finds among the successes of `STRATEGIES`, where there are such"""
     curves: dict[str, dict[str, float]] = field(default_factory=dict)
     """the paper's five: with ``others``, a success is compared with the other ones, with ``self``
     with its own end, as the paper does"""
@@ -165,18 +157,7 @@ def score_task(
         if placement is not None:
             scores.ranking[PLACEMENT] = placement
         scores.curves = _curves(facts, latents, option)
-        scores.clusters = _clusters(facts, whole, option)
     return scores
-
-
-def _clusters(facts: TaskFacts, whole: Paths, option: Option) -> dict[str, int]:
-    kinds = np.where(facts.successes, np.array(facts.kinds), "")
-    if any((kinds == kind).sum() < LEAST_OF_A_STRATEGY for kind in STRATEGIES["two"]):
-        return {}
-    return {
-        name: cluster(option, whole[np.isin(kinds, chosen)]).num_clusters
-        for name, chosen in STRATEGIES.items()
-    }
 
 
 def _from_other_states(

@@ -43,6 +43,8 @@ class BehaviourRecording:
     visuals: Visuals | None = None
     """``"exact"`` or ``"fast"`` images; None for what suits this machine"""
     seed: int = 0
+    success_kinds: tuple[str, ...] = SUCCESSES
+    """kinds of the successes"""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -55,6 +57,11 @@ class BehaviourRecording:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
         if self.successes + self.failures == 0:
             raise ValueError("`successes` and `failures` must not both be 0: nothing to record")
+        unknown = set(self.success_kinds) - set(SUCCESSES)
+        if unknown or not self.success_kinds:
+            raise ValueError(
+                f"`success_kinds` must be some of {', '.join(SUCCESSES)}, got {self.success_kinds}"
+            )
         if not self.init_states:
             raise ValueError("`init_states` must name at least one initial state, got none")
 
@@ -66,7 +73,7 @@ class BehaviourRecording:
         """
         rng = np.random.default_rng([self.seed, task_id])
         episodes = []
-        for names, count in ((SUCCESSES, self.successes), (FAILURES, self.failures)):
+        for names, count in ((self.success_kinds, self.successes), (FAILURES, self.failures)):
             kinds = rng.permutation([names[i % len(names)] for i in range(count)])
             starts = rng.permutation(self.init_states)
             for i, kind in enumerate(kinds):
@@ -117,6 +124,9 @@ def record_behaviours(
         "assets": assets,
         "version": BEHAVIOUR_VERSION,
     }
+    settings["success_kinds"] = list(recording.success_kinds)
+    if recording.success_kinds == SUCCESSES:
+        del settings["success_kinds"]  # as in files that know of no choice
     plan = recording.plan(task_id)
     if path.exists() and not overwrite:
         if recording_settings(path) == settings:

@@ -119,22 +119,6 @@ def test_a_success_is_not_compared_with_itself():
     np.testing.assert_allclose(centers_without(option, successes, clustering, 3).ravel(), [0.1])
 
 
-def test_two_ways_to_succeed_are_two_clusters_and_one_way_is_one():
-    def success(kind, power, seed):
-        return slide(np.linspace(0, 1, 10) ** power, kind=kind, seed=seed)
-
-    episodes = [success("expert", 1, seed) for seed in range(5)]
-    episodes += [success("high", 4, seed) for seed in range(5)]
-    episodes += [slide(np.linspace(0, 0.5, 10), seed=seed) for seed in range(2)]
-    facts, latents = facts_of("ways", episodes, 8), latents_of(episodes)
-    found = score_task(facts, latents, "in-step", "dbscan").clusters
-    assert found == {"one": 1, "two": 2}
-
-
-def test_without_two_ways_there_are_no_clusters_to_count(toy):
-    assert score_task(*toy, "mean", "dbscan").clusters == {}
-
-
 def test_placement_compares_with_other_initial_states_only(toy):
     facts, latents = toy
     scores = score_task(facts, latents, "mean", "nearest")

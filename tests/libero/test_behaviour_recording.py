@@ -49,6 +49,15 @@ def test_the_plan_spreads_evenly_over_kinds_and_initial_states():
     assert plan != recording.plan(task_id=1)
 
 
+def test_the_kinds_of_successes_can_be_chosen():
+    recording = BehaviourRecording(successes=4, failures=0, success_kinds=("slow", "high"))
+    assert sorted(kind for kind, *_ in recording.plan(0)) == ["high", "high", "slow", "slow"]
+    with pytest.raises(
+        ValueError, match=r"`success_kinds` must be some of expert, .*got \('fast',"
+    ):
+        BehaviourRecording(success_kinds=("fast",))
+
+
 def test_an_episode_read_can_be_played_again(recorded):
     simulation = Simulation(get_task("libero_object", 7), SIZE)
     episodes = list(read_behaviours(recorded.file))

@@ -11,13 +11,20 @@ from __future__ import annotations
 import argparse
 import functools
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from srpo_env.benchmarks.reward import Settings, measure, num_measurements, to_json
-from srpo_env.benchmarks.reward_encoders import BASELINES, shipped
+from srpo_env.benchmarks.reward_encoders import BASELINES, make_rows, shipped
 from srpo_env.benchmarks.reward_options import OPTIONS
 from srpo_env.benchmarks.reward_report import draw, tables
+from srpo_env.benchmarks.reward_strategies import (
+    ONE_WAY,
+    OTHER_WAY,
+    measure_strategies,
+    strategies_table,
+)
 from srpo_env.commands.assets import announcement_left_out
 from srpo_env.commands.demos import numbers
 from srpo_env.encoders.named import HELP
@@ -26,7 +33,11 @@ SIZES = {"full": (70, 45, "40-49"), "small": (9, 18, "40-42")}
 """Scripted successes and failures of each task, and initial states: those that training leaves
 alone. Of a policy, eight episodes from each"""
 
-SETS = ("scripted", "policy")
+SETS = ("scripted", "policy", "strategies")
+"""Episodes that are recorded; of the last, the clusters are counted"""
+
+STRATEGIES_STATE, STRATEGIES_EPISODES = 45, 16
+"""The initial state of that set, and its episodes of each task, half of each way"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         sets = (
             {"given": _given(args.episodes)}
             if args.episodes
-            else {name: _recorded(name, args) for name in args.of}
+            else {name: _recorded(name, args) for name in args.of if name != "strategies"}
         )
         for name, files in sets.items():
             settings = Settings(
@@ -113,14 +124,23 @@ def run(args: argparse.Namespace) -> int:
             total = num_measurements(settings)
             with tqdm(total=total, desc=f"measuring, {name}", disable=None) as bar:
                 results[name] = measure(settings, functools.partial(_tell, bar))
-    text = tables(results)
+        clusters = []
+        if "strategies" in args.of and not args.episodes:
+            clusters = _clusters(_recorded("strategies", args), names, args.out / "latents")
+    text = "\n\n".join([tables(results), *([strategies_table(clusters)] if clusters else [])])
     print(f"\n{text}")
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "figures.json").write_text(to_json(results))
+    (args.out / "figures.json").write_text(to_json({**results, "strategies": clusters}))
     (args.out / "table.txt").write_text(text + "\n")
-    draw(results).savefig(args.out / "picture.png")
+    if results:
+        draw(results).savefig(args.out / "picture.png")
     print(f"\nfigures.json, table.txt and picture.png written to {args.out}")
     return 0
+
+
+def _clusters(files: list[Path], names: list[str], cache: Path) -> list[dict[str, Any]]:
+    with tqdm(total=len(files) * len(names), desc="counting clusters", disable=None) as bar:
+        return measure_strategies(files, make_rows(names), cache, functools.partial(_tell, bar))
 
 
 def _tell(bar: tqdm, what: str) -> None:
@@ -149,16 +169,30 @@ def _recorded(name: str, args: argparse.Namespace) -> list[Path]:
     states = tuple(numbers(init_states, "init states"))
     scripted = BehaviourRecording(successes=successes, failures=failures, init_states=states)
     of_policy = PolicyRecording(policy=args.policy, init_states=states)
-    per_task = {"scripted": successes + failures, "policy": of_policy.per_state * len(states)}[name]
+    strategies = BehaviourRecording(
+        successes=STRATEGIES_EPISODES,
+        failures=0,
+        init_states=(STRATEGIES_STATE,),
+        success_kinds=(ONE_WAY, OTHER_WAY),
+    )
+    per_task = {
+        "scripted": successes + failures,
+        "policy": of_policy.per_state * len(states),
+        "strategies": STRATEGIES_EPISODES,
+    }[name]
     every_task = range(len(tasks_of(SUITE)))
     task_ids = list(every_task) if args.tasks == "all" else numbers(args.tasks, "--tasks")
-    folder = args.out / f"episodes-{name}-{args.size}"
+    size = "" if name == "strategies" else f"-{args.size}"
+    folder = args.out / f"episodes-{name}{size}"
     files = []
     total = len(task_ids) * per_task
     with tqdm(total=total, desc=f"recording, {name}", unit="episode", disable=None) as bar:
         for number, task_id in enumerate(task_ids, start=1):
-            if name == "scripted":
-                done = record_behaviours(task_id, folder, scripted, progress=lambda _: bar.update())
+            if name != "policy":
+                recording = scripted if name == "scripted" else strategies
+                done = record_behaviours(
+                    task_id, folder, recording, progress=lambda _: bar.update()
+                )
                 files.append(done.file)
             else:
                 files.append(
