@@ -147,9 +147,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> Args:
         return args
     with errors_as_sentences("vla_grpo.py"):
         newest_checkpoint(Path(args.resume))  # says so if there is none
-        saved = Args(**json.loads((Path(args.resume) / "args.json").read_text()))
+        content = json.loads((Path(args.resume) / "args.json").read_text())
+        # Runs from before there was a choice compared pixels.
+        saved = Args(**{"encoder": "pixels", **content})
         args = tyro.cli(Args, args=arguments, default=saved)
-        for name in ("gym_id", "checkpoint", "reward", "seed"):
+        for name in ("gym_id", "checkpoint", "reward", "encoder", "seed"):
             had, has = getattr(saved, name), getattr(args, name)
             if has != had:
                 raise ValueError(f"--resume keeps {name} at {had!r}, got {has!r}: start a new run")
@@ -292,6 +294,7 @@ class Rollout:
                 self._furthest[episode_id] = infos["furthest_progress"][slot]
             if failed[slot]:  # its simulator broke: another episode has to take its place
                 del self._chunks[episode_id]
+                self._furthest.pop(episode_id, None)
                 again = int(infos["task_id"][slot]), int(infos["init_state_id"][slot])
                 self._queue.appendleft(again)
         self._steps = infos["control_steps"].copy()

@@ -21,7 +21,7 @@ import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +34,14 @@ from srpo_env.cli import errors_as_sentences
 from srpo_env.encoders.clips import Clips, split_videos
 from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.pooler import FILE, MomentPooler
-from srpo_env.encoders.preprocessing import VideoPreprocessing
-from srpo_env.encoders.vjepa2 import load_model
+from srpo_env.encoders.vjepa2 import VJEPA2Encoder
 from srpo_env.libero.behaviour_files import read_videos
+
+LEAST_GAIN = 0.95
+"""share of a guess's loss that a pooler must stay below, or it has learnt nothing"""
+
+LEAST_CLOSENESS = 0.3
+"""of a moment to the nearest one of the other view, for it to be looked for there"""
 
 # A bar for people; a line now and then for log files.
 BAR_SECONDS = 0.2 if sys.stderr.isatty() else 60.0
@@ -70,12 +75,14 @@ class Args:
 
     held_out: int = 64  # episodes that are not trained on, for the check
     torch_threads: int = 2  # threads of a gradient step
-    device: str = "auto"  # cpu, cuda, or auto: cuda if there is one
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
     bf16: bool = False  # encode in bfloat16; faster where the hardware has it
 
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is out of its range."""
-        for name, least in (("views", 2), ("steps", 1), ("batch_size", 1), ("held_out", 2)):
+        at_least_one = ("steps", "batch_size", "token_size", "width", "latent_dim")
+        least_of = {"views": 2, "held_out": 2, "shift": 0, "weight_decay": 0}
+        for name, least in (*least_of.items(), *((name, 1) for name in at_least_one)):
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
         if not 0 < self.least_window <= 1:
@@ -136,17 +143,19 @@ def encode_views(encoder: torch.nn.Module, clips: Clips, args: Args, device: str
     pictures = [video[0].numpy().tobytes() for video in clips.videos]
     scenes = [first_seen.setdefault(picture, len(first_seen)) for picture in pictures]
     rng = np.random.default_rng([args.seed, len(clips.videos)])
-    tokens, moments = [], []
+    times = config.frames_per_clip // config.tubelet_size
+    grid = config.crop_size // config.patch_size
+    shape = (len(clips.videos), args.views, times, grid * grid, config.hidden_size)
+    tokens, moments = torch.empty(shape, dtype=torch.float16), torch.empty(shape[:3])
     bar = tqdm(range(len(clips.videos)), "encoding", unit="video", mininterval=BAR_SECONDS)
     for index in bar:
         drawn = clips.draw([index] * args.views, rng, device)
         with torch.autocast(device, torch.bfloat16, enabled=args.bf16):
             encoded = encoder(pixel_values_videos=drawn.pixels).last_hidden_state
-        times = config.frames_per_clip // config.tubelet_size
-        tokens.append(encoded.unflatten(1, (times, -1)).half().cpu())
+        tokens[index] = encoded.unflatten(1, (times, -1)).cpu()
         shown = drawn.frames.reshape(args.views, times, config.tubelet_size)
-        moments.append(torch.from_numpy(shown.mean(axis=2)).float())
-    return Views(torch.stack(tokens), torch.stack(moments), np.array(scenes))
+        moments[index] = torch.from_numpy(shown.mean(axis=2))
+    return Views(tokens, moments, np.array(scenes))
 
 
 # --- The objective ---
@@ -160,7 +169,8 @@ def contrast(
     Args:
         latents: Of two views, of length 1, ``(batch, 2, times, latent_dim)``.
         moments: Their place in the episode, in frames, ``(batch, 2, times)``.
-        others: Of another episode, which hold none of them, ``(batch, times, latent_dim)``.
+        others: Of another episode, ``(batch, times, latent_dim)``. Its first moment is the same as
+            this one's, and is held to be another all the same, as all that follow are.
         has_other: Whether there is one, ``(batch,)``.
         args: Temperature, and what counts as near.
     """
@@ -174,10 +184,11 @@ def contrast(
         strangers = (query @ others.mT).masked_fill(~has_other[:, None, None], -math.inf)
         logits = torch.cat([query @ found.mT, strangers], dim=2) / args.temperature
         # The other view may show another part of the episode, where a moment has no partner.
-        shared = weights.amax(dim=2) > 0.3
+        shared = weights.amax(dim=2) > LEAST_CLOSENESS
         targets = weights[shared] / weights[shared].sum(dim=1, keepdim=True)
         own = logits.log_softmax(dim=2)[shared][:, : targets.shape[1]]
-        losses.append(-(targets * own).sum(dim=1).mean())
+        # None at all may be shared, in a small batch; then there is nothing to learn.
+        losses.append(-(targets * own).sum() / shared.sum().clamp_min(1))
     return torch.stack(losses).mean()
 
 
@@ -200,14 +211,16 @@ def main(args: Args) -> Path:
         file = args.model / FILE
         if file.exists() and not args.overwrite:
             raise FileExistsError(f"{file} is there already: pass --overwrite to replace it")
-        encoder = load_model(args.model, torch.float32).encoder.to(device).eval()
-        preprocessing = VideoPreprocessing.read(args.model)
+        encoder = VJEPA2Encoder(args.model, pooling="mean", device=device, dtype=torch.float32)
+        preprocessing, model = encoder.preprocessing, encoder.model
+        story = args.model / "provenance.json"
+        content = json.loads(story.read_text()) if story.is_file() else {}
         videos = tqdm(read_videos(args.videos), "reading", unit="video", mininterval=BAR_SECONDS)
         training, held_out = split_videos(videos, preprocessing, args.held_out, args.seed)
-    config = encoder.config
+    config = model.config
     parts = [
         encode_views(
-            encoder,
+            model,
             Clips(part, preprocessing, config.frames_per_clip,
                   args.least_window, args.shift, args.jitter),
             args, device,
@@ -254,16 +267,15 @@ def main(args: Args) -> Path:
         f"{collapse.spread:.3f}, effective rank {collapse.rank:.1f}, dead dimensions "
         f"{collapse.dead_dimensions:.0%}"
     )
-    if collapse.is_real or held_out_loss >= nothing:
+    if collapse.is_real or not held_out_loss < LEAST_GAIN * nothing:
         print("WARNING: the pooler has learnt NOTHING that tells moments apart", file=sys.stderr)
     # --- The end ---
     pooler.cpu().save(args.model)
-    story = args.model / "provenance.json"
-    content = json.loads(story.read_text()) if story.is_file() else {}
     content["pooler"] = {
         "agent": "world_model_pooler",
         "args": json.loads(json.dumps(asdict(args), default=lambda path: path.name)),
         "videos": len(training),
+        "held_out_loss": round(held_out_loss, 4),
     }
     story.write_text(json.dumps(content, indent=2) + "\n")
     print(f"pooler {file}", flush=True)

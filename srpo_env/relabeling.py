@@ -111,7 +111,14 @@ def relabel_episodes(
             weight=weight,
             distance=distance_of(encoder, distance),
         ),
-        settings={"encoder": type(encoder).__name__, "formula": formula, "weight": weight},
+        settings={
+            "encoder": type(encoder).__name__,
+            "checkpoint": getattr(getattr(encoder, "checkpoint", None), "name", None),
+            "pooling": getattr(encoder, "pooling", None),
+            "distance": getattr(distance_of(encoder, distance), "__qualname__", None),
+            "formula": formula,
+            "weight": weight,
+        },
     )
 
 

@@ -37,7 +37,7 @@ class Relabeling:
     rewards: Floats
     """1 for a success, less than the weight for a failure, 0 without a reference, ``(N,)``"""
     distances: Floats
-    """L2 from an episode's latent to the nearest center, NaN without reference, ``(N,)``"""
+    """from an episode's latent to the nearest center, NaN without reference, ``(N,)``"""
     nearest_centers: npt.NDArray[np.int64]
     """row of that center in its group's `Clustering.centers`, -1 without reference, ``(N,)``"""
     clusterings: dict[Hashable, Clustering]
@@ -137,7 +137,7 @@ def progress_rewards(
     """Rewards of failed episodes: the nearer to a success, the higher.
 
     Args:
-        distances: Latent L2 distances of the failures compared with each other, ``(num_failed,)``.
+        distances: Of the failures compared with each other, small is good, ``(num_failed,)``.
         formula: ``"paper"``: sigmoid of the negative z-score; ``"siirl"``: a steep sigmoid of the
             distances scaled to [0, 1], as the authors' released code has it.
         weight: Upper bound in (0, 1]; ``None`` for 0.8 (paper, appendix D) or 0.6 (siirl).

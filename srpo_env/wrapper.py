@@ -15,7 +15,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from srpo_env import state
-from srpo_env.encoders.named import named_encoder
+from srpo_env.encoders.named import default_encoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.episodes import Episode, FrameRecorder, Group
 from srpo_env.grouping import EndedEpisode, OpenGroup, RunningEpisode
@@ -81,7 +81,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         Args:
             envs: Vector environment that declares ``metadata["autoreset_mode"]``.
             encoder: Turns the frames of an episode into its latent; ``None`` for the world model
-                that ships, a small V-JEPA 2 that knows LIBERO's tabletop and needs
+                that ships, a small V-JEPA 2 trained on videos of libero_object, which needs
                 ``pip install 'srpo-env[encoders]'``.
             group_size: Episodes after which a group closes; the paper's M.
             group_key: Maps the info of an episode's reset to what its group has in common; by
@@ -107,6 +107,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
                 unless it says otherwise. Others are in `srpo_env.alignment`.
 
         Raises:
+            ModuleNotFoundError: If the default encoder is asked for without torch or transformers.
             TypeError: If ``envs`` or ``encoder`` is not one, or a callable is something else.
             ValueError: If a setting is out of range, the autoreset mode is not declared, or the
                 camera is not found.
@@ -138,7 +139,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._success = success
         self._keys = KeySource(group_key, task_key)
         self._scorer = GroupScorer(
-            named_encoder() if encoder is None else encoder,
+            default_encoder() if encoder is None else encoder,
             group_size=group_size,
             reference=reference,
             formula=formula,

@@ -36,12 +36,14 @@ ADDED_INFOS = ("episode_id", "env_reward", "srpo")
 """What `SelfReferentialProgressWrapper` adds: of the step, even where the rest is of a reset."""
 
 
-def wrap_vec_env(venv: VecEnv, encoder: TrajectoryEncoder, **settings: Any) -> GymnasiumToVecEnv:
+def wrap_vec_env(
+    venv: VecEnv, encoder: TrajectoryEncoder | None = None, **settings: Any
+) -> GymnasiumToVecEnv:
     """Wraps a ``VecEnv`` of Stable-Baselines3 for shaped rewards; still one for its algorithms.
 
     Args:
         venv: From ``make_vec_env``, say.
-        encoder: Turns the frames of an episode into its latent.
+        encoder: Turns the frames of an episode into its latent; ``None`` for the wrapper's default.
         **settings: Further arguments of `SelfReferentialProgressWrapper`.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from srpo_env.encoders.baselines import PixelEncoder, RandomProjectionEncoder
-from srpo_env.encoders.named import named_encoder
+from srpo_env.encoders.named import named_encoder, split_name
 from srpo_env.encoders.protocol import TrajectoryEncoder
 
 Paths = npt.NDArray[np.float32]
@@ -73,7 +73,7 @@ def make_rows(names: Sequence[str]) -> list[Row]:
     if repeated:
         raise ValueError(f"each encoder must be given once, got {', '.join(sorted(repeated))}")
     others = [name for name in names if name not in BASELINES and ":" not in name]
-    checkpoints = [name.partition("@")[0] for name in others]
+    checkpoints = [split_name(name)[0] for name in others]
     return [_make_row(name, checkpoints) for name in names]
 
 
@@ -108,13 +108,18 @@ def _make_row(name: str, checkpoints: Sequence[str]) -> Row:
     if name == "random-vjepa":
         return _random_vjepa(name, checkpoints[0] if checkpoints else None)
     encoder = named_encoder(name)
-    label = name if ":" in name else Path(name).name
+    label = name if ":" in name else Path(name).resolve().name
     encode_paths = getattr(encoder, "encode_paths", None)
     if encode_paths is None:
         # A single latent is a path of one time.
         return Row(label, lambda videos: encoder.encode(videos)[:, None])
-    checkpoint = getattr(encoder, "checkpoint", None)
-    key = checkpoint and f"{_digest_of_files(checkpoint)} {getattr(encoder, 'pooling', '')}"
+    key = None
+    # Of another's code, nobody knows what else its latents depend on.
+    if ":" not in name:
+        from srpo_env.encoders.vjepa2 import VJEPA2Encoder
+
+        assert isinstance(encoder, VJEPA2Encoder)
+        key = f"{_digest_of_files(encoder.checkpoint)} {encoder.pooling}"
     return Row(label, encode_paths, key=key)
 
 

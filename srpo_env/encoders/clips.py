@@ -17,7 +17,7 @@ from srpo_env.encoders.preprocessing import VideoPreprocessing, even_indices
 Video = npt.NDArray[np.uint8]
 
 
-class Views(NamedTuple):
+class DrawnClips(NamedTuple):
     """Clips, and which frames of their videos they show."""
 
     pixels: Tensor
@@ -42,7 +42,7 @@ class Clips:
     jitter: float = 0.0
     """relative change of brightness, and half of it of each colour, at most"""
 
-    def draw(self, indices: Iterable[int], rng: np.random.Generator, device: str) -> Views:
+    def draw(self, indices: Iterable[int], rng: np.random.Generator, device: str) -> DrawnClips:
         """Augmented parts of the videos with these numbers."""
         clips, shown = [], []
         for index in indices:
@@ -56,10 +56,10 @@ class Clips:
         light = light * rng.uniform(1 - self.jitter / 2, 1 + self.jitter / 2, (len(clips), 3))
         gain = torch.tensor(light, dtype=torch.float32, device=device)[:, None, :, None, None]
         pixels = self.preprocessing.normalize((images * gain).clamp_(0, 255))
-        return Views(pixels, np.stack(shown))
+        return DrawnClips(pixels, np.stack(shown))
 
     def whole(self, device: str) -> Tensor:
-        """All videos from first to last frame as they are; shape as of `Views.pixels`."""
+        """All videos from first to last frame as they are; shape as of `DrawnClips.pixels`."""
         frames = [video[even_indices(len(video), self.num_frames)] for video in self.videos]
         images = torch.stack([self.preprocessing.crop_middle(clip) for clip in frames])
         return self.preprocessing.normalize(images.to(device))

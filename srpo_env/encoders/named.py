@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 from srpo_env.encoders.baselines import PixelEncoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
@@ -32,7 +33,7 @@ def named_encoder(name: str = WORLD_MODEL) -> TrajectoryEncoder:
     if name == "pixels":
         return PixelEncoder()
     module, colon, attribute = name.partition(":")
-    if colon:
+    if colon and not Path(name).is_dir():
         maker = getattr(importlib.import_module(module), attribute, None)
         encoder = maker() if callable(maker) else None
         if not isinstance(encoder, TrajectoryEncoder):
@@ -44,5 +45,27 @@ def named_encoder(name: str = WORLD_MODEL) -> TrajectoryEncoder:
     # Imported here: torch and transformers take seconds.
     from srpo_env.encoders.vjepa2 import VJEPA2Encoder, as_pooling
 
-    checkpoint, at, pooling = name.partition("@")
-    return VJEPA2Encoder(checkpoint, pooling=as_pooling(pooling) if at else None)
+    checkpoint, pooling = split_name(name)
+    return VJEPA2Encoder(checkpoint, pooling=as_pooling(pooling) if pooling else None)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A checkpoint's name, and the pooling after ``@`` or an empty string."""
+    checkpoint, at, pooling = name.rpartition("@")
+    return (checkpoint, pooling) if at and not Path(name).is_dir() else (name, "")
+
+
+def default_encoder() -> TrajectoryEncoder:
+    """The world model that ships.
+
+    Raises:
+        ModuleNotFoundError: If torch or transformers is not installed.
+    """
+    try:
+        return named_encoder()
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the default encoder is a world model and needs {error.name}: run "
+            "`pip install 'srpo-env[encoders]'`, or pass another, such as srpo_env.PixelEncoder()",
+            name=error.name,
+        ) from error

@@ -96,10 +96,15 @@ class MomentPooler(nn.Module):
             weights = {name: value.float() for name, value in load_file(file).items()}
             latent_dim, width = weights["latent.weight"].shape
             token_size = len(weights["tokens.bias"])
-            pooler = cls(
-                num_tokens, hidden_size, token_size=token_size, width=width, latent_dim=latent_dim
-            )
-            pooler.load_state_dict(weights)
+            with torch.device("meta"):  # draws nothing: loading must not disturb a seeded run
+                pooler = cls(
+                    num_tokens,
+                    hidden_size,
+                    token_size=token_size,
+                    width=width,
+                    latent_dim=latent_dim,
+                )
+            pooler.load_state_dict(weights, assign=True)
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{file} must be the pooler of the model beside it, with {num_tokens} tokens of "

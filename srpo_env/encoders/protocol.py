@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +43,17 @@ def distance_of(encoder: TrajectoryEncoder, chosen: Distance | None = None) -> D
 
     Returns:
         What was chosen, or the encoder's own, or L2 (Eq. 4 of the paper).
+
+    Raises:
+        TypeError: If that is not callable.
     """
-    own: Distance = getattr(encoder, "distance", distances_to_centers)
-    return chosen or own
+    measure: Any = chosen or getattr(encoder, "distance", distances_to_centers)
+    if not callable(measure):
+        raise TypeError(
+            "`distance` must be a callable of latents and centers, as "
+            f"srpo_env.reward.distances_to_centers is, got {measure!r}"
+        )
+    return cast("Distance", measure)
 
 
 def encode_checked(

@@ -110,7 +110,8 @@ class VJEPA2Encoder:
             self._pooler, self.moment_dim = found.to(self.device), found.latent_dim
         self.latent_dim = self.moment_dim * (1 if self.pooling == "mean" else self.num_times)
         self._dtype = dtype
-        self._encoder = model.encoder.to(self.device).eval()  # without the predictor
+        self.model = model.encoder.to(self.device).eval()
+        """the encoder half, without the predictor"""
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
         """Encodes videos, each ``(num_frames, height, width, 3)``, to ``(num_videos, latent_dim)``.
@@ -158,7 +159,7 @@ class VJEPA2Encoder:
     def _encode_batch(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
         clips = stack_clips(videos, self.num_frames, self.preprocessing, self.device)
         pixels = self.preprocessing.normalize(clips).to(self._dtype)
-        tokens = self._encoder(pixel_values_videos=pixels).last_hidden_state  # (B, times * grid, D)
+        tokens = self.model(pixel_values_videos=pixels).last_hidden_state  # (B, times * grid, D)
         moments = tokens.float().unflatten(1, (self.num_times, -1))  # (B, times, grid, D)
         pooled = moments.mean(dim=2) if self._pooler is None else self._pooler(moments)
         paths: npt.NDArray[np.float32] = pooled.cpu().numpy()

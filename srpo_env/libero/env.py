@@ -73,8 +73,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             settle_steps: Control steps without motion after a reset; they do not count as steps.
             max_steps: Control steps before truncation; default: the suite's limit.
             true_progress: Whether the info tells what the simulator knows of an episode's progress
-                (:class:`~srpo_env.libero.progress.TrueProgress`), to judge rewards by; of
-                libero_object only.
+                (:class:`~srpo_env.libero.progress.TrueProgress`), to compare rewards from video
+                with; of libero_object only.
             render_mode: ``"rgb_array"`` or None.
 
         Raises:
@@ -188,7 +188,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         """Lets go of the simulator; may be called twice. Compiled tasks stay for others."""
         if self._seat is not None:
             self._seat.leave()
-        self._seat, self._ended = None, True
+        self._seat, self._meter, self._ended = None, None, True
 
     @property
     def simulation(self) -> Simulation:

@@ -1,6 +1,7 @@
 """How far an episode of "pick up the X and place it in the basket" really is, by the simulator.
 
-The truth that rewards made from videos are judged by; no part of any reward or training.
+The truth that rewards made from videos are judged by, and no part of them; `--reward truth` of the
+agent pays by it, to show the most that a video could do.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ def args(toy, tmp_path):
         env_id="toy", checkpoint=str(tmp_path / "start"), num_envs=4, group_size=4, iterations=2,
         groups_per_iteration=2, max_groups_per_iteration=4, eval_every=1, eval_episodes=4,
         torch_threads=1, device="cpu", run_dir=str(tmp_path / "runs"), learning_rate=1e-3,
+        encoder="pixels",
     )  # fmt: skip
 
 
@@ -151,7 +152,15 @@ def test_a_resumed_run_keeps_its_settings_but_for_flags_that_are_given(args):
     assert resumed == dataclasses.replace(args, resume=str(folder), iterations=5)
 
 
-@pytest.mark.parametrize("flags", [["--seed", "2"], ["--reward", "binary"], ["--env", "other"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--seed", "2"],
+        ["--reward", "binary"],
+        ["--env", "other"],
+        ["--encoder", "libero-vjepa2"],
+    ],
+)
 def test_what_a_run_is_named_for_cannot_change_when_it_goes_on(args, flags, capsys):
     folder = run(args)
     with pytest.raises(SystemExit) as end:
@@ -293,7 +302,7 @@ def test_a_line_is_not_wider_than_a_terminal_late_in_a_long_run(args, tmp_path, 
     log.success_rate = 1.0
     group = make_group()
     capsys.readouterr()
-    log.iteration([(group, [[]])] * 24, {"kl_old": 0.0123})
+    log.iteration([ScoredGroup(group, [[]], np.array([1.0, 0.2]))] * 24, {"kl_old": 0.0123}, 0.1)
     assert len(capsys.readouterr().out.rstrip("\n")) <= 110
 
 
@@ -318,6 +327,44 @@ def make_group():
     from tests.agents.test_vla_grpo import make_group
 
     return make_group([True, False], [1.0, 0.2])
+
+
+# --- Rewards ---
+
+
+def test_failures_earn_by_the_true_progress_that_the_simulator_tells(args):
+    args = dataclasses.replace(args, reward="truth")
+    libero = ToySuite(4, true_progress=True)
+    envs = SelfReferentialProgressWrapper(libero, PixelEncoder(), group_size=4)
+    rollout = Rollout(envs, make_policy(), TaskSampler(2, range(3), np.random.default_rng(0)), args)
+    generator = torch.Generator().manual_seed(0)
+    rollout._refill()
+    # Two succeed; of the others, the first has been higher.
+    for heights in ((1, 1, 0.9, 0.2), (1, 1, -1, -1)):
+        libero.move = heights
+        rollout._step(generator)
+    (group,) = envs.pop_groups()
+    furthest = np.array([rollout._furthest.pop(e.episode_id) for e in group.episodes])
+    returns = vla_grpo.returns_of(group, args, furthest)
+    assert returns[:2].tolist() == [1.0, 1.0]
+    assert 0.8 > returns[2] > returns[3] > 0
+    assert not rollout._furthest
+
+
+@pytest.mark.parametrize("reward", ["srpo", "binary", "truth"])
+def test_every_reward_trains_and_tells_what_encoding_costs(args, reward):
+    folder = run(dataclasses.replace(args, reward=reward))
+    shares = [r["charts/encoding_share"] for r in history(folder) if "charts/encoding_share" in r]
+    assert len(shares) == 2
+    assert all(0 < share < 1 for share in shares)
+
+
+def test_a_run_from_before_encoders_could_be_chosen_goes_on_with_pixels(args):
+    folder = run(args)
+    content = json.loads((folder / "args.json").read_text())
+    assert content.pop("encoder") == "pixels"
+    (folder / "args.json").write_text(json.dumps(content))
+    assert parse_args(["--resume", str(folder)]).encoder == "pixels"
 
 
 # --- Simulators that fail ---

@@ -101,7 +101,7 @@ def test_it_learns_what_moving_squares_do(settings, capsys):
 def test_the_product_is_the_average_of_the_encoder_and_loads_in_half_precision(settings):
     args = Args(**settings, steps=2)
     product = main(args)
-    weights = VJEPA2Encoder(product)._encoder.state_dict()
+    weights = VJEPA2Encoder(product).model.state_dict()
     training = Training(args, "cpu")
     training.restore(folder_of(args))
     for name, value in training.model.target.state_dict().items():

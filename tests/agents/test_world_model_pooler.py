@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -36,17 +37,15 @@ def test_it_learns_to_tell_the_moments_of_an_episode_apart(settings, capsys):
     main(Args(**settings, steps=300, batch_size=24, near=0.7))
     printed = capsys.readouterr()
     assert "NOTHING" not in printed.err
-    encoder = VJEPA2Encoder(settings["model"])
-    assert encoder.pooling == "moments"
-    rng = np.random.default_rng(1)
-    found = []
-    for _ in range(20):
-        square = moving_square(rng)
-        brighter = np.clip(square * 1.15, 0, 255).astype(np.uint8)
-        first, second = encoder.encode_paths([square, brighter])
-        distances = np.linalg.norm(first[:, None] - second, axis=2)  # (times, times)
-        found.append((distances.argmin(axis=1) == np.arange(len(first))).mean())
-    assert np.mean(found) > 0.75  # by chance 0.5
+    # On squares that it has never seen, in other lights and cuts.
+    learnt, guess = map(float, re.search(r"loss (\S+) \(a guess: (\S+)\)", printed.out).groups())
+    assert learnt < 0.9 * guess
+    assert VJEPA2Encoder(settings["model"]).pooling == "moments"
+
+
+def test_a_pooler_that_has_learnt_nothing_is_told(settings, capsys):
+    main(Args(**settings, steps=1, learning_rate=1e-9))
+    assert "NOTHING" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_pooler_and_tells_how_it_came_about(settings):
@@ -100,6 +99,14 @@ def test_moments_that_the_other_view_does_not_show_do_not_count():
     assert found_in(latents, moments, temperature=1.0) == pytest.approx(expected)
 
 
+def test_where_nothing_is_shared_there_is_nothing_to_lose():
+    latents, moments = (
+        torch.eye(2).expand(2, 2, 2)[None],
+        torch.tensor([[[0.0, 1.0], [50.0, 60.0]]]),
+    )
+    assert found_in(latents, moments) == 0.0
+
+
 def test_near_moments_share_what_is_asked_for():
     latents, moments = torch.eye(2).expand(2, 2, 2)[None], torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
     share = np.exp(-0.5) / (1 + np.exp(-0.5))  # of the moment one frame away
@@ -126,6 +133,8 @@ def test_another_episode_is_of_the_same_scene_where_there_is_one():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"latent_dim": 0}, "`latent_dim` must be at least 1, got 0"),
+        ({"shift": -1}, "`shift` must be at least 0, got -1"),
         ({"views": 1}, "`views` must be at least 2, got 1"),
         ({"temperature": 0.0}, "`temperature` must be above 0, got 0.0"),
         ({"jitter": 0.5}, r"`jitter` must be in \[0, 0.5\), got 0.5"),

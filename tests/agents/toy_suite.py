@@ -19,9 +19,14 @@ class ToySuite(VectorEnv):
     count = 0
     crash_slot: int | None = None
     """this slot's next step ends in a worker error"""
+    move = None
+    """what each slot's square does in place of its actions, ``(num_envs,)``"""
 
-    def __init__(self, num_envs, num_workers=None, autoreset_mode=None, max_steps=None, **_):
+    def __init__(
+        self, num_envs, num_workers=None, autoreset_mode=None, max_steps=None, true_progress=False
+    ):
         self.num_envs, self.max_steps = num_envs, max_steps
+        self.true_progress = true_progress
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         image = Box(0, 255, (SIZE, SIZE, 3), np.uint8)
         proprio = Box(-np.inf, np.inf, (8,), np.float32)
@@ -30,12 +35,13 @@ class ToySuite(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._height, self._chunks = np.zeros(num_envs), np.zeros(num_envs, int)
+        self._highest = np.zeros(num_envs)
         self._steps = np.zeros(num_envs, int)
         self._task, self._state = np.zeros(num_envs, int), np.zeros(num_envs, int)
 
     def reset(self, *, seed=None, options=None):
         mask = options["reset_mask"]
-        for value in (self._height, self._chunks, self._steps):
+        for value in (self._height, self._highest, self._chunks, self._steps):
             value[mask] = 0
         self._task[mask], self._state[mask] = (
             options["task_id"][mask],
@@ -47,7 +53,9 @@ class ToySuite(VectorEnv):
         type(self).count += 1
         self.before_step(self.count)
         running = self._chunks < CHUNKS
-        self._height += np.where(running, actions[:, :, 2].mean(axis=1), 0)
+        moves = actions[:, :, 2].mean(axis=1) if self.move is None else np.array(self.move)
+        self._height += np.where(running, moves, 0)
+        self._highest = np.maximum(self._highest, self._height)
         self._chunks += running
         self._steps += CHUNK * running
         ended = self._chunks == CHUNKS
@@ -81,4 +89,6 @@ class ToySuite(VectorEnv):
             "is_success": success.copy(),
             "control_steps": self._steps.copy(),
         }
+        if self.true_progress:
+            infos["furthest_progress"] = np.tanh(self._highest)
         return {**infos, **{f"_{name}": mask.copy() for name in infos}}

@@ -5,11 +5,13 @@ import types
 import numpy as np
 import pytest
 
-from srpo_env import PixelEncoder
+from srpo_env import PixelEncoder, SelfReferentialProgressWrapper
 from srpo_env.encoders.named import named_encoder
 from srpo_env.encoders.protocol import distance_of
 from srpo_env.encoders.timed import TimedEncoder
+from srpo_env.relabeling import RecordedEpisode, relabel_episodes
 from srpo_env.reward import distances_to_centers
+from tests.corridor import GIVE_UP, STAY, WALK, drive, make_corridor
 
 
 class Slow:
@@ -61,6 +63,46 @@ def test_latents_are_compared_as_the_user_or_else_the_encoder_says_and_else_by_l
     assert distance_of(PixelEncoder()) is distances_to_centers
     assert distance_of(encoder)(latents, latents)[0].tolist() == [7.0] * 3
     assert distance_of(encoder, distances_to_centers) is distances_to_centers
+
+
+def test_a_distance_that_is_none_is_refused():
+    encoder = PixelEncoder()
+    encoder.distance = "cosine"
+    with pytest.raises(TypeError, match=r"`distance` must be a callable .* got 'cosine'"):
+        distance_of(encoder)
+
+
+def test_the_wrapper_compares_as_its_encoder_says_unless_told_otherwise():
+    def distances(**settings):
+        envs = SelfReferentialProgressWrapper(
+            make_corridor(2), Slow(), reference="task", task_key=lambda _: 0, **settings
+        )
+        envs.reset(seed=0)
+        list(drive(envs, [(WALK, STAY)] * 2 + [(WALK, GIVE_UP)]))
+        envs.close_groups()
+        return {e.success: e.distance for g in envs.pop_groups() for e in g.episodes}
+
+    assert distances() == {True: 7.0, False: 7.0}
+    assert distances(distance=distances_to_centers) == {True: 0.0, False: 0.0}
+
+
+def test_recorded_episodes_are_compared_as_the_encoder_says_unless_told_otherwise():
+    video = np.zeros((2, 4, 4, 3), np.uint8)
+    episodes = [
+        RecordedEpisode(name=str(i), task="t", source="s", success=i == 0, video=video)
+        for i in range(2)
+    ]
+    assert relabel_episodes(episodes, Slow()).relabeling.distances.tolist() == [7.0, 7.0]
+    result = relabel_episodes(episodes, Slow(), distance=distances_to_centers)
+    assert result.relabeling.distances.tolist() == [0.0, 0.0]
+    assert result.settings["distance"] == "distances_to_centers"
+
+
+def test_the_default_encoder_without_torch_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "srpo_env.encoders.vjepa2", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"srpo-env\[encoders\].*PixelEncoder"):
+        SelfReferentialProgressWrapper(make_corridor(1))
 
 
 def test_a_timed_encoder_is_the_same_encoder_and_counts_its_seconds():

@@ -144,6 +144,13 @@ def test_paths_of_moments_are_compared_by_what_they_came_near_to(own):
     np.testing.assert_array_equal(nearest, 0)
 
 
+def test_loading_a_pooler_draws_nothing(own):
+    with_pooler(own)
+    before = torch.get_rng_state()
+    VJEPA2Encoder(own)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_without_a_pooler_moments_are_an_error_that_says_how_to_get_one(checkpoint):
     with pytest.raises(FileNotFoundError, match=r"world_model_pooler\.py.*pooling='mean'"):
         VJEPA2Encoder(checkpoint, pooling="moments")
@@ -192,7 +199,7 @@ def test_half_precision_is_near_and_comes_back_as_float32(checkpoint, dtype):
 def test_a_latent_that_is_not_finite_is_an_error_and_never_a_zero(checkpoint):
     encoder = VJEPA2Encoder(checkpoint)
     with torch.no_grad():
-        encoder._encoder.layernorm.weight.fill_(torch.inf)
+        encoder.model.layernorm.weight.fill_(torch.inf)
     with pytest.raises(ValueError, match=r"the latent of video 0 is not finite in torch\.float32"):
         encoder.encode(videos(4))
 

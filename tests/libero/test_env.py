@@ -134,7 +134,12 @@ def test_the_info_tells_the_furthest_true_progress_if_asked_for():
     assert seen[0] < seen[1] < 0.2
     assert seen == sorted(seen)
     assert seen[-1] == seen[-2]
+    assert start(env)[1]["furthest_progress"] == seen[0]
     env.close()
+
+
+def test_true_progress_is_not_told_unasked(env):
+    assert "furthest_progress" not in start(env)[1]
 
 
 def test_true_progress_is_that_of_every_control_step():
