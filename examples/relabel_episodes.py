@@ -3,7 +3,7 @@
     python examples/relabel_episodes.py
 
 First records a few into a file in LIBERO's layout, as you may have them; then rewards them, which
-is also what the command `srpo-env relabel FILE` does. Needs `pip install h5py`.
+is also what `srpo-env relabel --encoder pixels FILE` does. Needs `pip install h5py`.
 """
 
 from __future__ import annotations

@@ -83,7 +83,10 @@ def test_the_rewards_are_written_beside_the_recording_and_leave_it_as_it_was(tmp
         np.testing.assert_array_equal(saved["nearest_centers"], [0, 0])
         assert saved["latents"].shape == (2, 2)
         settings = json.loads(str(saved["settings"]))
-    assert settings == {"encoder": "ReadingEncoder", "formula": "siirl", "weight": None}
+    assert settings == {
+        "encoder": "ReadingEncoder", "checkpoint": None, "pooling": None,
+        "distance": "distances_to_centers", "formula": "siirl", "weight": None,
+    }  # fmt: skip
 
 
 def test_rewards_that_are_there_are_replaced_on_demand_only(tmp_path):
