@@ -42,6 +42,8 @@ class Curve:
     assets: str
     """``real``: LIBERO's own, or ``stand-in``"""
     reward: str
+    encoder: str
+    """what compared the videos of an SRPO run"""
     seed: int
     num_episodes: int
     """of each evaluation"""
@@ -121,6 +123,8 @@ def read_curve(folder: str | Path) -> Curve:
             env_id=args["env_id"].rpartition("/")[2].replace("_", "-"),
             assets=conditions["assets"],
             reward=args["reward"],
+            # Runs from before there was a choice compared pixels.
+            encoder=args.get("encoder", "pixels"),
             seed=args["seed"],
             num_episodes=args["eval_episodes"],
             iterations=np.array(iterations),
@@ -139,13 +143,20 @@ def draw_curves(curves: Sequence[Curve]) -> Figure:
     a thin line, and the thick one is their mean at the iterations that all of them have reached.
 
     Raises:
-        ValueError: If the runs are of several environments, or on several kinds of assets.
+        ValueError: If the runs are of several environments, on several kinds of assets, or their
+            rewards come from several encoders.
         ModuleNotFoundError: If matplotlib is not installed.
     """
     names = sorted({f"{curve.env_id} on {ASSETS[curve.assets]}" for curve in curves})
     if len(names) != 1:
         received = " and ".join(names) or "none"
         raise ValueError(f"the runs must be of one environment on the same assets, got {received}")
+    encoders = sorted({curve.encoder for curve in curves if curve.reward == "srpo"})
+    if len(encoders) > 1:
+        raise ValueError(
+            "SRPO runs in one picture must have one encoder, or their mean would be of different "
+            f"rewards; got {' and '.join(encoders)}"
+        )
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:

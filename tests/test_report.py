@@ -11,10 +11,12 @@ from srpo_env.report import draw_curves, read_curve, read_history
 def write_run(tmp_path):
     """Writes what an agent would: an evaluation every ten iterations, and iterations between."""
 
-    def write(rates, reward="srpo", seed=1, env_id="libero-object", pace=1000, assets="stand-in"):
-        folder = tmp_path / f"{reward}{seed}{env_id}{assets}"
+    def write(
+        rates, reward="srpo", seed=1, env_id="libero-object", pace=1000, assets="stand-in", **more
+    ):
+        folder = tmp_path / f"{reward}{seed}{env_id}{assets}{''.join(more.values())}"
         folder.mkdir()
-        args = {"env_id": env_id, "reward": reward, "seed": seed, "eval_episodes": 20}
+        args = {"env_id": env_id, "reward": reward, "seed": seed, "eval_episodes": 20, **more}
         (folder / "args.json").write_text(json.dumps(args))
         (folder / "conditions.json").write_text(json.dumps({"assets": assets}))
         lines = []
@@ -50,6 +52,15 @@ def test_its_band_is_the_wilson_interval_of_its_successes(write_run):
 def test_a_history_can_be_cut_at_an_iteration(write_run):
     records = read_history(write_run([0.5, 0.75, 0.9]), last_iteration=10)
     assert [record["iteration"] for record in records] == [0, 0, 10, 10]
+
+
+def test_runs_whose_videos_different_encoders_compared_are_not_averaged(write_run):
+    old, new = read_curve(write_run([0.5])), read_curve(write_run([0.6], encoder="libero-vjepa2"))
+    assert (old.encoder, new.encoder) == ("pixels", "libero-vjepa2")
+    with pytest.raises(ValueError, match=r"one encoder.*got libero-vjepa2 and pixels"):
+        draw_curves([old, new])
+    # Where nothing is made of the videos, it does not matter.
+    draw_curves([old, read_curve(write_run([0.6], encoder="libero-vjepa2", reward="binary"))])
 
 
 def test_a_run_is_drawn_over_thousands_of_steps_and_over_minutes_with_its_band(write_run):
