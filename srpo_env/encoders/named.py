@@ -35,12 +35,16 @@ def named_encoder(name: str = WORLD_MODEL) -> TrajectoryEncoder:
     module, colon, attribute = name.partition(":")
     if colon and not Path(name).is_dir():
         maker = getattr(importlib.import_module(module), attribute, None)
-        encoder = maker() if callable(maker) else None
+        rule = (
+            "an encoder must be MODULE:NAME of what makes an object with `latent_dim` and "
+            f"`encode(videos)` when called without arguments, got {name!r}"
+        )
+        try:
+            encoder = maker() if callable(maker) else None
+        except TypeError as error:
+            raise ValueError(f"{rule}: {error}") from error
         if not isinstance(encoder, TrajectoryEncoder):
-            raise ValueError(
-                "an encoder must be MODULE:NAME of what makes an object with `latent_dim` and "
-                f"`encode(videos)` when called without arguments, got {name!r}"
-            )
+            raise ValueError(rule)
         return encoder
     # Imported here: torch and transformers take seconds.
     from srpo_env.encoders.vjepa2 import VJEPA2Encoder, as_pooling

@@ -37,7 +37,9 @@ def test_pixels_and_what_a_module_makes_have_names(own):
     assert isinstance(named_encoder("own_encoders:Slow"), Slow)
 
 
-@pytest.mark.parametrize("name", ["own_encoders:number", "own_encoders:none", "own_encoders:"])
+@pytest.mark.parametrize(
+    "name", ["own_encoders:number", "own_encoders:none", "own_encoders:", "numpy:array"]
+)
 def test_what_makes_no_encoder_is_refused(own, name):
     with pytest.raises(ValueError, match=f"must be MODULE:NAME .* got '{name}'"):
         named_encoder(name)
