@@ -124,9 +124,9 @@ def record_behaviours(
         "assets": assets,
         "version": BEHAVIOUR_VERSION,
     }
-    settings["success_kinds"] = list(recording.success_kinds)
-    if recording.success_kinds == SUCCESSES:
-        del settings["success_kinds"]  # as in files that know of no choice
+    kinds = settings.pop("success_kinds")
+    if kinds != SUCCESSES:  # files from before there was a choice do not name them
+        settings["success_kinds"] = list(kinds)
     plan = recording.plan(task_id)
     if path.exists() and not overwrite:
         if recording_settings(path) == settings:
