@@ -87,7 +87,10 @@ class Args:
     """which successes a failure is compared with"""
     formula: Literal["paper", "siirl"] = "paper"  # the paper's Eq. 5, or its authors' code
 
-    learning_rate: float = 1.5e-4  # of AdamW, constant
+    learning_rate: float = 1.5e-4  # of AdamW, constant after the warm-up
+    warmup_steps: int = 20
+    """gradient steps over which it rises to that: Adam's first ones know no scale, move every
+    weight alike, and can unlearn in one step what imitation has taught"""
     update_epochs: int = 2  # passes over the chunks of an iteration
     minibatch_size: int = 128  # chunks per gradient step
     clip_low: float = 0.2  # lower half-width of the ratio's clipping range; epsilon in Eq. 7
@@ -356,6 +359,13 @@ def kl_to(log_probs: Tensor, other_log_probs: Tensor, mask: Tensor) -> Tensor:
     return ((log_ratio.exp() - 1 - log_ratio) * mask).sum() / mask.sum()
 
 
+def warm_up(optimizer: torch.optim.Optimizer, args: Args) -> None:
+    """Sets the learning rate of the next gradient step; counts those that Adam has done."""
+    done = max((int(moments["step"]) for moments in optimizer.state.values()), default=0)
+    for group in optimizer.param_groups:
+        group["lr"] = args.learning_rate * min(1.0, (done + 1) / args.warmup_steps)
+
+
 def update(
     policy: Policy,
     reference_policy: Policy | None,
@@ -416,6 +426,7 @@ def update(
         logs.append(log)
         if log["kl_old"] > args.target_kl:
             break
+        warm_up(optimizer, args)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)

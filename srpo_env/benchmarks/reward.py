@@ -124,6 +124,7 @@ def measure(settings: Settings, progress: Callable[[str], object]) -> dict[str, 
           0, the kind is paid too much;
         * ``shifts``: the rankings when all episodes of a task are changed alike, as a batch in
           training would be (``task``, ``group``), and when the failures alone are (``one_sided``);
+          ``spearman``: of successes beside others, with the same frames;
           ``placement``: each failure compared with successes from other initial states only;
         * ``curves``: the paper's five; with ``others`` a success is compared with other successes,
           with ``self`` with its own end.

@@ -138,6 +138,9 @@ def figures(
         of_shift[prefix + "task"] = rank_within_tasks(facts, scores, drawn, condition).figures
         if condition in scores[0].groups:
             of_shift[prefix + "group"] = rank_within_groups(facts, scores, drawn, condition).figures
+    for shift in scores[0].shifted_curves:
+        spearmans = np.array([score.shifted_curves[shift] for score in scores])
+        result["shifts"][shift]["spearman"] = _mean(spearmans)
     for reference in scores[0].curves:
         five = [score.curves[reference] for score in scores]
         result["curves"][reference] = {

@@ -20,8 +20,14 @@ from srpo_env.libero.demos import recording_settings
 
 Floats = npt.NDArray[np.float64]
 
-PARTS = ("whole", "windows", *SHIFTS)
-"""What is encoded of each episode"""
+SHIFTED_WINDOWS = {f"{shift} windows": shift for shift in SHIFTS}
+"""Windows with changed frames, and the name of the change"""
+
+PARTS = ("whole", "windows", *SHIFTS, *SHIFTED_WINDOWS)
+"""What is encoded of the episodes"""
+
+MAX_SHIFTED = 20
+"""successes of a task whose windows are encoded with changed frames, being many"""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class TaskLatents:
     """of windows that begin with the episode and grow, ``(num_episodes, num_windows, ...)``"""
     shifted: dict[str, Paths]
     """whole episodes with changed frames, by the name of the shift; none of states"""
+    shifted_windows: dict[str, Paths]
+    """the windows of the first `MAX_SHIFTED` successes, with the same changed frames"""
 
 
 def window_ends(num_frames: int, num_windows: int) -> npt.NDArray[np.int64]:
@@ -69,28 +77,47 @@ def task_latents(
     else:
         sequences = [episode.frames for episode in episodes]
     kept = cache / f"{row.name}-{_digest([row.key, _digest_of(file), num_windows, _shifts()])}.npz"
+    parts: dict[str, Paths] = {}
     if row.key is not None and kept.is_file():
         with np.load(kept) as arrays:
             parts = dict(arrays)
-        for name in PARTS:
-            progress(name)
-    else:
-        parts = {}
-        for name in PARTS:
-            if name == "whole":
-                parts[name] = row.encode_paths(sequences)
-            elif name == "windows":
-                windows = [s[:end] for s in sequences for end in window_ends(len(s), num_windows)]
-                flat = row.encode_paths(windows)
-                parts[name] = flat.reshape(len(sequences), num_windows, *flat.shape[1:])
-            elif not row.sees_states:
-                shift = SHIFTS[name](episodes[0].task_id)
-                parts[name] = row.encode_paths([shift(frames) for frames in sequences])
-            progress(name)
-        if row.key is not None:
-            _save(kept, parts)
-    shifted = {name: parts[name] for name in SHIFTS if name in parts}
-    return TaskLatents(parts["whole"], parts["windows"], shifted)
+    missing = [name for name in PARTS if name not in parts]
+    if row.sees_states:
+        missing = ["whole", "windows"]
+    for name in PARTS:
+        if name in missing:
+            parts[name] = _encode(row, name, episodes, sequences, num_windows)
+        progress(name)
+    if row.key is not None and missing:
+        _save(kept, parts)
+    return TaskLatents(
+        parts["whole"],
+        parts["windows"],
+        {shift: parts[shift] for shift in SHIFTS if shift in parts},
+        {shift: parts[name] for name, shift in SHIFTED_WINDOWS.items() if name in parts},
+    )
+
+
+def _encode(
+    row: Row,
+    part: str,
+    episodes: Sequence[BehaviourEpisode],
+    sequences: Sequence[npt.NDArray[Any]],
+    num_windows: int,
+) -> Paths:
+    """One of `PARTS`; ``sequences`` are the episodes' frames, or states."""
+    if shift_name := SHIFTED_WINDOWS.get(part, part if part in SHIFTS else None):
+        shift = SHIFTS[shift_name](episodes[0].task_id)
+        # Of all episodes in their order: some changes draw anew for each.
+        sequences = [shift(frames) for frames in sequences]
+    if part in SHIFTED_WINDOWS:
+        succeeded = [s for s, episode in zip(sequences, episodes, strict=True) if episode.success]
+        sequences = succeeded[:MAX_SHIFTED]
+    if "windows" not in part:
+        return row.encode_paths(sequences)
+    windows = [s[:end] for s in sequences for end in window_ends(len(s), num_windows)]
+    flat = row.encode_paths(windows)
+    return flat.reshape(len(sequences), num_windows, *flat.shape[1:])
 
 
 def task_states(file: Path, episodes: Sequence[BehaviourEpisode], cache: Path) -> list[Floats]:

@@ -6,6 +6,8 @@ import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from srpo_env.benchmarks.reward_latents import MAX_SHIFTED
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -30,6 +32,10 @@ def _tau(figures: dict[str, Any]) -> str:
 
 def _lead(row: dict[str, Any]) -> str:
     return _number(row.get("lead_over_pixels", {}).get("tau"), "{:+.2f}")
+
+
+def _rho_under(shift: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: _number(row["shifts"].get(shift, {}).get("spearman"))
 
 
 class Column(NamedTuple):
@@ -85,10 +91,13 @@ CURVES = [
     Column("light", _under("light")),
     Column("noise", _under("noise")),
     Column("placed", _under("placement")),
+    Column("| camera", lambda row: f"| {_rho_under('camera')(row)}", "| rho, shifted"),
+    Column("light", _rho_under("light")),
+    Column("noise", _rho_under("noise")),
 ]
 """Of the rows with DBSCAN's centers"""
 
-LEGEND = """\
+LEGEND = f"""\
 tau       Kendall's tau of minus the distance with furthest true progress, over all pairs of one
           task, or group; lead: over pixels by the same option; end: with true progress at the
           episode's end instead
@@ -99,7 +108,7 @@ rho       Spearman of a success's progress over growing windows with time, besid
           (self): beside its own end, as in the paper; mono, MMD, JS, SMD likewise. Options that
           count what was reached or visited rise with the window by nature
 shifted   camera, light and noise: all episodes of a task changed alike; placed: successes from
-          other initial states only"""
+          other initial states only; rho of a task's first {MAX_SHIFTED} successes"""
 
 
 TITLES = {

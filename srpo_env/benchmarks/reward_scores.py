@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -122,6 +122,8 @@ class TaskScores:
     curves: dict[str, dict[str, float]] = field(default_factory=dict)
     """the paper's five: with ``others``, a success is compared with the other ones, with ``self``
     with its own end, as the paper does"""
+    shifted_curves: dict[str, float] = field(default_factory=dict)
+    """Spearman with ``others``, by shift"""
 
 
 def score_task(
@@ -157,6 +159,10 @@ def score_task(
         if placement is not None:
             scores.ranking[PLACEMENT] = placement
         scores.curves = _curves(facts, latents, option)
+        for shift, windows in latents.shifted_windows.items():
+            wholes = latents.shifted[shift][succeeded]
+            curves = _curves_beside_others(option, windows, wholes)
+            scores.shifted_curves[shift] = _mean_spearman(curves)
     return scores
 
 
@@ -182,21 +188,31 @@ def _curves(facts: TaskFacts, latents: TaskLatents, option: Option) -> dict[str,
     succeeded = np.flatnonzero(facts.successes)
     clustering = cluster(option, whole[succeeded])
     centers = clustering.centers.reshape(-1, *option.points(whole[:1]).shape[1:])
-
-    def curve(row: np.integer[Any], references: Floats) -> Floats:
-        return progress_curve(option.distance(option.points(windows[row]), references)[0])
-
-    failures = [curve(row, centers) for row in facts.failed]
-    others = [
-        curve(row, without)
-        for number, row in enumerate(succeeded)
-        if len(without := centers_without(option, whole[succeeded], clustering, number))
-    ]
-    itself = [curve(row, option.points(whole[[row]])) for row in succeeded]
+    failures = [_curve(option, windows[row], centers) for row in facts.failed]
+    others = _curves_beside_others(option, windows[succeeded], whole[succeeded])
+    itself = [_curve(option, windows[row], option.points(whole[[row]])) for row in succeeded]
     return {
         name: curve_figures(successes, failures)
         for name, successes in (("others", others), ("self", itself))
     }
+
+
+def _curve(option: Option, windows: Paths, references: Floats) -> Floats:
+    return progress_curve(option.distance(option.points(windows), references)[0])
+
+
+def _curves_beside_others(option: Option, windows: Paths, wholes: Paths) -> list[Floats]:
+    """Of each success that there are windows of, the first ones, compared with all the others."""
+    clustering = cluster(option, wholes)
+    return [
+        _curve(option, of_one, without)
+        for number, of_one in enumerate(windows)
+        if len(without := centers_without(option, wholes, clustering, number))
+    ]
+
+
+def _mean_spearman(curves: Sequence[Floats]) -> float:
+    return float(np.mean([spearman(curve) for curve in curves])) if curves else float("nan")
 
 
 def curve_figures(successes: Sequence[Floats], failures: Sequence[Floats]) -> dict[str, float]:
@@ -206,7 +222,7 @@ def curve_figures(successes: Sequence[Floats], failures: Sequence[Floats]) -> di
     ends = np.array([curve[-1] for curve in successes])
     failed = np.array([curve[-1] for curve in failures])
     return {
-        "spearman": float(np.mean([spearman(curve) for curve in successes])),
+        "spearman": _mean_spearman(successes),
         "monotonicity": float(np.mean([monotonicity(curve) for curve in successes])),
         "mmd": mmd(ends, failed),
         "js": jensen_shannon(ends, failed),

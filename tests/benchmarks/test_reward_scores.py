@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,8 @@ def latents_of(episodes, num_windows=4):
     whole = row.encode_paths(videos)
     windows = [v[:end] for v in videos for end in window_ends(len(v), num_windows)]
     parts = row.encode_paths(windows).reshape(len(videos), num_windows, *whole.shape[1:])
-    return TaskLatents(whole, parts, {"light": whole})
+    successes = [episode.success for episode in episodes]
+    return TaskLatents(whole, parts, {"light": whole}, {"light": parts[successes]})
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +133,7 @@ def test_placement_compares_with_other_initial_states_only(toy):
 
 def test_a_shift_of_the_failures_alone_leaves_the_successes_as_they_were(toy):
     facts, latents = toy
-    shifted = TaskLatents(latents.whole, latents.windows, {"light": latents.whole + 1})
+    shifted = replace(latents, shifted={"light": latents.whole + 1})
     scores = score_task(facts, shifted, "mean", "dbscan")
     np.testing.assert_allclose(
         scores.ranking["light"], scores.ranking[AS_RECORDED], rtol=1e-4
@@ -170,6 +173,18 @@ def test_beside_its_own_end_a_success_ends_at_1(toy):
     facts, latents = toy
     curves = score_task(facts, latents, "mean", "dbscan").curves
     assert curves["self"]["spearman"] >= curves["others"]["spearman"] > 0.8
+
+
+def test_under_shift_a_success_is_compared_with_shifted_ones(toy):
+    facts, latents = toy
+    scores = score_task(facts, latents, "mean", "dbscan")
+    assert scores.shifted_curves["light"] == scores.curves["others"]["spearman"]  # no change at all
+    backwards = replace(
+        latents, shifted_windows={"light": latents.windows[facts.successes][:, ::-1]}
+    )
+    changed = score_task(facts, backwards, "mean", "dbscan")
+    assert changed.shifted_curves["light"] == pytest.approx(-scores.shifted_curves["light"])
+    assert changed.curves == scores.curves
 
 
 # --- Figures --------------------------------------------------------------------------------------

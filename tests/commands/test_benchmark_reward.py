@@ -144,8 +144,9 @@ def test_latents_that_cost_something_are_kept(files, tmp_path, monkeypatch):
     settings = Settings(files, tmp_path, encoders=("slow",), options=("mean",), num_windows=3)
     first = measure(settings, lambda _: None)
     encoded = CountingEncoder.encoded
-    # Of each of 32 episodes: itself, three windows, three shifts.
-    assert encoded == 32 * 7
+    # Of each of 32 episodes: itself, three windows, three shifts; of 12 successes, the windows
+    # under each shift.
+    assert encoded == 32 * 7 + 12 * 9
     again = measure(settings, lambda _: None)
     assert CountingEncoder.encoded == encoded
     assert again["rows"] == first["rows"]
