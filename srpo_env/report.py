@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,6 +134,54 @@ def read_curve(folder: str | Path) -> Curve:
         )
     except KeyError as error:
         raise ValueError(f"{folder} lacks {error}, which the agent writes") from error
+
+
+def steps_to(curve: Curve, rate: float) -> float:
+    """Control steps until the held-out success rate was first ``rate``, in [0, 1]; inf if never.
+
+    Between two evaluations it is taken to rise along a line.
+    """
+    reached = np.flatnonzero(curve.success_rates >= rate)
+    if len(reached) == 0:
+        return float("inf")
+    last = int(reached[0]) + 1
+    between = slice(max(0, last - 2), last)
+    return float(np.interp(rate, curve.success_rates[between], curve.control_steps[between]))
+
+
+def compare_steps(curves: Sequence[Curve], rate: float) -> str:
+    """How many control steps each reward needed to a held-out success rate, as text.
+
+    With plain GRPO among the runs, the others are put in proportion to it: by their medians, and by
+    the pairs of runs of one seed.
+    """
+    lines = [f"thousands of control steps to {rate:.0%} held-out success, by seed"]
+    kinds = {name: [c for c in curves if c.reward == name] for name in NAMES}
+    plain = {curve.seed: steps_to(curve, rate) for curve in kinds["binary"]}
+    for kind, runs in kinds.items():
+        if not runs:
+            continue
+        steps = [steps_to(curve, rate) for curve in runs]
+        median = float(np.median(steps))
+        line = f"  {NAMES[kind]}: {_in_thousands(steps)}; median {_in_thousands([median])}"
+        if kind != "binary" and plain:
+            line += f"; of plain GRPO's {_ratio(median, float(np.median(list(plain.values()))))}"
+            pairs = [
+                _ratio(mine, plain[curve.seed])
+                for curve, mine in zip(runs, steps, strict=True)
+                if curve.seed in plain
+            ]
+            line += f", by seed {', '.join(pairs)}" if pairs else ""
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _in_thousands(values: Iterable[float]) -> str:
+    return ", ".join(f"{x / 1e3:.0f}" if np.isfinite(x) else "not reached" for x in values)
+
+
+def _ratio(steps: float, others: float) -> str:
+    return f"{steps / others:.2f}" if np.isfinite(steps) and np.isfinite(others) else "unknown"
 
 
 def draw_curves(curves: Sequence[Curve]) -> Figure:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from srpo_env.evaluation import wilson_interval
-from srpo_env.report import draw_curves, read_curve, read_history
+from srpo_env.report import compare_steps, draw_curves, read_curve, read_history, steps_to
 
 
 @pytest.fixture
@@ -61,6 +61,28 @@ def test_runs_whose_videos_different_encoders_compared_are_not_averaged(write_ru
         draw_curves([old, new])
     # Where nothing is made of the videos, it does not matter.
     draw_curves([old, read_curve(write_run([0.6], encoder="libero-vjepa2", reward="binary"))])
+
+
+def test_steps_to_a_rate_lie_on_the_line_between_two_evaluations(write_run):
+    curve = read_curve(write_run([0.5, 0.7, 0.6, 0.9]))
+    assert steps_to(curve, 0.6) == pytest.approx(500)  # the first time
+    assert steps_to(curve, 0.75) == pytest.approx(2500)
+    assert steps_to(curve, 0.5) == 0
+    assert steps_to(curve, 0.95) == np.inf
+
+
+def test_rewards_are_compared_by_their_medians_and_by_seed(write_run):
+    plain = [write_run([0.5, 0.9], "binary", seed, pace=1000 * seed) for seed in (1, 2, 4)]
+    ours = [write_run([0.5, 0.9], "srpo", seed, pace=1000) for seed in (1, 2, 3)]
+    never = write_run([0.5, 0.6], "truth", 1)
+    curves = [read_curve(folder) for folder in (*ours, *plain, never)]
+    assert compare_steps(curves, 0.9).splitlines() == [
+        "thousands of control steps to 90% held-out success, by seed",
+        "  SRPO: 1, 1, 1; median 1; of plain GRPO's 0.50, by seed 1.00, 0.50",
+        "  plain GRPO: 1, 2, 4; median 2",
+        "  true progress: not reached; median not reached; of plain GRPO's unknown, "
+        "by seed unknown",
+    ]
 
 
 def test_a_run_is_drawn_over_thousands_of_steps_and_over_minutes_with_its_band(write_run):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from srpo_env.report import draw_curves, read_curve
+from srpo_env.report import compare_steps, draw_curves, read_curve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,15 +16,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("curves.png"), help="picture to write (.png, .svg, .pdf)"
     )
+    parser.add_argument(
+        "--to",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="RATE",
+        help="prints how many control steps each reward needed to a held-out success of 0.9, say",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Draws the runs, and prints where each of them started and ended."""
+    for rate in args.to:
+        if not 0 < rate <= 1:
+            raise ValueError(f"`--to` must be above 0 and at most 1, got {rate}")
     curves = [read_curve(folder) for folder in args.runs]
     figure = draw_curves(curves)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out)
     for curve in curves:
         print(curve)
+    for rate in args.to:
+        print(compare_steps(curves, rate))
     print(f"written to {args.out}")
     return 0

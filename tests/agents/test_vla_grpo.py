@@ -18,6 +18,7 @@ from agents.vla_grpo import (
     returns_of,
     surrogate_loss,
     update,
+    warm_up,
 )
 from srpo_env import Episode, Group
 from srpo_env.policy import PolicyConfig, SmallPolicy
@@ -151,11 +152,28 @@ def policy():
 
 def test_an_update_makes_the_better_episodes_actions_likelier(policy):
     batch, inputs, tokens = tiny_batch(policy, [1.0, 0.1, 0.5, 0.2])
-    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(policy.parameters())
+    args = Args(update_epochs=1, learning_rate=1e-3, warmup_steps=1)
     before = policy.log_probs(inputs, tokens)[0].sum(dim=1).detach()
-    update(policy, None, optimizer, batch, Args(update_epochs=1), torch.Generator().manual_seed(0))
+    update(policy, None, optimizer, batch, args, torch.Generator().manual_seed(0))
     gain = policy.log_probs(inputs, tokens)[0].sum(dim=1).detach() - before
     assert gain[0] > gain[2] > gain[1]
+
+
+def test_the_learning_rate_rises_over_the_first_steps_and_stays():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([weight], lr=1.0)
+    rates = []
+    for _ in range(6):
+        warm_up(optimizer, Args(learning_rate=0.4, warmup_steps=4))
+        rates.append(optimizer.param_groups[0]["lr"])
+        weight.grad = torch.ones(1)
+        optimizer.step()
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+    again = torch.optim.AdamW([weight], lr=1.0)
+    again.load_state_dict(optimizer.state_dict())  # a run that goes on is warm
+    warm_up(again, Args(learning_rate=0.4, warmup_steps=8))
+    assert again.param_groups[0]["lr"] == pytest.approx(0.4 * 7 / 8)
 
 
 def test_a_group_without_signal_changes_nothing(policy):

@@ -36,6 +36,19 @@ def test_it_writes_a_picture_and_tells_where_each_run_came_to(run_folder, tmp_pa
     assert (213, 94, 0) in {colour for _, colour in colours}
 
 
+def test_it_tells_how_many_steps_a_success_rate_took(run_folder, tmp_path, capsys):
+    out = str(tmp_path / "curves.png")
+    assert cli.main(["report", str(run_folder), "--out", out, "--to", "0.9", "0.99"]) == 0
+    assert (
+        "thousands of control steps to 90% held-out success, by seed\n"
+        "  plain GRPO: 119; median 119\n"
+        "thousands of control steps to 99% held-out success, by seed\n"
+        "  plain GRPO: not reached; median not reached\n"
+    ) in capsys.readouterr().out
+    assert cli.main(["report", str(run_folder), "--out", out, "--to", "90"]) == 2
+    assert "`--to` must be above 0 and at most 1, got 90" in capsys.readouterr().err
+
+
 def test_without_matplotlib_it_says_how_to_install_it(run_folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert cli.main(["report", str(run_folder)]) == 2
