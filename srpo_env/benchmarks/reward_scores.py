@@ -30,6 +30,7 @@ from srpo_env.benchmarks.reward_options import (
     cluster,
     distances,
 )
+from srpo_env.clustering import Clustering
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 
 Floats = npt.NDArray[np.float64]
@@ -161,7 +162,7 @@ def score_task(
         scores.curves = _curves(facts, latents, option)
         for shift, windows in latents.shifted_windows.items():
             wholes = latents.shifted[shift][succeeded]
-            curves = _curves_beside_others(option, windows, wholes)
+            curves = _curves_beside_others(option, windows, wholes, cluster(option, wholes))
             scores.shifted_curves[shift] = _mean_spearman(curves)
     return scores
 
@@ -189,7 +190,7 @@ def _curves(facts: TaskFacts, latents: TaskLatents, option: Option) -> dict[str,
     clustering = cluster(option, whole[succeeded])
     centers = clustering.centers.reshape(-1, *option.points(whole[:1]).shape[1:])
     failures = [_curve(option, windows[row], centers) for row in facts.failed]
-    others = _curves_beside_others(option, windows[succeeded], whole[succeeded])
+    others = _curves_beside_others(option, windows[succeeded], whole[succeeded], clustering)
     itself = [_curve(option, windows[row], option.points(whole[[row]])) for row in succeeded]
     return {
         name: curve_figures(successes, failures)
@@ -201,9 +202,10 @@ def _curve(option: Option, windows: Paths, references: Floats) -> Floats:
     return progress_curve(option.distance(option.points(windows), references)[0])
 
 
-def _curves_beside_others(option: Option, windows: Paths, wholes: Paths) -> list[Floats]:
+def _curves_beside_others(
+    option: Option, windows: Paths, wholes: Paths, clustering: Clustering
+) -> list[Floats]:
     """Of each success that there are windows of, the first ones, compared with all the others."""
-    clustering = cluster(option, wholes)
     return [
         _curve(option, of_one, without)
         for number, of_one in enumerate(windows)
