@@ -16,7 +16,8 @@ What is logged:
 * ``signal/...``: the fractions of groups whose returns differ (``with_signal``), whose failures
   were paid for progress (``shaped``), and that have ``no_success``;
 * ``loss/...``: surrogate, KL per token to the old policy (``kl_old``) and, if it is held to it, to
-  the reference policy, the fraction of clipped tokens, entropy, number of gradient steps;
+  the reference policy, the fraction of clipped tokens, entropy, the number of gradient steps and
+  the fraction ``completed`` before ``--target-kl`` ended the update;
 * ``eval/success_rate``, ``eval/task_N``: greedy, on initial states that are never trained on;
 * ``charts/steps_per_second``: control steps over all of the time, updates included;
   ``charts/encoding_share``: share of an iteration's time in which videos were encoded.
@@ -87,7 +88,9 @@ class Args:
     """which successes a failure is compared with"""
     formula: Literal["paper", "siirl"] = "paper"  # the paper's Eq. 5, or its authors' code
 
-    learning_rate: float = 1.5e-4  # of AdamW, constant after the warm-up
+    learning_rate: float = 1.5e-4
+    """of AdamW, constant after the warm-up; a third of this keeps one that seldom succeeds from
+    unlearning"""
     warmup_steps: int = 20
     """gradient steps over which it rises to that: Adam's first ones know no scale, move every
     weight alike, and can unlearn in one step what imitation has taught"""
@@ -432,7 +435,8 @@ def update(
         nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
         optimizer.step()
     means = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
-    return {**means, "gradient_steps": len(logs) - (logs[-1]["kl_old"] > args.target_kl)}
+    done = len(logs) - (logs[-1]["kl_old"] > args.target_kl)
+    return {**means, "gradient_steps": done, "completed": done / total}
 
 
 # --- Checkpoints: the policy for whoever wants it, and what this run needs to go on ---
@@ -495,6 +499,7 @@ class Log:
         self.success_rate = evaluations[-1]["eval/success_rate"] if evaluations else math.nan
         self.started = time.monotonic() - state.seconds
         self.ends: deque[tuple[int, float]] = deque(maxlen=11)  # of iterations: number, seconds
+        self.cut_short = 0  # updates in a row that ended before half of their gradient steps
         print(f"{folder}, from iteration {state.iteration}", flush=True)
 
     def iteration(
@@ -530,6 +535,14 @@ class Log:
             f"  {state.seconds / 60:.0f} min, {to_go} to go",
             flush=True,
         )
+        # Few steps, each so far that it moves what the policy knows: some runs unlearned like that.
+        self.cut_short = self.cut_short + 1 if losses.get("completed", 1) < 0.5 else 0
+        if self.cut_short == 3:
+            print(
+                "Three updates in a row ended at --target-kl before half of their gradient steps: "
+                f"a --learning-rate below {self.args.learning_rate:g} learns more steadily",
+                flush=True,
+            )
 
     def evaluation(self, result: Evaluation) -> None:
         """Prints and logs a held-out evaluation."""

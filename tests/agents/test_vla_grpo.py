@@ -160,6 +160,17 @@ def test_an_update_makes_the_better_episodes_actions_likelier(policy):
     assert gain[0] > gain[2] > gain[1]
 
 
+def test_an_update_ends_where_the_policy_has_moved_as_far_as_it_may(policy):
+    batch, *_ = tiny_batch(policy, [1.0, 0.1, 0.5, 0.2])
+    optimizer = torch.optim.SGD(policy.parameters())
+    args = Args(update_epochs=4, learning_rate=1e-3, warmup_steps=1)
+    log = update(policy, None, optimizer, batch, args, torch.Generator())
+    assert (log["gradient_steps"], log["completed"]) == (4, 1.0)
+    args.target_kl = -1.0  # further than that at once
+    log = update(policy, None, optimizer, batch, args, torch.Generator())
+    assert (log["gradient_steps"], log["completed"]) == (0, 0.0)
+
+
 def test_the_learning_rate_rises_over_the_first_steps_and_stays():
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([weight], lr=1.0)

@@ -306,6 +306,20 @@ def test_a_line_is_not_wider_than_a_terminal_late_in_a_long_run(args, tmp_path, 
     assert len(capsys.readouterr().out.rstrip("\n")) <= 110
 
 
+def test_updates_that_keep_ending_early_ask_for_a_lower_learning_rate(args, tmp_path, capsys):
+    log = Log(args, tmp_path / "early", TrainingState(None, None, None, None, iteration=1), "real")
+    batch = [ScoredGroup(make_group(), [[]], np.array([1.0, 0.2]))]
+
+    def told(*shares: float) -> int:
+        for share in shares:
+            log.iteration(batch, {"kl_old": 0.01, "completed": share}, 0.1)
+        log.iteration(batch, {}, 0.1)  # nothing to learn from says nothing
+        return capsys.readouterr().out.count("--learning-rate below 0.001 learns")
+
+    assert told(0.4, 0.4, 0.5, 0.4, 0.4, 1.0) == 0
+    assert told(0.4, 0.0, 0.4, 0.4) == 1
+
+
 def test_the_time_to_go_follows_the_last_iterations_and_not_the_start(args, tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
