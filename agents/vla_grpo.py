@@ -89,8 +89,8 @@ class Args:
     formula: Literal["paper", "siirl"] = "paper"  # the paper's Eq. 5, or its authors' code
 
     learning_rate: float = 1.5e-4
-    """of AdamW, constant after the warm-up; a third of this keeps one that seldom succeeds from
-    unlearning"""
+    """of AdamW, constant after the warm-up; give a policy that seldom succeeds a third of it, lest
+    it unlearns"""
     warmup_steps: int = 20
     """gradient steps over which it rises to that: Adam's first ones know no scale, move every
     weight alike, and can unlearn in one step what imitation has taught"""
