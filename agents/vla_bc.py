@@ -32,11 +32,11 @@ from torch import nn
 from tqdm import tqdm
 
 import srpo_env
-from srpo_env.evaluation import Evaluation, evaluate, held_out_episodes
 from srpo_env.libero.demos import read_demos
 from srpo_env.policy import SmallPolicy
 from srpo_env.policy.cloning import ClonedFrames, augment, cloning_loss
-from srpo_env.run_log import RunLog
+from srpo_env.training.evaluation import Evaluation, evaluate, held_out_episodes
+from srpo_env.training.run_log import RunLog
 
 LOG_EVERY = 20
 

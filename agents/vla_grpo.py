@@ -45,15 +45,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from srpo_env import Group, SelfReferentialProgressWrapper
-from srpo_env.cli import errors_as_sentences
+from srpo_env.cli.main import errors_as_sentences
 from srpo_env.encoders.named import WORLD_MODEL, named_encoder
 from srpo_env.encoders.timed import TimedEncoder
-from srpo_env.evaluation import TRAINING_STATES, Evaluation, evaluate, held_out_episodes
 from srpo_env.libero.suites import MAX_STEPS
 from srpo_env.policy import Policy, load_policy
-from srpo_env.policy.training_checkpoint import load_training, newest_checkpoint, save_training
-from srpo_env.reward import progress_rewards
-from srpo_env.run_log import RunLog
+from srpo_env.rewards.progress import progress_rewards
+from srpo_env.training.checkpoint import load_training, newest_checkpoint, save_training
+from srpo_env.training.evaluation import TRAINING_STATES, Evaluation, evaluate, held_out_episodes
+from srpo_env.training.run_log import RunLog
 
 STEP_TOKENS = 7  # a control step is seven tokens: position, orientation, gripper
 

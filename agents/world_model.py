@@ -5,7 +5,7 @@ a clip with large blocks hidden throughout, the predictor says what a slowly mov
 encoder would make of them, and no label, action or reward is used.
 Paper: https://arxiv.org/abs/2506.09985 (V-JEPA 2), its masks from https://arxiv.org/abs/2404.08471.
 
-    srpo-env episodes --out episodes
+    srpo-env record-behaviours --out episodes
     python agents/world_model.py --videos episodes
     python agents/world_model.py --resume runs/NAME          # goes on with a run
 
@@ -46,18 +46,18 @@ from tqdm import tqdm
 from transformers import VJEPA2Config, VJEPA2Model
 from transformers.utils.logging import disable_progress_bar
 
-from srpo_env.cli import errors_as_sentences
+from srpo_env.cli.main import errors_as_sentences
 from srpo_env.encoders.clips import Clips, split_videos
 from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.preprocessing import VideoPreprocessing
 from srpo_env.encoders.vjepa2 import load_model
 from srpo_env.libero.behaviour_files import read_videos
-from srpo_env.policy.training_checkpoint import (
+from srpo_env.training.checkpoint import (
     load_optimizer,
     newest_checkpoint,
     optimizer_tensors,
 )
-from srpo_env.run_log import RunLog
+from srpo_env.training.run_log import RunLog
 
 LOG_EVERY = 10
 

@@ -30,7 +30,7 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from srpo_env.cli import errors_as_sentences
+from srpo_env.cli.main import errors_as_sentences
 from srpo_env.encoders.clips import Clips, split_videos
 from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.pooler import FILE, MomentPooler

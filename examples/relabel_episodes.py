@@ -16,7 +16,7 @@ import numpy as np
 from detour import Detour, draw, stroll
 
 from srpo_env import PixelEncoder
-from srpo_env.relabeling import read_libero, relabel_episodes, write_rewards
+from srpo_env.offline import read_libero, relabel_episodes, write_rewards
 
 
 def main(folder: Path, num_episodes: int) -> None:

@@ -24,7 +24,7 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 from your_encoder import Video, WalkerEncoder, play
 
 from srpo_env import PixelEncoder, TrajectoryEncoder, relabel
-from srpo_env.relabeling import read_libero
+from srpo_env.offline import read_libero
 
 FAILURE, SUCCESS = "#c0392b", "#2e86c1"
 

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import srpo_env
-from srpo_env.commands.doctor import HF_LIBERO
+from srpo_env.cli.doctor import HF_LIBERO
 
 ROOT = Path(__file__).resolve().parents[1]
 # What --track sends curves to is the user's own to install.

@@ -24,10 +24,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from srpo_env.encoders.protocol import TrajectoryEncoder
-from srpo_env.episodes import Group
-from srpo_env.signal import signal_report
-from srpo_env.sources import final_of, info_of
-from srpo_env.wrapper import SelfReferentialProgressWrapper
+from srpo_env.rewards.diagnostics import signal_report
+from srpo_env.types import Group
+from srpo_env.vector.infos import final_of, info_of
+from srpo_env.vector.wrapper import SelfReferentialProgressWrapper
 
 Array = npt.NDArray[Any]
 Indices = None | int | Iterable[int]

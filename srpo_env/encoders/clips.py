@@ -95,7 +95,7 @@ def split_videos(
     if len(resized) <= held_out:
         raise ValueError(
             f"there must be more videos than the {held_out} held out, got {len(resized)}: "
-            "record more (`srpo-env episodes`), or hold out fewer (--held-out)"
+            "record more (`srpo-env record-behaviours`), or hold out fewer (--held-out)"
         )
     order = np.random.default_rng(seed).permutation(len(resized))
     return [resized[i] for i in order[held_out:]], [resized[i] for i in order[:held_out]]

@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.reward import Distance, distances_to_centers
+from srpo_env.rewards.progress import Distance, distances_to_centers
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ def distance_of(encoder: TrajectoryEncoder, chosen: Distance | None = None) -> D
 
     Args:
         encoder: Any encoder; one whose latents are not points but paths has a method ``distance``,
-            with the arguments of `srpo_env.reward.distances_to_centers`.
+            with the arguments of `srpo_env.rewards.progress.distances_to_centers`.
         chosen: What the user wants instead.
 
     Returns:
@@ -51,7 +51,7 @@ def distance_of(encoder: TrajectoryEncoder, chosen: Distance | None = None) -> D
     if not callable(measure):
         raise TypeError(
             "`distance` must be a callable of latents and centers, as "
-            f"srpo_env.reward.distances_to_centers is, got {measure!r}"
+            f"srpo_env.rewards.progress.distances_to_centers is, got {measure!r}"
         )
     return cast("Distance", measure)
 

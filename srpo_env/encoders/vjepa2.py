@@ -23,10 +23,10 @@ except ModuleNotFoundError as error:
         f"VJEPA2Encoder needs {error.name}: run `pip install 'srpo-env[encoders]'`", name=error.name
     ) from error
 
-from srpo_env.alignment import Floats, Nearest, by_paths, coverage_distance
 from srpo_env.encoders import pooler
 from srpo_env.encoders.preprocessing import VideoPreprocessing, stack_clips
-from srpo_env.reward import distances_to_centers
+from srpo_env.rewards.distances import Floats, Nearest, by_paths, coverage_distance
+from srpo_env.rewards.progress import distances_to_centers
 
 Video = npt.NDArray[np.uint8]
 Pooling = Literal["mean", "time", "moments"]
@@ -150,7 +150,7 @@ class VJEPA2Encoder:
         return paths
 
     def distance(self, latents: Floats, centers: Floats) -> Nearest:
-        """How latents are compared with centers; see `srpo_env.reward.distances_to_centers`."""
+        """How latents are compared with centers; see `distances_to_centers`."""
         if self.pooling == "moments":
             return by_paths(coverage_distance, self.num_times)(latents, centers)
         return distances_to_centers(latents, centers)

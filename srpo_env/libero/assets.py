@@ -2,7 +2,7 @@
 
 LIBERO's assets (XML, meshes, textures) are looked for in four places: the folder that the
 environment variable ``LIBERO_ASSETS`` names, the installed package, the caches of earlier
-downloads, and last the stand-ins that :mod:`srpo_env.libero.standins` generates.
+downloads, and last the stand-ins that :mod:`srpo_env.libero.placeholders` generates.
 :func:`prepare_libero` then sets LIBERO up. It has to run before the first ``import libero``, which
 otherwise asks a question on the terminal and writes to the home directory.
 """
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from srpo_env.libero import standins
+from srpo_env.libero import placeholders
 
 logger = logging.getLogger(__name__)
 
@@ -157,8 +157,8 @@ def missing_files(folder: Path) -> list[str]:
     The meshes and textures that the XML files name count too, and so does an XML file that cannot
     be read.
     """
-    missing = {name for name in standins.TEXTURE_FILES if not (folder / name).is_file()}
-    for name in standins.XML_FILES:
+    missing = {name for name in placeholders.TEXTURE_FILES if not (folder / name).is_file()}
+    for name in placeholders.XML_FILES:
         xml = folder / name
         try:
             elements = [element for element in ET.parse(xml).iter() if element.get("file")]
@@ -167,7 +167,9 @@ def missing_files(folder: Path) -> list[str]:
             continue
         for element in elements:
             file = os.path.normpath(xml.parent / str(element.get("file")))
-            if element.get("name") not in standins.REPLACED_TEXTURES and not os.path.isfile(file):
+            if element.get("name") not in placeholders.REPLACED_TEXTURES and not os.path.isfile(
+                file
+            ):
                 missing.add(os.path.relpath(file, folder))
     return sorted(missing)
 
@@ -201,7 +203,7 @@ def _named_assets(folder: Path) -> LiberoAssets:
         "LIBERO_ASSETS",
         "run `srpo-env assets download`, or unset LIBERO_ASSETS to use generated stand-ins",
     )
-    kind: Literal["real", "stand-in"] = "stand-in" if standins.is_generated(folder) else "real"
+    kind: Literal["real", "stand-in"] = "stand-in" if placeholders.is_generated(folder) else "real"
     if kind == "stand-in":
         _announce_standins(folder)
     return LiberoAssets(folder, kind, "LIBERO_ASSETS")
@@ -246,13 +248,13 @@ def _download_folders() -> list[Path]:
 
 
 def _standin_folder() -> Path:
-    folder = cache_folder() / f"stand-ins-{standins.source_digest()}"
+    folder = cache_folder() / f"stand-ins-{placeholders.source_digest()}"
     if folder.is_dir() and missing_files(folder):
         # A cleaner of old files was here. Moved away first: to another process, a folder half
         # deleted would look like one to use.
         shutil.rmtree(_moved_away(folder), ignore_errors=True)
     if not folder.is_dir():
-        _create_atomically(folder, standins.generate)
+        _create_atomically(folder, placeholders.generate)
     return folder
 
 

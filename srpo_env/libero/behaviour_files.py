@@ -42,7 +42,7 @@ class BehaviourEpisode:
     frames: Frames
     """``agentview`` at the start, after every chunk and at the end, upright; (T, H, W, 3)"""
     progress: Floats
-    """as :class:`~srpo_env.libero.progress.TrueProgress` has it at the same times, ``(T,)``"""
+    """as :class:`~srpo_env.libero.oracle.TrueProgress` has it at the same times, ``(T,)``"""
 
     @property
     def furthest(self) -> float:
@@ -93,7 +93,7 @@ def read_behaviours(source: str | Path | Iterable[str | Path]) -> Iterator[Behav
     for path in _files(source):
         if not _is_ours(path):
             raise ValueError(
-                f"{str(path)!r} holds no episodes that `srpo-env episodes` has recorded"
+                f"{str(path)!r} holds no episodes that `srpo-env record-behaviours` has recorded"
             )
         yield from _read(path)
 
@@ -130,7 +130,7 @@ def _files(source: str | Path | Iterable[str | Path]) -> list[Path]:
         if not found or not found[0].is_file():
             raise FileNotFoundError(
                 f"there must be *.hdf5 files at {str(path)!r}, and there is none; "
-                "`srpo-env episodes` records some"
+                "`srpo-env record-behaviours` records some"
             )
         files += found
     return files

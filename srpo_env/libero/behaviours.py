@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.libero.experts import CLOSE, OPEN, PickAndPlaceExpert
-from srpo_env.libero.progress import STAGES, TrueProgress
+from srpo_env.libero.oracle import STAGES, TrueProgress
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import MAX_STEPS
 

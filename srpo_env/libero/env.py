@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Dict, Space
 
+from srpo_env.libero.oracle import TrueProgress
 from srpo_env.libero.pool import Seat, shared_simulation
-from srpo_env.libero.progress import TrueProgress
 from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import MAX_STEPS, check_suite_name, get_task, tasks_of
 from srpo_env.libero.visuals import Visuals, check_visuals
@@ -73,7 +73,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             settle_steps: Control steps without motion after a reset; they do not count as steps.
             max_steps: Control steps before truncation; default: the suite's limit.
             true_progress: Whether the info tells what the simulator knows of an episode's progress
-                (:class:`~srpo_env.libero.progress.TrueProgress`), to compare rewards from video
+                (:class:`~srpo_env.libero.oracle.TrueProgress`), to compare rewards from video
                 with; of libero_object only.
             render_mode: ``"rgb_array"`` or None.
 

@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from srpo_env.libero.assets import cache_folder
+from srpo_env.libero.decimation import NO_DECIMATOR, Mesh, thin_mesh
 from srpo_env.libero.gl import choose_gl, has_gpu
-from srpo_env.libero.thinning import NO_DECIMATOR, Mesh, thin_mesh
 
 choose_gl()  # before the first import of MuJoCo
 
@@ -47,7 +47,7 @@ NEAR_TOLERANCE, FAR_TOLERANCE = (0.005, 0.0005), (0.01, 0.003)
 The second is for the arm and its mount, which no camera of LIBERO's comes close to."""
 
 VERSION = 6
-"""counts changes of this file or of thinning.py that alter the thin models"""
+"""counts changes of this file or of decimation.py that alter the thin models"""
 
 # Fields of a model that describe meshes and textures alone. The trees (bvh) that find collisions
 # begin with the bodies', which are compared below; the meshes' own serve only ray casts.

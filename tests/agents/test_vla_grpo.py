@@ -113,7 +113,7 @@ def test_the_sampler_learns_a_tasks_success_rate():
 
 
 def test_held_out_states_are_never_drawn():
-    from srpo_env.evaluation import HELD_OUT_STATES, TRAINING_STATES
+    from srpo_env.training.evaluation import HELD_OUT_STATES, TRAINING_STATES
 
     assert not set(HELD_OUT_STATES) & set(TRAINING_STATES)
 

@@ -25,7 +25,7 @@ from agents.vla_grpo import (
 )
 from srpo_env import PixelEncoder, SelfReferentialProgressWrapper
 from srpo_env.policy import load_policy
-from srpo_env.policy.training_checkpoint import newest_checkpoint
+from srpo_env.training.checkpoint import newest_checkpoint
 from tests.agents.toy_suite import ToySuite
 from tests.policy.fakes import make_policy
 

@@ -27,7 +27,7 @@ from agents.world_model import (
 )
 from srpo_env.encoders import VJEPA2Encoder
 from srpo_env.libero.behaviour_files import BehaviourEpisode, writing_behaviours
-from srpo_env.report import read_history
+from srpo_env.training.report import read_history
 
 TINY = {
     "batch_size": 8,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from srpo_env.clustering import success_centers
+from srpo_env.rewards.clustering import success_centers
 
 DRAWS = 100
 SPECTRA = {

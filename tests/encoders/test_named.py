@@ -9,8 +9,8 @@ from srpo_env import PixelEncoder, SelfReferentialProgressWrapper
 from srpo_env.encoders.named import named_encoder
 from srpo_env.encoders.protocol import distance_of
 from srpo_env.encoders.timed import TimedEncoder
-from srpo_env.relabeling import RecordedEpisode, relabel_episodes
-from srpo_env.reward import distances_to_centers
+from srpo_env.offline import RecordedEpisode, relabel_episodes
+from srpo_env.rewards.progress import distances_to_centers
 from tests.corridor import GIVE_UP, STAY, WALK, drive, make_corridor
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from srpo_env.libero import assets, standins
+from srpo_env.libero import assets, placeholders
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def complete_folder(tmp_path_factory):
     """A folder with every file that the tasks load, which does not say that it was generated."""
     folder = tmp_path_factory.mktemp("assets")
-    standins.generate(folder)
+    placeholders.generate(folder)
     (folder / "STAND-INS.txt").unlink()
     return folder
 

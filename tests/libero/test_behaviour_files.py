@@ -96,5 +96,7 @@ def test_what_is_not_there_or_is_something_else_is_refused(tmp_path):
         list(read_behaviours(text))
     with h5py.File(tmp_path / "other.hdf5", "w") as file:
         file["x"] = 1
-    with pytest.raises(ValueError, match="holds no episodes that `srpo-env episodes` has recorded"):
+    with pytest.raises(
+        ValueError, match=r"holds no episodes that `srpo-env record-b.* has recorded"
+    ):
         list(read_behaviours(tmp_path / "other.hdf5"))

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("h5py")
 
-from srpo_env import cli
+from srpo_env.cli import main as cli
 from srpo_env.libero import behaviour_recording
 from srpo_env.libero.behaviour_files import BehaviourEpisode, read_behaviours
 from srpo_env.libero.behaviour_recording import BehaviourRecording, record_behaviours

@@ -8,7 +8,7 @@ import pytest
 
 from srpo_env.libero.behaviours import FAILURES, KINDS, SUCCESSES, play
 from srpo_env.libero.experts import PickAndPlaceExpert
-from srpo_env.libero.progress import STAGES, TrueProgress
+from srpo_env.libero.oracle import STAGES, TrueProgress
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import get_task, tasks_of
 

@@ -144,7 +144,7 @@ def test_true_progress_is_not_told_unasked(env):
 
 def test_true_progress_is_that_of_every_control_step():
     from srpo_env.libero.experts import PickAndPlaceExpert
-    from srpo_env.libero.progress import TrueProgress
+    from srpo_env.libero.oracle import TrueProgress
 
     watched = LiberoEnv(chunk=1, cameras=(), true_progress=True)
     start(watched)

@@ -1,0 +1,1 @@
+"""What ``srpo-env benchmark reward`` measures."""

@@ -1,0 +1,176 @@
+"""Episodes of a policy itself: its own successes and failures, in groups as in training.
+
+Scripted failures follow the expert's path until they stop, and are easier to rank than these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from srpo_env.benchmarks.reward.latents import save_states, states_file
+from srpo_env.benchmarks.reward.simulator_states import state_of
+from srpo_env.libero.assets import resolve_assets
+from srpo_env.libero.behaviour_files import BehaviourEpisode, writing_behaviours
+from srpo_env.libero.behaviour_recording import SUITE
+from srpo_env.libero.demos import recording_settings
+from srpo_env.libero.oracle import TrueProgress
+from srpo_env.libero.simulation import CAMERAS, SETTLE_ACTION, Simulation
+from srpo_env.libero.suites import get_task
+from srpo_env.libero.visuals import Visuals, check_visuals
+from srpo_env.policy import Policy, load_policy
+from srpo_env.policy.checkpoint import resolve_checkpoint
+
+Floats = npt.NDArray[np.float64]
+
+KIND = "policy"
+"""What these episodes have for a kind"""
+
+SETTLE_STEPS = 10
+
+
+@dataclass(frozen=True)
+class PolicyRecording:
+    """What to record of each task."""
+
+    policy: str = "libero-object"
+    """a checkpoint's path, or the name of one that ships"""
+    temperature: float = 1.0
+    """of its actions, as in training"""
+    per_state: int = 8
+    """episodes from each initial state: a group"""
+    init_states: tuple[int, ...] = tuple(range(40, 50))
+    max_steps: int = 160
+    """control steps after which a failure is cut off, as in training"""
+    image_size: int = 128
+    visuals: Visuals | None = None
+    seed: int = 0
+
+
+def record_policy(
+    task_id: int,
+    folder: Path,
+    recording: PolicyRecording,
+    *,
+    progress: Callable[[BehaviourEpisode], object] | None = None,
+) -> Path:
+    """Records a policy in one task of libero_object, states included; a file that is there is kept.
+
+    Args:
+        task_id: The task, in LIBERO's order.
+        folder: Where the file goes; made if need be.
+        recording: What to record.
+        progress: Called with each episode that is recorded.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileExistsError: If the file is there and was recorded otherwise.
+        FileNotFoundError: If there is no such policy.
+    """
+    task, assets = get_task(SUITE, task_id), resolve_assets().kind
+    path = folder / f"{task.name}_{assets}.hdf5"
+    weights = resolve_checkpoint(recording.policy)
+    content = weights.with_name(f"{weights.name}.safetensors").read_bytes()
+    settings: dict[str, Any] = {
+        **asdict(recording),
+        "init_states": list(recording.init_states),
+        "visuals": check_visuals(recording.visuals),
+        "weights": hashlib.sha256(content).hexdigest(),
+        "assets": assets,
+    }
+    if path.exists():
+        if recording_settings(path) == settings:
+            return path
+        raise FileExistsError(
+            f"{str(path)!r} exists and was recorded with other settings: choose another folder, or "
+            "remove it"
+        )
+    policy = load_policy(recording.policy)
+    simulation = Simulation(task, recording.image_size, recording.visuals)
+    found = []
+    try:
+        with writing_behaviours(path, settings) as write:
+            for init_state_id in recording.init_states:
+                for number in range(recording.per_state):
+                    seed = recording.seed + number
+                    episode, states = play_policy(
+                        simulation, policy, init_state_id, seed, recording
+                    )
+                    write(episode)
+                    found.append(states)
+                    if progress is not None:
+                        progress(episode)
+            # Before the file appears: where that is, its states are.
+            save_states(states_file(path), found)
+    finally:
+        simulation.close()
+    return path
+
+
+def play_policy(
+    simulation: Simulation,
+    policy: Policy,
+    init_state_id: int,
+    seed: int,
+    recording: PolicyRecording,
+) -> tuple[BehaviourEpisode, Floats]:
+    """Lets a policy act up to success or the limit.
+
+    Args:
+        simulation: A task of libero_object.
+        policy: What acts.
+        init_state_id: Which of the task's stored initial states to start from.
+        seed: Of the policy's actions.
+        recording: Temperature and limit.
+
+    Returns:
+        The episode, with a frame after each chunk of the policy's actions, and the states at the
+        times of its frames, ``(num_frames, 7)``.
+    """
+    task = simulation.task
+    simulation.reset(task.init_states()[init_state_id])
+    for _ in range(SETTLE_STEPS):
+        simulation.step(SETTLE_ACTION)
+    drawn = np.random.default_rng([seed, task.task_id, init_state_id]).integers(2**31)
+    generator = torch.Generator().manual_seed(int(drawn))
+    meter = TrueProgress(simulation)
+    now = meter.measure()
+    frames, progress, states = [], [], []
+    success, steps = False, 0
+    while True:
+        images: dict[str, npt.NDArray[Any]] = {name: simulation.render(name) for name in CAMERAS}
+        frames.append(images["agentview"])
+        progress.append(now)
+        states.append(state_of(simulation))
+        if success or steps >= recording.max_steps:
+            break
+        observation = {name: image[None] for name, image in images.items()}
+        observation["proprio"] = simulation.proprio()[None]
+        inputs = policy.prepare(observation, [task.instruction])
+        tokens, _ = policy.sample(inputs, recording.temperature, generator)
+        for action in policy.actions(tokens)[0].astype(np.float64):
+            success = simulation.step(action)
+            now = meter.measure()
+            steps += 1
+            if success or steps >= recording.max_steps:
+                break
+    episode = BehaviourEpisode(
+        task.task_id,
+        init_state_id,
+        KIND,
+        seed,
+        success,
+        steps,
+        np.stack(frames),
+        np.array(progress),
+    )
+    return episode, np.stack(states)

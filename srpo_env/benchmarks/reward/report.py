@@ -1,0 +1,253 @@
+"""What ``srpo-env benchmark reward`` measured, as a table and as a picture."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from srpo_env.benchmarks.reward.latents import MAX_SHIFTED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which people with colour-blindness can tell apart too.
+COLORS = ("#999999", "#E69F00", "#000000", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#0072B2")
+MARKERS = "osD^vP*X"
+
+
+def _number(value: float | None, form: str = "{:.2f}") -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _shift(shifts: dict[str, Any], name: str) -> float | None:
+    tau: float | None = shifts.get(name, {}).get("task", {}).get("tau")
+    return tau
+
+
+def _tau(figures: dict[str, Any]) -> str:
+    return "{} [{}, {}]".format(*map(_number, (figures["tau"], *figures["interval"])))
+
+
+def _lead(row: dict[str, Any]) -> str:
+    return _number(row.get("lead_over_pixels", {}).get("tau"), "{:+.2f}")
+
+
+def _rho_under(shift: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: _number(row["shifts"].get(shift, {}).get("spearman"))
+
+
+class Column(NamedTuple):
+    """One column of a table."""
+
+    name: str
+    cell: Callable[[dict[str, Any]], str]
+    above: str = ""
+    """heading of this column and those that follow"""
+
+
+def _figure(part: str, name: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: _number(row[part].get(name))
+
+
+def _curve(name: str, reference: str = "others", form: str = "{:.2f}") -> Callable[..., str]:
+    return lambda row: _number(row["curves"].get(reference, {}).get(name), form)
+
+
+def _under(shift: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: _number(_shift(row["shifts"], shift))
+
+
+NAMES = [Column(name, operator.itemgetter(name)) for name in ("encoder", "option", "centers")]
+
+RANKING = [
+    *NAMES,
+    Column("tau [95%]", lambda row: _tau(row["task"]), "failures of a task"),
+    Column("lead", _lead),
+    Column("end", _figure("task", "tau_of_final")),
+    Column("pairs", _figure("task", "accuracy")),
+    Column("near", _figure("task", "accuracy_within_a_stage")),
+    Column("far", _figure("task", "accuracy_a_stage_apart")),
+    Column("| tau [95%]", lambda row: f"| {_tau(row['group'])}", "| failures of a group"),
+    Column("far", _figure("group", "accuracy_a_stage_apart")),
+    Column("overpaid", _figure("group", "overpaid")),
+    Column("r paper", _figure("group", "correlation_paper")),
+    Column("siirl", _figure("group", "correlation_siirl")),
+]
+"""Of every row"""
+
+CURVES = [
+    *NAMES[:2],
+    Column("rho", _curve("spearman"), "curves of progress"),
+    Column("(self)", _curve("spearman", "self")),
+    Column("mono", _curve("monotonicity")),
+    Column("(self)", _curve("monotonicity", "self")),
+    Column("MMD", _curve("mmd")),
+    Column("JS", _curve("js")),
+    Column("SMD", _curve("smd", form="{:.1f}")),
+    Column("(self)", _curve("smd", "self", "{:.1f}")),
+    Column("| camera", lambda row: f"| {_under('camera')(row)}", "| tau of a task, shifted"),
+    Column("light", _under("light")),
+    Column("noise", _under("noise")),
+    Column("placed", _under("placement")),
+    Column("| camera", lambda row: f"| {_rho_under('camera')(row)}", "| rho, shifted"),
+    Column("light", _rho_under("light")),
+    Column("noise", _rho_under("noise")),
+]
+"""Of the rows with DBSCAN's centers"""
+
+LEGEND = f"""\
+tau       Kendall's tau of minus the distance with furthest true progress, over all pairs of one
+          task, or group; lead: over pixels by the same option; end: with true progress at the
+          episode's end instead
+pairs     share in the right order; near: of those less than a stage apart, far: of the others
+overpaid  failures that rank above one which truly got a stage further, or more
+r         correlation of the formula's rewards with true progress; ranks are the same for both
+rho       Spearman of a success's progress over growing windows with time, beside other successes;
+          (self): beside its own end, as in the paper; mono, MMD, JS, SMD likewise. Options that
+          count what was reached or visited rise with the window by nature
+shifted   camera, light and noise: all episodes of a task changed alike; placed: successes from
+          other initial states only; rho of a task's first {MAX_SHIFTED} successes"""
+
+
+TITLES = {
+    "scripted": "failures of many kinds, scripted",
+    "policy": "a policy's own failures",
+    "given": "given episodes",
+}
+"""What each set of episodes is"""
+
+
+def tables(results: dict[str, dict[str, Any]]) -> str:
+    """All rows of each set of episodes, and what the columns mean."""
+    parts = [f"{TITLES[name].upper()}\n{table(result)}" for name, result in results.items()]
+    return "\n\n".join([*parts, LEGEND])
+
+
+def table(result: dict[str, Any]) -> str:
+    """All rows, under what they are of."""
+    episodes = result["episodes"]
+    groups = "one initial state each" * episodes["groups_of_one_state"] or "mixed initial states"
+    head = (
+        f"{episodes['successes']} successes and {episodes['failures']} failures of "
+        f"{episodes['tasks']} tasks, {episodes['assets']} assets; {episodes['groups']} groups of "
+        f"up to {result['settings']['group_size']}, {groups}"
+    )
+    if episodes["left_out"]:
+        head += f"\nleft out, with too few of either: {', '.join(episodes['left_out'])}"
+    curves = [row for row in result["rows"] if row["curves"]]
+    return "\n\n".join([head, _columns(RANKING, result["rows"]), _columns(CURVES, curves)])
+
+
+def _columns(columns: list[Column], rows: list[dict[str, Any]]) -> str:
+    lines = [[column.name for column in columns]]
+    lines += [[column.cell(row) for column in columns] for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    above = ""
+    for place, column in enumerate(columns):
+        if column.above:
+            above = above.ljust(sum(widths[:place]) + 2 * place) + column.above
+    text, encoder = [above], None
+    for line in lines:
+        if encoder not in (None, line[0]):
+            text.append("")
+        encoder = line[0]
+        cells = [
+            cell.ljust(width) if place < len(NAMES) else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        text.append("  ".join(cells).rstrip())
+    return "\n".join(text)
+
+
+# --- The picture ----------------------------------------------------------------------------------
+
+
+def draw(results: dict[str, dict[str, Any]]) -> Figure:
+    """Draws how well failures are ranked, by option and encoder, and what shifts do to it."""
+    from matplotlib.figure import Figure
+
+    rows = [row for result in results.values() for row in result["rows"]]
+    options = list(dict.fromkeys(row["option"] for row in rows))
+    encoders = list(dict.fromkeys(row["encoder"] for row in rows))
+    height = 1.2 + len(results) * (0.8 + 0.5 * len(options))
+    figure = Figure(figsize=(12, height), dpi=130, layout="constrained")
+    panels = figure.subplots(len(results), 3, sharey=True, sharex=True, squeeze=False)
+    for (name, result), (left, middle, right) in zip(results.items(), panels, strict=True):
+        for number, encoder in enumerate(encoders):
+            mine = {
+                row["option"]: row
+                for row in result["rows"]
+                if row["encoder"] == encoder and row["centers"] == "dbscan"
+            }
+            offset = 0.7 * ((number + 0.5) / len(encoders) - 0.5)
+            style = {
+                "color": COLORS[number % len(COLORS)],
+                "marker": MARKERS[number % len(MARKERS)],
+                "linestyle": "none",
+            }
+            _draw_column(left, mine, options, offset, style, "task", encoder)
+            _draw_column(middle, mine, options, offset, style, "group", encoder)
+            _draw_shifts(right, mine, options, offset, style)
+        episodes = result["episodes"]
+        left.set_title(
+            f"{TITLES[name]}: {episodes['failures']} beside {episodes['successes']} successes, "
+            f"{episodes['tasks']} tasks, {episodes['assets']} assets\n\nwithin a task",
+            fontsize=10,
+            loc="left",
+        )
+        middle.set_title("within a group", fontsize=10, loc="left")
+        right.set_title("within a task, the least under shift", fontsize=10, loc="left")
+        for axes in (left, middle, right):
+            _dress(axes, len(options))
+    panels[0][0].set_yticks(range(len(options)), options)
+    panels[0][0].invert_yaxis()
+    for axes in panels[-1]:
+        axes.set_xlabel("Kendall's tau with true progress")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(6, len(encoders)), frameon=False
+    )
+    return figure
+
+
+def _dress(axes: Axes, num_options: int) -> None:
+    axes.axvline(0, color="#cccccc", linewidth=1, zorder=0)
+    axes.set_xlim(-0.6, 1.0)
+    axes.spines[["top", "right"]].set_visible(False)
+    for place in range(1, num_options):
+        axes.axhline(place - 0.5, color="#eeeeee", linewidth=1, zorder=0)
+
+
+def _draw_column(
+    axes: Axes,
+    rows: dict[str, dict[str, Any]],
+    options: list[str],
+    offset: float,
+    style: dict[str, Any],
+    figure: str,
+    label: str,
+) -> None:
+    for place, option in enumerate(options):
+        found = rows.get(option, {}).get(figure, {})
+        if found.get("tau") is None:
+            continue
+        low, high = (found["tau"] if end is None else end for end in found["interval"])
+        axes.plot([low, high], [place + offset] * 2, color=style["color"], linewidth=1.5)
+        axes.plot([found["tau"]], [place + offset], markersize=6, **style, label=label)
+        label = "_"  # once in the legend
+
+
+def _draw_shifts(
+    axes: Axes,
+    rows: dict[str, dict[str, Any]],
+    options: list[str],
+    offset: float,
+    style: dict[str, Any],
+) -> None:
+    for place, option in enumerate(options):
+        shifts = rows.get(option, {}).get("shifts", {})
+        taus = [tau for name in shifts if (tau := _shift(shifts, name)) is not None]
+        if len(taus) > 1:  # of states, placement alone; nothing to compare
+            axes.plot([min(taus)], [place + offset], markersize=6, **style)

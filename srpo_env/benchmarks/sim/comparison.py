@@ -1,0 +1,354 @@
+"""LIBERO's own environment and ours side by side: what ``srpo-env benchmark sim`` measures.
+
+Nothing here prints; the result is plain data, described at :func:`measure`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+
+from srpo_env.benchmarks.sim.contenders import (
+    CHUNK,
+    Kind,
+    Ours,
+    Side,
+    Upstream,
+    Work,
+    quieten_upstream,
+)
+from srpo_env.benchmarks.sim.image_quality import compare_visuals
+from srpo_env.benchmarks.sim.step_profile import profile_step
+from srpo_env.libero.assets import check_suite, resolve_assets
+from srpo_env.libero.suites import MAX_STEPS, Task, check_suite_name, get_task, tasks_of
+from srpo_env.machine import describe_machine
+
+T = TypeVar("T")
+
+PARTS = ("speed", "memory", "images", "profile")
+
+BLOCKS: dict[Kind, tuple[Kind, ...]] = {"no camera": ("no camera",), "exact": ("exact", "fast")}
+"""Upstream's side, and ours that run beside it: upstream has one kind of image only."""
+
+MANY_ENVS = 8
+"""environments whose memory is measured when they share workers"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    suite: str = "libero_object"
+    task_id: int = 0
+    steps: int = 80
+    """control steps of each environment in a repeat; a multiple of a chunk"""
+    repeats: int = 5
+    workers: tuple[int, ...] = (1, 2)
+    """numbers of processes; one environment in each"""
+    image_size: int = 128
+    min_seconds: float = 0.5
+    """that a figure is measured for; quick sides repeat their work"""
+    seed: int = 0
+    help_upstream: bool = True
+    """give upstream's workers one thread each, as ours have, or let it run as it comes"""
+    parts: tuple[str, ...] = PARTS
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+            ValueError: If a setting is out of its range.
+        """
+        check_suite_name(self.suite)
+        limit = MAX_STEPS[self.suite]
+        if self.steps < CHUNK or self.steps % CHUNK or self.steps > limit:
+            raise ValueError(
+                f"`steps` must be a multiple of {CHUNK} and at most {limit}, an episode of "
+                f"{self.suite}, got {self.steps}"
+            )
+        for name, least in (("repeats", self.repeats), ("workers", min(self.workers, default=0))):
+            if least < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {least}")
+        unknown = set(self.parts) - set(PARTS)
+        if unknown:
+            raise ValueError(f"`parts` must be among {', '.join(PARTS)}, got {sorted(unknown)}")
+
+    @property
+    def task(self) -> Task:
+        """The task that speed, memory and profile are measured in."""
+        return get_task(self.suite, self.task_id)
+
+
+def measure(settings: Settings, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Measures the parts that are asked for.
+
+    Args:
+        settings: What to measure.
+        progress: Is told what comes next, :func:`num_measurements` times.
+
+    Returns:
+        Data for JSON. ``machine``, ``assets``, ``settings`` and, as asked for,
+
+        * ``speed``: a row for each kind of image and number of workers: ``upstream`` and ``ours``
+          with ``steps_per_second`` and ``reset_seconds``, ``speedup`` and ``reset_speedup``
+          (of the same repeat, so that drift of the machine cancels);
+        * ``scaling``: steps/s with more workers, in multiples of those with one;
+        * ``memory``: bytes per environment;
+        * ``images``: see :func:`~srpo_env.benchmarks.sim.image_quality.compare_visuals`;
+        * ``profile``: milliseconds of one control step by part.
+
+        Where values were repeated, they come as ``median``, ``min``, ``max`` and ``values``.
+
+    Raises:
+        FileNotFoundError: If the suite's assets are not there.
+        ConnectionError: If LIBERO's own environment cannot be run.
+    """
+    check_suite(resolve_assets(), settings.suite)
+    result: dict[str, Any] = describe(settings)
+    if "speed" in settings.parts:
+        result.update(measure_speed(settings, progress))
+    if "memory" in settings.parts:
+        result["memory"] = list(measure_memory(settings, progress))
+    if "images" in settings.parts:
+        progress("images, fast against exact")
+        tasks = tasks_of(settings.suite)
+        result["images"] = _in_new_process(compare_visuals, tasks)
+    if "profile" in settings.parts:
+        result["profile"] = list(profile(settings, progress))
+    return result
+
+
+def num_measurements(settings: Settings) -> int:
+    """How often :func:`measure` says what comes next."""
+    sides = sum(1 + len(ours) for ours in BLOCKS.values())
+    counts = {
+        "speed": (settings.repeats + 1) * sides * len(settings.workers),
+        "memory": sides + len(MANY_KINDS),
+        "images": 1,
+        "profile": sides,
+    }
+    return sum(counts[part] for part in settings.parts)
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """Settings, machine and assets."""
+    assets = resolve_assets()
+    # A process of its own, as each may have one choice of an OpenGL library.
+    command = [sys.executable, "-m", "srpo_env.libero.gl_probe"]
+    probe = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return {
+        "settings": {**asdict(settings), "task": settings.task.name, "chunk": CHUNK},
+        "assets": {"kind": assets.kind, "source": assets.source},
+        "machine": {
+            **describe_machine(),
+            "opengl": json.loads(probe.stdout) if probe.returncode == 0 else None,
+        },
+    }
+
+
+# --- Speed --------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Samples:
+    """Of one side, a value per repeat."""
+
+    side: Side
+    steps_per_second: list[float]
+    reset_seconds: list[float]
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "steps_per_second": spread(self.steps_per_second),
+            "reset_seconds": spread(self.reset_seconds),
+        }
+
+
+def measure_speed(settings: Settings, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Control steps per second and seconds of a reset, of both sides in turn."""
+    rows: list[dict[str, Any]] = []
+    scaling: list[dict[str, Any]] = []
+    for theirs, kinds in BLOCKS.items():
+        with ExitStack() as stack:
+            block: dict[tuple[str, int], _Samples] = {}
+            for num in settings.workers:
+                for name in ("upstream", *kinds):
+                    progress(f"start {_title(theirs, name, num)}")
+                    side = stack.enter_context(_started(settings, theirs, name, num))
+                    block[name, num] = _Samples(side, [], [])
+            for repeat in range(settings.repeats):
+                # There and back, so that nobody always follows the same neighbour.
+                order = list(block) if repeat % 2 == 0 else list(reversed(block))
+                for name, num in order:
+                    progress(f"repeat {repeat + 1}: {_title(theirs, name, num)}")
+                    _sample(block[name, num], settings, repeat)
+        rows += [_row(block, kind, num) for kind in kinds for num in settings.workers]
+        scaling += _scaling(block, theirs, settings.workers)
+    return {"speed": rows, "scaling": scaling}
+
+
+def _sample(samples: _Samples, settings: Settings, repeat: int) -> None:
+    side = samples.side
+    work = _work(settings, side.num_envs, repeat + 1)
+    samples.reset_seconds.append(side.time_reset(work))
+    samples.steps_per_second.append(side.steps_per_second(work, settings.min_seconds))
+
+
+def _row(block: dict[tuple[str, int], _Samples], kind: Kind, num: int) -> dict[str, Any]:
+    ours, upstream = block[kind, num], block["upstream", num]
+    pairs = zip(ours.steps_per_second, upstream.steps_per_second, strict=True)
+    resets = zip(upstream.reset_seconds, ours.reset_seconds, strict=True)
+    return {
+        "kind": kind,
+        "workers": num,
+        "upstream": upstream.summary(),
+        "ours": ours.summary(),
+        "speedup": spread([mine / theirs for mine, theirs in pairs]),
+        "reset_speedup": spread([theirs / mine for theirs, mine in resets]),
+    }
+
+
+def _scaling(
+    block: dict[tuple[str, int], _Samples], theirs: Kind, workers: Sequence[int]
+) -> list[dict[str, Any]]:
+    if 1 not in workers:
+        return []
+    return [
+        {
+            "side": "upstream" if name == "upstream" else "ours",
+            "kind": theirs if name == "upstream" else name,
+            "workers": num,
+            "speedup": spread(
+                [
+                    many / one
+                    for many, one in zip(
+                        samples.steps_per_second, block[name, 1].steps_per_second, strict=True
+                    )
+                ]
+            ),
+        }
+        for (name, num), samples in block.items()
+        if num > 1
+    ]
+
+
+def _work(settings: Settings, num_envs: int, repeat: int) -> Work:
+    """The same for every side: another initial state and other actions in each repeat."""
+    shape = (settings.steps // CHUNK, CHUNK, 7)
+    actions = [
+        np.random.default_rng([settings.seed, repeat, env]).uniform(-1.0, 1.0, shape)
+        for env in range(num_envs)
+    ]
+    num_states = len(settings.task.init_states())
+    return Work(settings.task, repeat % num_states, np.stack(actions, axis=1))
+
+
+@contextmanager
+def _started(
+    settings: Settings, theirs: Kind, name: str, num_envs: int, num_workers: int | None = None
+) -> Iterator[Side]:
+    """A side that has built its task, rendered and stepped; what is made once is not measured."""
+    side: Side
+    if name == "upstream":
+        size, helped = settings.image_size, settings.help_upstream
+        side = Upstream(settings.task, theirs, num_envs, size, helped=helped)
+    else:
+        kind: Kind = next(kind for kind in get_args(Kind) if kind == name)
+        size = settings.image_size
+        side = Ours(settings.task, kind, num_envs, num_workers=num_workers, image_size=size)
+    with closing(side):
+        work = _work(settings, num_envs, 0)
+        first_chunk = Work(work.task, work.init_state_id, work.actions[:1])
+        side.reset(first_chunk)
+        side.step(first_chunk)
+        yield side
+
+
+def _title(theirs: Kind, name: str, num: int) -> str:
+    image = "cameras" if theirs == "exact" else theirs
+    side = f"upstream, {image}" if name == "upstream" else f"srpo-env, {name}"
+    return f"{side}, {num} worker{'s' * (num > 1)}"
+
+
+# --- Memory -------------------------------------------------------------------------------------
+
+MANY_KINDS: tuple[Kind, ...] = ("exact", "fast")
+
+
+def measure_memory(settings: Settings, progress: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """Memory of the workers (proportional set size), one side at a time and no other beside it."""
+    for theirs, kinds in BLOCKS.items():
+        for name in ("upstream", *kinds):
+            progress(f"memory of {_title(theirs, name, 1)}")
+            with _started(settings, theirs, name, 1) as side:
+                yield _memory_row(side, theirs if name == "upstream" else name, 1, 1)
+    num_workers = min(max(settings.workers), MANY_ENVS)
+    for kind in MANY_KINDS:
+        progress(f"memory of {MANY_ENVS} environments, {kind}")
+        with _started(settings, kind, kind, MANY_ENVS, num_workers) as side:
+            yield _memory_row(side, kind, num_workers, 1)
+            for task in tasks_of(settings.suite):
+                work = _work(settings, MANY_ENVS, 0)
+                first_chunk = Work(task, 0, work.actions[:1])
+                side.reset(first_chunk)
+                side.step(first_chunk)
+            yield _memory_row(side, kind, num_workers, len(tasks_of(settings.suite)))
+
+
+def _memory_row(side: Side, kind: str, num_workers: int, num_tasks: int) -> dict[str, Any]:
+    total = side.memory()
+    return {
+        "side": "upstream" if isinstance(side, Upstream) else "ours",
+        "kind": kind,
+        "envs": side.num_envs,
+        "workers": num_workers,
+        "tasks": num_tasks,
+        "bytes": total,
+        "bytes_per_env": None if total is None else total / side.num_envs,
+    }
+
+
+# --- Profile ------------------------------------------------------------------------------------
+
+
+def profile(settings: Settings, progress: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """Milliseconds of one control step by part; one environment, in a process without others."""
+    for theirs, kinds in BLOCKS.items():
+        for name in ("upstream", *kinds):
+            progress(f"profile of {_title(theirs, name, 1)}")
+            side = "upstream" if name == "upstream" else "ours"
+            kind = theirs if name == "upstream" else name
+            parts = _in_new_process(profile_step, settings.task, side, kind)
+            yield {"side": side, "kind": kind, "milliseconds": parts}
+
+
+def _in_new_process(function: Callable[..., T], *args: Any) -> T:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=_start_quietly) as executor:
+        return executor.submit(function, *args).result()
+
+
+def _start_quietly() -> None:
+    quieten_upstream()
+    # What this process warns of, its parent has said.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median, least and greatest of repeated measurements, and all of them."""
+    return {
+        "median": float(np.median(values)),
+        "min": float(np.min(values)),
+        "max": float(np.max(values)),
+        "values": [float(value) for value in values],
+    }

@@ -1,0 +1,80 @@
+"""Ten seconds of stepping; run as ``python -m srpo_env.benchmarks.sim.speed_probe NUM_WORKERS``.
+
+Prints a :class:`~srpo_env.benchmarks.sim.speed_test.SpeedTest` as JSON. A program of its own, as is
+:mod:`srpo_env.libero.gl_probe`: a broken driver may end the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+
+import numpy as np
+
+from srpo_env.benchmarks.sim.speed_test import SpeedTest
+from srpo_env.libero.gl import choose_gl
+from srpo_env.libero.pool import shared_simulation
+from srpo_env.libero.simulation import SUBSTEPS
+from srpo_env.libero.vector import LiberoVectorEnv
+from srpo_env.libero.visuals import check_visuals
+
+choose_gl()  # before the first import of MuJoCo
+
+import mujoco  # noqa: E402
+
+SUITE = "libero_object"
+PHYSICS_SECONDS, STEPPING_SECONDS = 1.0, 9.0
+
+
+def speed_test(num_workers: int) -> SpeedTest:
+    """Steps the default environment for ten seconds: in one worker, and in ``num_workers``."""
+    load = os.getloadavg()[0]
+    visuals = check_visuals(None)
+    physics = _physics_steps_per_second(visuals)
+    counts = sorted({1, num_workers})
+    rates = {count: _steps_per_second(count, STEPPING_SECONDS / len(counts)) for count in counts}
+    return SpeedTest(visuals, physics, rates[1], num_workers, rates[num_workers], load)
+
+
+def _physics_steps_per_second(visuals: str) -> float:
+    seat = shared_simulation(SUITE, 0, 128, check_visuals(visuals))
+    resting = seat.settled(init_state_id=0, settle_steps=10)
+    simulation = seat.simulation
+    seconds: list[float] = []
+    while sum(seconds) < PHYSICS_SECONDS:
+        # The controls in there hold the arm for the twentieth of a second that now passes.
+        simulation.load(resting)
+        start = time.perf_counter()
+        for _ in range(SUBSTEPS):
+            mujoco.mj_step(simulation.model, simulation.data)
+        seconds.append(time.perf_counter() - start)
+    return 1.0 / float(np.median(seconds))
+
+
+def _steps_per_second(num_workers: int, seconds: float) -> float:
+    envs = LiberoVectorEnv(SUITE, num_workers, num_workers=num_workers)
+    try:
+        rng = np.random.default_rng(0)
+        shape = envs.action_space.shape
+        assert shape is not None
+        envs.reset(seed=0, options={"task_id": 0})
+        envs.step(np.zeros(shape, np.float32))  # compiles what is compiled on first use
+        ended = np.zeros(num_workers, np.bool_)
+        steps, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            steps += shape[1] * int((~ended).sum())  # after an end, a step only resets
+            actions = rng.uniform(-1.0, 1.0, shape).astype(np.float32)
+            _, _, terminations, truncations, infos = envs.step(actions)
+            if "worker_error" in infos:
+                raise RuntimeError(str(infos["worker_error"]))
+            ended = terminations | truncations
+        return steps / (time.perf_counter() - start)
+    finally:
+        envs.close()
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(speed_test(int(sys.argv[1])))))

@@ -1,0 +1,202 @@
+"""Measures how truly a progress reward ranks failures, against the simulator's own state.
+
+Records episodes: scripted ones, successes and failures of many kinds, and a policy's own, in groups
+as in training. Encodes them with every encoder, and compares the distances of failures from the
+successes with how far each truly came. Episodes and latents are kept in the folder, so that a
+second run is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from srpo_env.benchmarks.reward.benchmark import Settings, measure, num_measurements, to_json
+from srpo_env.benchmarks.reward.distance_options import OPTIONS
+from srpo_env.benchmarks.reward.encoders import BASELINES, make_rows, shipped
+from srpo_env.benchmarks.reward.report import draw, tables
+from srpo_env.benchmarks.reward.strategies import (
+    ONE_WAY,
+    OTHER_WAY,
+    measure_strategies,
+    strategies_table,
+)
+from srpo_env.cli.assets import announcement_left_out
+from srpo_env.cli.demos import numbers
+from srpo_env.encoders.named import HELP
+
+SIZES = {"full": (70, 45, "40-49"), "small": (9, 18, "40-42")}
+"""Scripted successes and failures of each task, and initial states: those that training leaves
+alone. Of a policy, eight episodes from each"""
+
+SETS = ("scripted", "policy", "strategies")
+"""Episodes that are recorded; of the last, the clusters are counted"""
+
+STRATEGIES_STATE, STRATEGIES_EPISODES = 45, 16
+"""The initial state of that set, and its episodes of each task, half of each way"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the episodes, the encoders and the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n".join(
+        [
+            "encoders without training:",
+            *(f"  {name:18} {what}" for name, what in BASELINES.items()),
+            "",
+            "options, how the distance from the successes is measured:",
+            *(f"  {name:18} {option.what}" for name, option in OPTIONS.items()),
+        ]
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/reward"),
+        help="folder for episodes, latents, figures.json, table.txt and picture.png "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--episodes",
+        type=Path,
+        help="folder that `srpo-env record-behaviours` recorded; default: record some",
+    )
+    parser.add_argument(
+        "--of", nargs="+", choices=SETS, default=list(SETS), help="what to record (default: both)"
+    )
+    parser.add_argument(
+        "--policy",
+        default="libero-object",
+        help="a checkpoint's path, or the name of one that ships (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--encoder",
+        action="append",
+        metavar="NAME",
+        help=f"one of those below, or {HELP}; may be repeated (default: all below, and what ships)",
+    )
+    parser.add_argument(
+        "--options", nargs="+", choices=OPTIONS, default=list(OPTIONS), help="default: all"
+    )
+    parser.add_argument(
+        "--all-centers",
+        nargs="*",
+        choices=OPTIONS,
+        default=["mean"],
+        help="options that are measured with DBSCAN's centers, the nearest success and the mean "
+        "success (default: mean); the others with DBSCAN's",
+    )
+    parser.add_argument(
+        "--size",
+        choices=SIZES,
+        default="full",
+        help="of what is recorded; full: 700 scripted successes and 450 failures, 800 episodes of "
+        "a policy; small: 90, 180 and 240 (default: %(default)s)",
+    )
+    parser.add_argument("--tasks", default="all", help="that are recorded, as in 0-4,7; or all")
+    parser.add_argument(
+        "--windows", type=int, default=10, help="of each episode's curve (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Records, measures, prints the tables and writes the files."""
+    names = args.encoder or [*BASELINES, *shipped()]
+    results = {}
+    with announcement_left_out():
+        sets = (
+            {"given": _given(args.episodes)}
+            if args.episodes
+            else {name: _recorded(name, args) for name in args.of if name != "strategies"}
+        )
+        for name, files in sets.items():
+            settings = Settings(
+                files=tuple(files),
+                cache=args.out / "latents",
+                encoders=tuple(names),
+                options=tuple(args.options),
+                all_centers=tuple(option for option in args.all_centers if option in args.options),
+                num_windows=args.windows,
+            )
+            total = num_measurements(settings)
+            with tqdm(total=total, desc=f"measuring, {name}", disable=None) as bar:
+                results[name] = measure(settings, functools.partial(_tell, bar))
+        clusters = []
+        if "strategies" in args.of and not args.episodes:
+            clusters = _clusters(_recorded("strategies", args), names, args.out / "latents")
+    text = "\n\n".join([tables(results), *([strategies_table(clusters)] if clusters else [])])
+    print(f"\n{text}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "figures.json").write_text(to_json({**results, "strategies": clusters}))
+    (args.out / "table.txt").write_text(text + "\n")
+    if results:
+        draw(results).savefig(args.out / "picture.png")
+    print(f"\nfigures.json, table.txt and picture.png written to {args.out}")
+    return 0
+
+
+def _clusters(files: list[Path], names: list[str], cache: Path) -> list[dict[str, Any]]:
+    with tqdm(total=len(files) * len(names), desc="counting clusters", disable=None) as bar:
+        return measure_strategies(files, make_rows(names), cache, functools.partial(_tell, bar))
+
+
+def _tell(bar: tqdm, what: str) -> None:
+    bar.set_postfix_str(what)
+    bar.update()
+
+
+def _given(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.hdf5")) if folder.is_dir() else [folder]
+    if not files or not files[0].is_file():
+        raise FileNotFoundError(
+            f"`--episodes` must be a folder with *.hdf5 files, got {str(folder)!r}; "
+            "`srpo-env record-behaviours` records some"
+        )
+    return files
+
+
+def _recorded(name: str, args: argparse.Namespace) -> list[Path]:
+    """Records what is not there yet; each size in folders of its own."""
+    # Imported here: recorded episodes are judged without a simulator.
+    from srpo_env.benchmarks.reward.policy_episodes import PolicyRecording, record_policy
+    from srpo_env.libero.behaviour_recording import SUITE, BehaviourRecording, record_behaviours
+    from srpo_env.libero.suites import tasks_of
+
+    successes, failures, init_states = SIZES[args.size]
+    states = tuple(numbers(init_states, "init states"))
+    scripted = BehaviourRecording(successes=successes, failures=failures, init_states=states)
+    of_policy = PolicyRecording(policy=args.policy, init_states=states)
+    strategies = BehaviourRecording(
+        successes=STRATEGIES_EPISODES,
+        failures=0,
+        init_states=(STRATEGIES_STATE,),
+        success_kinds=(ONE_WAY, OTHER_WAY),
+    )
+    per_task = {
+        "scripted": successes + failures,
+        "policy": of_policy.per_state * len(states),
+        "strategies": STRATEGIES_EPISODES,
+    }[name]
+    every_task = range(len(tasks_of(SUITE)))
+    task_ids = list(every_task) if args.tasks == "all" else numbers(args.tasks, "--tasks")
+    size = "" if name == "strategies" else f"-{args.size}"
+    folder = args.out / f"episodes-{name}{size}"
+    files = []
+    total = len(task_ids) * per_task
+    with tqdm(total=total, desc=f"recording, {name}", unit="episode", disable=None) as bar:
+        for number, task_id in enumerate(task_ids, start=1):
+            if name != "policy":
+                recording = scripted if name == "scripted" else strategies
+                done = record_behaviours(
+                    task_id, folder, recording, progress=lambda _: bar.update()
+                )
+                files.append(done.file)
+            else:
+                files.append(
+                    record_policy(task_id, folder, of_policy, progress=lambda _: bar.update())
+                )
+            bar.update(number * per_task - bar.n)  # of a file that was there
+    return files

@@ -1,0 +1,86 @@
+"""Measures LIBERO's own vector environment and ours side by side, in turn, on the same work.
+
+Both get the same OpenGL library and, unless LIBERO's own is to run as it comes, one thread per
+worker for BLAS and for the software renderer. Run it on a machine that does nothing else; the table
+shows median [least, greatest] of the repeats, and each ratio is of the same repeat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+from srpo_env.benchmarks.sim.comparison import PARTS, Settings, describe, measure, num_measurements
+from srpo_env.benchmarks.sim.report import draw_profile, header, tables
+from srpo_env.cli.assets import announcement_left_out
+from srpo_env.libero.suites import check_suite_name
+
+DEFAULTS = Settings()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what to measure, and where to write it."""
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument("--suite", default=DEFAULTS.suite, help="LIBERO's name of it")
+    parser.add_argument("--task", type=int, default=DEFAULTS.task_id, help="number in the suite")
+    parser.add_argument("--repeats", type=int, default=DEFAULTS.repeats, help="of each speed")
+    parser.add_argument(
+        "--steps", type=int, default=DEFAULTS.steps, help="control steps in a repeat"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=list(DEFAULTS.workers),
+        help="processes, with one environment each",
+    )
+    parser.add_argument(
+        "--as-it-comes", action="store_true", help="leave LIBERO's own without our thread limits"
+    )
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure"
+    )
+    parser.add_argument("--json", type=Path, default=argparse.SUPPRESS, help="file for all figures")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="picture of where a control step's time goes (.png, .svg, .pdf)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures, prints the tables and writes the files."""
+    settings = Settings(
+        suite=check_suite_name(args.suite),
+        task_id=args.task,
+        steps=args.steps,
+        repeats=args.repeats,
+        workers=tuple(sorted(set(args.workers))),
+        help_upstream=not args.as_it_comes,
+        parts=tuple(args.parts),
+    )
+    if "plot" in args and "profile" not in settings.parts:
+        raise ValueError("`--plot` shows the profile, which must be among `--parts`")
+    with announcement_left_out():
+        print(header(describe(settings)), flush=True)
+        with tqdm(total=num_measurements(settings), disable=None) as bar:
+
+            def progress(what: str) -> None:
+                bar.set_description(what)
+                bar.update()
+
+            result = measure(settings, progress)
+    print(f"\n{tables(result)}")
+    if "json" in args:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        print(f"\nfigures written to {args.json}")
+    if "plot" in args:
+        args.plot.parent.mkdir(parents=True, exist_ok=True)
+        draw_profile(result).savefig(args.plot)
+        print(f"picture written to {args.plot}")
+    return 0

@@ -1,0 +1,116 @@
+"""Measures a policy's success on LIBERO's tasks, from initial states that training never uses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.vector import AutoresetMode
+from tqdm import tqdm
+
+from srpo_env.libero.assets import resolve_assets
+from srpo_env.libero.suites import check_suite_name, tasks_of
+from srpo_env.libero.vector import LiberoVectorEnv
+from srpo_env.policy import Policy, load_policy
+from srpo_env.training.evaluation import Evaluation, evaluate, held_out_episodes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the policy, the suite and the number of episodes."""
+    parser.add_argument(
+        "--checkpoint",
+        default="libero-object",
+        help="a policy's path, or the name of one that ships (default: %(default)s)",
+    )
+    parser.add_argument("--suite", "--env", default="libero-object", help="default: %(default)s")
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        default=100,
+        help="spread evenly over the tasks (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="0 (default): the likeliest actions"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of sampled actions (default: %(default)s)"
+    )
+    parser.add_argument("--num-envs", type=int, default=16, help="default: %(default)s")
+    parser.add_argument("--num-workers", type=int, help="processes; default: one per core")
+    parser.add_argument("--json", type=Path, help="file to write the result to, episode by episode")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the episodes and prints a table, one line per task."""
+    suite = check_suite_name(args.suite)
+    policy = load_policy(args.checkpoint)
+    episodes = held_out_episodes(len(tasks_of(suite)), args.episodes)
+    actor = _Actor(policy, args.temperature, args.seed)
+    envs = LiberoVectorEnv(
+        suite,
+        min(args.num_envs, len(episodes)),
+        num_workers=args.num_workers,
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    try:
+        with tqdm(total=len(episodes), unit="episode", disable=None) as progress:
+            result = evaluate(actor, envs, episodes, lambda _: progress.update())
+    finally:
+        envs.close()
+    kind = resolve_assets().kind
+    print(_table(suite, result))
+    print(f"\n{args.checkpoint} on {suite}, {kind} assets: {result} episodes")
+    if kind == "stand-in":
+        print("Results on stand-ins are not LIBERO results.")
+    if args.json is not None:
+        _write_json(args, suite, kind, result)
+    return 0
+
+
+class _Actor:
+    """Acts greedily at temperature 0, else samples."""
+
+    def __init__(self, policy: Policy, temperature: float, seed: int) -> None:
+        if temperature < 0:
+            raise ValueError(f"`temperature` must not be negative, got {temperature}")
+        self._policy, self._temperature = policy, temperature
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(
+        self, observations: dict[str, npt.NDArray[Any]], instructions: list[str]
+    ) -> npt.NDArray[np.float32]:
+        if self._temperature == 0:
+            return self._policy.act(observations, instructions)
+        inputs = self._policy.prepare(observations, instructions)
+        tokens, _ = self._policy.sample(inputs, self._temperature, self._generator)
+        return self._policy.actions(tokens)
+
+
+def _table(suite: str, result: Evaluation) -> str:
+    tasks = tasks_of(suite)
+    lines = [
+        f"{task_id:2}  {part.num_successes:3}/{len(part.episodes):<3}  {tasks[task_id].instruction}"
+        for task_id, part in result.by_task().items()
+    ]
+    return "\n".join(lines)
+
+
+def _write_json(args: argparse.Namespace, suite: str, kind: str, result: Evaluation) -> None:
+    content = {
+        "checkpoint": str(args.checkpoint),
+        "suite": suite,
+        "assets": kind,
+        "temperature": args.temperature,
+        "seed": args.seed,
+        "success_rate": result.success_rate,
+        "wilson_95": result.interval,
+        "episodes": [asdict(episode) for episode in result.episodes],
+    }
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,109 @@
+"""Rewards recorded episodes for their progress, and writes the rewards beside them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from srpo_env.encoders.named import HELP, WORLD_MODEL, named_encoder
+from srpo_env.offline import (
+    RecordedEpisode,
+    RelabeledEpisodes,
+    read_lerobot,
+    read_libero,
+    relabel_episodes,
+    rewards_file,
+    write_rewards,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the recordings, the encoder and the formula."""
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="HDF5 files in LIBERO's layout, folders of them, or folders of LeRobot datasets; "
+        "episodes of one task are compared with each other, whichever file they are in",
+    )
+    parser.add_argument(
+        "--encoder",
+        default=WORLD_MODEL,
+        metavar="NAME",
+        help=f"{HELP} (default: %(default)s, which ships)",
+    )
+    parser.add_argument(
+        "--camera", help="name of the images; default: the third-person camera of LIBERO"
+    )
+    parser.add_argument("--formula", default="paper", choices=("paper", "siirl"))
+    parser.add_argument(
+        "--max-frames", type=int, default=64, help="of each episode (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace rewards that were written earlier"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the rewards and prints a table, one line per recording."""
+    sources = [source for path in args.paths for source in _sources_at(path)]
+    written = [rewards_file(source) for source in sources if rewards_file(source).exists()]
+    if written and not args.overwrite:  # said before hours of encoding, and not after
+        raise FileExistsError(
+            f"{', '.join(map(str, written))} exists already: move it away, or pass --overwrite"
+        )
+    encoder = named_encoder(args.encoder)
+    episodes = (episode for source in sources for episode in _read(source, args))
+    result = relabel_episodes(episodes, encoder, formula=args.formula)
+    files = write_rewards(result, overwrite=args.overwrite)
+    print(f"{'episodes':>8} {'failures':>8} {'their rewards':>15}  written to")
+    for source, file in files.items():
+        print(f"{_figures(result, source)}  {file}")
+    unshaped = sorted({t for t, clusters in result.relabeling.clusterings.items()
+                       if not len(clusters.centers)}, key=str)  # fmt: skip
+    if unshaped:
+        print(f"Without a success to compare with, so that nothing is rewarded: {unshaped}")
+    return 0
+
+
+def _figures(result: RelabeledEpisodes, source: str) -> str:
+    rows = np.array(result.sources) == source
+    failures = result.relabeling.rewards[rows & ~result.successes]
+    spread = f"{failures.min():.2f} to {failures.max():.2f}" if len(failures) else "-"
+    return f"{rows.sum():8} {len(failures):8} {spread:>15}"
+
+
+def _sources_at(path: Path) -> list[Path]:
+    if not path.exists():
+        raise FileNotFoundError(f"There are no recorded episodes at {str(path)!r}: no such path")
+    if path.is_file() or _is_lerobot(path):
+        return [path]
+    files = sorted(path.glob("*.hdf5"))
+    if not files:
+        raise FileNotFoundError(
+            f"A folder must hold *.hdf5 files or be a LeRobot dataset, {str(path)!r} is neither"
+        )
+    return files
+
+
+def _is_lerobot(path: Path) -> bool:
+    return (path / "meta" / "info.json").is_file()
+
+
+def _read(source: Path, args: argparse.Namespace) -> Iterator[RecordedEpisode]:
+    if not source.is_dir():
+        camera = args.camera or "agentview_rgb"
+        return read_libero(source, camera=camera, max_frames=args.max_frames)
+    try:
+        lerobot = importlib.import_module("lerobot.datasets.lerobot_dataset")
+    except ImportError as error:
+        raise ImportError(
+            f"{str(source)!r} is a LeRobot dataset, which lerobot reads: pip install lerobot"
+        ) from error
+    dataset = lerobot.LeRobotDataset(source.name, root=source)
+    return read_lerobot(dataset, camera=args.camera, max_frames=args.max_frames)

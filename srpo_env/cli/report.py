@@ -1,0 +1,43 @@
+"""Draws the held-out success of training runs against their control steps and minutes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from srpo_env.training.report import compare_steps, draw_curves, read_curve
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the runs, and the picture's file."""
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a run of agents/vla_grpo.py"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("curves.png"), help="picture to write (.png, .svg, .pdf)"
+    )
+    parser.add_argument(
+        "--to",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="RATE",
+        help="prints how many control steps each reward needed to a held-out success of 0.9, say",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draws the runs, and prints where each of them started and ended."""
+    for rate in args.to:
+        if not 0 < rate <= 1:
+            raise ValueError(f"`--to` must be above 0 and at most 1, got {rate}")
+    curves = [read_curve(folder) for folder in args.runs]
+    figure = draw_curves(curves)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.out)
+    for curve in curves:
+        print(curve)
+    for rate in args.to:
+        print(compare_steps(curves, rate))
+    print(f"written to {args.out}")
+    return 0

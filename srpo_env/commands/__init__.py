@@ -1,1 +1,0 @@
-"""The subcommands of ``srpo-env``; :mod:`srpo_env.cli` says what such a module has."""

@@ -1,0 +1,1 @@
+"""The reward of SRPO: distances, clusters and progress rewards as pure NumPy."""

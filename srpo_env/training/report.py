@@ -1,0 +1,257 @@
+"""Reads what training runs wrote down, and draws their learning curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from srpo_env.training.evaluation import wilson_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Floats = npt.NDArray[np.float64]
+
+# Okabe and Ito's colours, which the colour-blind tell apart; dashes and marks do it in grey.
+STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "#0072B2", "linestyle": "-", "marker": "o"},
+    {"color": "#D55E00", "linestyle": "--", "marker": "s"},
+    {"color": "#009E73", "linestyle": ":", "marker": "^"},
+)
+NAMES = {"srpo": "SRPO", "binary": "plain GRPO", "truth": "true progress"}
+"""what the agent's reward kinds are called in a picture, in the order of STYLES"""
+
+ASSETS = {"real": "LIBERO's assets", "stand-in": "stand-ins"}
+
+SETTINGS, CONDITIONS, HISTORY = "args.json", "conditions.json", "history.jsonl"
+"""files of a run's folder"""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The held-out evaluations of one run, in their order; arrays have shape ``(num_points,)``."""
+
+    env_id: str
+    assets: str
+    """``real``: LIBERO's own, or ``stand-in``"""
+    reward: str
+    encoder: str
+    """what compared the videos of an SRPO run"""
+    seed: int
+    num_episodes: int
+    """of each evaluation"""
+    iterations: npt.NDArray[np.int64]
+    control_steps: Floats
+    minutes: Floats
+    success_rates: Floats
+    """in [0, 1]"""
+
+    @property
+    def intervals(self) -> Floats:
+        """Wilson 95% intervals of the success rates, shape ``(num_points, 2)``."""
+        successes = np.rint(self.success_rates * self.num_episodes).astype(int)
+        return np.array([wilson_interval(int(n), self.num_episodes) for n in successes])
+
+    def __str__(self) -> str:
+        """Where it started and ended."""
+        low, high = self.intervals[-1]
+        name = f"{self.reward}, seed {self.seed}, {ASSETS[self.assets]}"
+        return (
+            f"{name}: {self.success_rates[0]:.0%} -> {self.success_rates[-1]:.0%} "
+            f"[{low:.0%}, {high:.0%}] of {self.num_episodes} episodes after "
+            f"{self.control_steps[-1]:,.0f} control steps, {self.minutes[-1]:.0f} min"
+        )
+
+
+def read_history(folder: str | Path, last_iteration: float | None = None) -> list[dict[str, Any]]:
+    """The figures that a run of ``agents/vla_grpo.py`` logged, in their order.
+
+    Args:
+        folder: The run's.
+        last_iteration: Leaves out what came after it.
+
+    Raises:
+        FileNotFoundError: If there is no ``history.jsonl``.
+        ValueError: If a line of it is not what the agent writes.
+    """
+    file = Path(folder) / HISTORY
+    if not file.is_file():
+        raise FileNotFoundError(f"a run's folder must hold {HISTORY}, {str(folder)!r} does not")
+    records = []
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            iteration = record["iteration"]
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            raise ValueError(f"{file}, line {number}, has no figures: {line!r}") from error
+        if last_iteration is None or iteration <= last_iteration:
+            records.append(record)
+    return records
+
+
+def read_curve(folder: str | Path) -> Curve:
+    """The held-out evaluations of a run of ``agents/vla_grpo.py``, which may still be going on.
+
+    Raises:
+        FileNotFoundError: If one of its files is missing.
+        ValueError: If the run was not evaluated yet, or a file is not what the agent writes.
+    """
+    points = [point for point in read_history(folder) if "eval/success_rate" in point]
+    if not points:
+        raise ValueError(f"the run in {str(folder)!r} has no held-out evaluation yet")
+    iterations = [point["iteration"] for point in points]
+    if iterations != sorted(set(iterations)):
+        raise ValueError(f"{folder} holds more than one run: its evaluations are of {iterations}")
+    file = Path(folder) / SETTINGS
+    try:
+        args = json.loads(file.read_text())
+        conditions = json.loads((Path(folder) / CONDITIONS).read_text())
+        if args["reward"] not in NAMES:
+            known = ", ".join(NAMES)
+            raise ValueError(f"{file}: reward must be one of {known}, got {args['reward']!r}")
+        if conditions["assets"] not in ASSETS:
+            known = " or ".join(ASSETS)
+            raise ValueError(f"{folder}: assets must be {known}, got {conditions['assets']!r}")
+        return Curve(
+            env_id=args["env_id"].rpartition("/")[2].replace("_", "-"),
+            assets=conditions["assets"],
+            reward=args["reward"],
+            # Runs from before there was a choice compared pixels.
+            encoder=args.get("encoder", "pixels"),
+            seed=args["seed"],
+            num_episodes=args["eval_episodes"],
+            iterations=np.array(iterations),
+            control_steps=np.array([float(point["control_steps"]) for point in points]),
+            minutes=np.array([point["seconds"] / 60 for point in points]),
+            success_rates=np.array([point["eval/success_rate"] for point in points]),
+        )
+    except KeyError as error:
+        raise ValueError(f"{folder} lacks {error}, which the agent writes") from error
+
+
+def steps_to(curve: Curve, rate: float) -> float:
+    """Control steps until the held-out success rate was first ``rate``, in [0, 1]; inf if never.
+
+    Between two evaluations it is taken to rise along a line.
+    """
+    reached = np.flatnonzero(curve.success_rates >= rate)
+    if len(reached) == 0:
+        return float("inf")
+    last = int(reached[0]) + 1
+    between = slice(max(0, last - 2), last)
+    return float(np.interp(rate, curve.success_rates[between], curve.control_steps[between]))
+
+
+def compare_steps(curves: Sequence[Curve], rate: float) -> str:
+    """How many control steps each reward needed to a held-out success rate, as text.
+
+    With plain GRPO among the runs, the others are put in proportion to it: by their medians, and by
+    the pairs of runs of one seed.
+    """
+    lines = [f"thousands of control steps to {rate:.0%} held-out success, by seed"]
+    kinds = {name: [c for c in curves if c.reward == name] for name in NAMES}
+    plain = {curve.seed: steps_to(curve, rate) for curve in kinds["binary"]}
+    for kind, runs in kinds.items():
+        if not runs:
+            continue
+        steps = [steps_to(curve, rate) for curve in runs]
+        median = float(np.median(steps))
+        line = f"  {NAMES[kind]}: {_in_thousands(steps)}; median {_in_thousands([median])}"
+        if kind != "binary" and plain:
+            line += f"; of plain GRPO's {_ratio(median, float(np.median(list(plain.values()))))}"
+            pairs = [
+                _ratio(mine, plain[curve.seed])
+                for curve, mine in zip(runs, steps, strict=True)
+                if curve.seed in plain
+            ]
+            line += f", by seed {', '.join(pairs)}" if pairs else ""
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _in_thousands(values: Iterable[float]) -> str:
+    return ", ".join(f"{x / 1e3:.0f}" if np.isfinite(x) else "not reached" for x in values)
+
+
+def _ratio(steps: float, others: float) -> str:
+    return f"{steps / others:.2f}" if np.isfinite(steps) and np.isfinite(others) else "unknown"
+
+
+def draw_curves(curves: Sequence[Curve]) -> Figure:
+    """Held-out success against control steps and against minutes, side by side.
+
+    A run that is alone with its reward kind is a line with its Wilson 95% band. Of several, each is
+    a thin line, and the thick one is their mean at the iterations that all of them have reached.
+
+    Raises:
+        ValueError: If the runs are of several environments, on several kinds of assets, or their
+            rewards come from several encoders.
+        ModuleNotFoundError: If matplotlib is not installed.
+    """
+    names = sorted({f"{curve.env_id} on {ASSETS[curve.assets]}" for curve in curves})
+    if len(names) != 1:
+        received = " and ".join(names) or "none"
+        raise ValueError(f"the runs must be of one environment on the same assets, got {received}")
+    encoders = sorted({curve.encoder for curve in curves if curve.reward == "srpo"})
+    if len(encoders) > 1:
+        raise ValueError(
+            "SRPO runs in one picture must have one encoder, or their mean would be of different "
+            f"rewards; got {' and '.join(encoders)}"
+        )
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a picture needs matplotlib: run `pip install matplotlib`", name="matplotlib"
+        ) from error
+    figure = Figure(figsize=(9, 3.9), dpi=200, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    notes = [" or ".join(sorted({f"{curve.num_episodes}" for curve in curves}, key=int))]
+    notes[0] = f"{names[0]}, {notes[0]} episodes per evaluation"
+    for (reward, name), style in zip(NAMES.items(), STYLES, strict=True):
+        of_kind = [curve for curve in curves if curve.reward == reward]
+        if not of_kind:
+            continue
+        notes.append("band: Wilson 95%" if len(of_kind) == 1 else "thick: mean of the seeds")
+        name += f" (seed{'s' * (len(of_kind) > 1)} {', '.join(str(c.seed) for c in of_kind)})"
+        _draw_kind(left, name, of_kind, style, "control_steps", 1e-3)
+        _draw_kind(right, name, of_kind, style, "minutes", 1.0)
+    left.set(xlabel="control steps (thousands)", ylabel="held-out success (%)", ylim=(0, 100))
+    right.set(xlabel="minutes")
+    for axes in (left, right):
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("; ".join(dict.fromkeys(notes)), fontsize=11)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[call-arg,union-attr]
+    return figure
+
+
+def _draw_kind(
+    axes: Axes, name: str, curves: list[Curve], style: dict[str, Any], x: str, scale: float
+) -> None:
+    """Draws the runs of one reward kind over the attribute ``x``."""
+    if len(curves) == 1:
+        (curve,) = curves
+        places, rates = getattr(curve, x) * scale, curve.success_rates
+        low, high = 100 * curve.intervals.T
+        axes.fill_between(places, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    else:
+        for curve in curves:
+            thin = {**style, "marker": "", "linewidth": 0.8, "alpha": 0.5}
+            axes.plot(getattr(curve, x) * scale, 100 * curve.success_rates, **thin)
+        # Evaluations of one iteration come at other numbers of steps in each run.
+        common = set.intersection(*(set(curve.iterations.tolist()) for curve in curves))
+        pairs = [(curve, np.isin(curve.iterations, sorted(common))) for curve in curves]
+        places = np.mean([getattr(curve, x)[row] for curve, row in pairs], axis=0) * scale
+        rates = np.mean([curve.success_rates[row] for curve, row in pairs], axis=0)
+    axes.plot(places, 100 * rates, label=name, linewidth=2, markersize=4.5, clip_on=False, **style)

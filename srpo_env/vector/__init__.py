@@ -1,0 +1,1 @@
+"""Everything that knows Gymnasium vector environments."""

@@ -1,0 +1,365 @@
+"""`check_wrapped`: runs a wrapped environment of your own once, and says what to mend."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+
+from srpo_env.encoders.protocol import TrajectoryEncoder
+from srpo_env.rewards.diagnostics import failures_above_success
+from srpo_env.types import Episode, Group
+from srpo_env.vector.infos import info_of, success_of
+from srpo_env.vector.wrapper import SelfReferentialProgressWrapper
+
+Policy = Callable[[Any], Any]
+Video = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Literal["ok", "warning", "error"]
+    topic: str
+    message: str
+    """what was seen and, unless it is in order, what to do"""
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.level:8}{self.topic:10}{self.message}"
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All that `check_wrapped` found; print it."""
+
+    findings: tuple[Finding, ...]
+
+    def __str__(self) -> str:
+        """One line for each finding."""
+        return "\n".join(map(str, self.findings))
+
+
+def check_wrapped(
+    envs: SelfReferentialProgressWrapper,
+    *,
+    policy: Policy | None = None,
+    num_episodes: int = 16,
+    max_steps: int = 2000,
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+) -> CheckReport:
+    """Plays some episodes and checks all that the reward rests on.
+
+    Frames, success flags, ends, rewards, group keys and latents. Use a wrapper made for the
+    purpose: it is reset, and the groups that it closes are taken.
+
+    Args:
+        envs: Wrapped environments.
+        policy: Maps observations to actions; random actions without one. Random actions seldom
+            succeed, and what a success looks like can be checked only if there is one.
+        num_episodes: Ended episodes to wait for.
+        max_steps: Steps after which to give up waiting.
+        seed: Of the reset and of the random actions.
+        options: Passed to each `reset`, such as the task and initial state to start from.
+
+    Returns:
+        The findings; those of level ``"warning"`` are issued as warnings, too.
+
+    Raises:
+        TypeError: If ``envs`` are not wrapped.
+        AssertionError: If there is a finding of level ``"error"``; its text is the report.
+
+    Examples:
+        ```python
+        print(check_wrapped(SelfReferentialProgressWrapper(envs, PixelEncoder())))
+        ```
+    """
+    if not isinstance(envs, SelfReferentialProgressWrapper):
+        raise TypeError(
+            "`envs` must be wrapped, outermost: check_wrapped(SelfReferentialProgressWrapper(envs, "
+            f"encoder)), got {envs}"
+        )
+    seen = _play(envs, policy, num_episodes, max_steps, seed, options or {})
+    findings = [
+        Finding("ok", "autoreset", f"{envs.metadata['autoreset_mode']} is declared"),
+        *_check_ends(seen),
+        *_check_success(seen),
+        *_check_rewards(seen),
+        *_check_frames(seen),
+        *_check_latents(seen, envs.encoder),
+        *_check_groups(seen),
+    ]
+    report = CheckReport(tuple(findings))
+    if any(finding.level == "error" for finding in findings):
+        text = f"The wrapped environment cannot be trained on:\n{report}"
+        raise AssertionError(text) from seen.error
+    for finding in findings:
+        if finding.level == "warning":
+            warnings.warn(str(finding), stacklevel=2)
+    return report
+
+
+@dataclass
+class _Seen:
+    """What was observed while playing."""
+
+    videos: list[Video] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    num_steps: int = 0
+    truncated: int = 0
+    next_frames: list[Video] = field(default_factory=list)
+    """first frames of the episodes that began in the step in which another ended"""
+    early_flags: int = 0
+    """steps that were told successful and did not end their episode"""
+    error: Exception | None = None
+    """what ended the play"""
+
+    @property
+    def episodes(self) -> list[Episode]:
+        return sorted(
+            (episode for group in self.groups for episode in group.episodes),
+            key=lambda episode: episode.episode_id,
+        )
+
+
+class _Probe:
+    """Stands in for the encoder, under its name, and keeps the videos that it is given."""
+
+    def __init__(self, encoder: TrajectoryEncoder, videos: list[Video]) -> None:
+        self.encoder, self.videos = encoder, videos
+        self.latent_dim = encoder.latent_dim
+
+    def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
+        self.videos += videos
+        return self.encoder.encode(videos)
+
+
+def _play(
+    envs: SelfReferentialProgressWrapper,
+    policy: Policy | None,
+    num_episodes: int,
+    max_steps: int,
+    seed: int,
+    options: dict[str, Any],
+) -> _Seen:
+    seen = _Seen()
+    encoder = envs.encoder
+    # The name is what messages about latents begin with.
+    probe = type(type(encoder).__name__, (_Probe,), {})
+    envs._scorer.encoder = probe(encoder, seen.videos)
+    try:
+        envs.action_space.seed(seed)
+        observations, infos = envs.reset(seed=seed, options=dict(options) or None)
+        num_ended = 0
+        while num_ended < num_episodes and seen.num_steps < max_steps:
+            actions = policy(observations) if policy else envs.action_space.sample()
+            observations, _, terminations, truncations, infos = envs.step(actions)
+            dones = np.logical_or(terminations, truncations)
+            seen.num_steps += 1
+            seen.truncated += int(truncations.sum())
+            num_ended += int((dones & infos["_episode_id"]).sum())
+            seen.early_flags += _count_early_flags(envs, infos, dones)
+            if envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP:
+                frame_of = envs._frames.batch(observations, infos)
+                seen.next_frames += [frame_of(i).copy() for i in range(envs.num_envs) if dones[i]]
+            if envs.metadata["autoreset_mode"] is AutoresetMode.DISABLED and dones.any():
+                observations, infos = envs.reset(options={**options, "reset_mask": dones})
+        envs.close_groups()
+    # Whatever the wrapper objects to is a finding, and so is a callable of the user's that fails:
+    # it is chained to the AssertionError, which shows where.
+    except Exception as error:
+        seen.error = error
+    finally:
+        envs._scorer.encoder = encoder
+        seen.groups = envs.pop_groups()
+    return seen
+
+
+def _count_early_flags(
+    envs: SelfReferentialProgressWrapper, infos: dict[str, Any], dones: npt.NDArray[np.bool_]
+) -> int:
+    if envs._success == "terminated":
+        return 0
+    count = 0
+    running: list[int] = np.flatnonzero(infos["_episode_id"] & ~dones).tolist()
+    for index in running:
+        try:
+            count += success_of(info_of(infos, index), False, envs._success)
+        except (ValueError, KeyError):
+            continue  # a flag that is told at the end only is fine
+    return count
+
+
+def _check_ends(seen: _Seen) -> list[Finding]:
+    if seen.error:
+        error = f"{type(seen.error).__name__}: {seen.error}"
+        return [Finding("error", "play", f"stopped after {seen.num_steps} steps by {error}")]
+    episodes = seen.episodes
+    if not episodes:
+        return [
+            Finding(
+                "error",
+                "ends",
+                f"no episode ended in {seen.num_steps} steps, so no group would ever close; limit "
+                "each environment with gymnasium.wrappers.TimeLimit(env, max_episode_steps=...), "
+                "as lerobot's LiberoEnv, for one, never truncates; or pass a larger `max_steps`",
+            )
+        ]
+    lengths = [episode.length for episode in episodes]
+    text = (
+        f"{len(episodes)} episodes ended in {seen.num_steps} steps, {seen.truncated} by truncation,"
+        f" after {min(lengths)} to {max(lengths)} steps"
+    )
+    return [Finding("ok", "ends", text)]
+
+
+def _check_success(seen: _Seen) -> list[Finding]:
+    findings = []
+    wins = sum(episode.success for episode in seen.episodes)
+    if seen.episodes and not wins:
+        findings.append(
+            Finding(
+                "warning",
+                "success",
+                f"none of {len(seen.episodes)} episodes succeeded, so it is not seen that the flag "
+                "is ever set; pass a `policy` that succeeds at times",
+            )
+        )
+    elif seen.episodes:
+        findings.append(Finding("ok", "success", f"{wins} of {len(seen.episodes)} episodes"))
+    if seen.early_flags:
+        findings.append(
+            Finding(
+                "warning",
+                "success",
+                f"the flag was set in {seen.early_flags} steps that did not end their episode, but "
+                "only that of the last step counts; end the episode on success, or pass `success` "
+                "a flag that stays set",
+            )
+        )
+    return findings
+
+
+def _check_rewards(seen: _Seen) -> list[Finding]:
+    returns = [episode.env_return for episode in seen.episodes if not episode.success]
+    if not returns:
+        return []
+    findings = []
+    if any(returns):
+        findings.append(
+            Finding(
+                "warning",
+                "reward",
+                f"failed episodes returned {min(returns):g} to {max(returns):g}, and the progress "
+                "reward comes on top; it is meant for environments that pay 1 for success and else "
+                "0: convert with gymnasium.wrappers.TransformReward",
+            )
+        )
+    else:
+        findings.append(Finding("ok", "reward", "failed episodes return 0"))
+    outranked = sum(failures_above_success(group) for group in seen.groups)
+    if outranked:
+        findings.append(
+            Finding("warning", "reward", f"{outranked} failures return more than a success does")
+        )
+    return findings
+
+
+def _check_frames(seen: _Seen) -> list[Finding]:
+    if not seen.videos:
+        return []
+    findings = []
+    shapes = {video.shape[1:] for video in seen.videos}
+    text = f"{len(seen.videos)} videos of {' and '.join(map(str, shapes))} uint8"
+    findings.append(Finding("ok", "frames", text))
+    if all((video == video[0, 0, 0]).all() for video in seen.videos):
+        findings.append(
+            Finding(
+                "error",
+                "frames",
+                "every frame is of one and the same colour; is this the right camera?",
+            )
+        )
+    elif all((video == video[0]).all() for video in seen.videos):
+        findings.append(
+            Finding(
+                "error",
+                "frames",
+                "no frame ever differs from the first of its episode; pass `frames` a camera that "
+                "sees the task",
+            )
+        )
+    # Both in the order of the ends.
+    pairs = list(zip(seen.videos, seen.next_frames, strict=False))
+    moved = any((video[:-1] != video[-1]).any() for video, _ in pairs)
+    if moved and all(np.array_equal(video[-1], frame) for video, frame in pairs):
+        findings.append(
+            Finding(
+                "error",
+                "frames",
+                "in SAME_STEP, each episode's last frame equals the first of the next one: the "
+                "environment reuses its observation array; return a copy of it, or use NEXT_STEP",
+            )
+        )
+    return findings
+
+
+def _check_latents(seen: _Seen, encoder: TrajectoryEncoder) -> list[Finding]:
+    latents = [episode.latent for episode in seen.episodes]
+    if not latents:
+        return []
+    again = encoder.encode(seen.videos[:1])
+    first = min(float(np.linalg.norm(again[0] - latent)) for latent in latents)
+    if first > 1e-3 * max(float(np.linalg.norm(again[0])), 1e-6):
+        text = "encoding a video again gives another latent; switch dropout and the like off"
+        return [Finding("error", "encoder", text)]
+    different = any(
+        video.shape != seen.videos[0].shape or (video != seen.videos[0]).any()
+        for video in seen.videos
+    )
+    if different and all(np.array_equal(latent, latents[0]) for latent in latents):
+        text = "gives one and the same latent for different videos"
+        return [Finding("error", "encoder", f"{type(encoder).__name__} {text}")]
+    norms = [float(np.linalg.norm(latent)) for latent in latents]
+    text = f"{len(latents[0])}-d latents of norm {min(norms):.3g} to {max(norms):.3g}"
+    return [Finding("ok", "encoder", text)]
+
+
+def _check_groups(seen: _Seen) -> list[Finding]:
+    sizes: Counter[Hashable] = Counter()
+    for group in seen.groups:
+        sizes[group.key] += len(group.episodes)
+    if not sizes:
+        return []
+    findings = []
+    if len(sizes) > 1 and max(sizes.values()) == 1:
+        findings.append(
+            Finding(
+                "warning",
+                "groups",
+                f"each of {len(sizes)} episodes had a key of its own ({next(iter(sizes))!r}, ...), "
+                "so none is compared with another; pass `group_key`, start the episodes of a group "
+                'from one task and initial state, or use reference="task"',
+            )
+        )
+    elif set(sizes) == {(None, None)}:
+        findings.append(
+            Finding(
+                "ok",
+                "groups",
+                "the info of `reset` tells neither task_id nor init_state_id, so all episodes are "
+                "compared with each other; pass `group_key` if they should not be",
+            )
+        )
+    else:
+        keys = ", ".join(f"{key!r} x {size}" for key, size in sizes.most_common(3))
+        findings.append(Finding("ok", "groups", f"keys: {len(sizes)}, most often {keys}"))
+    return findings

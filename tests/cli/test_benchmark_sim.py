@@ -1,0 +1,288 @@
+"""The benchmark's arithmetic by hand, and the shortest run of each of its parts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("libero", reason="LIBERO is not installed: pip install 'srpo-env[libero]'")
+
+from srpo_env.benchmarks import sides, sim
+from srpo_env.benchmarks.sim.contenders import CHUNK, Side, Upstream, Work
+from srpo_env.benchmarks.sim.image_quality import compare_visuals, psnr, ssim
+from srpo_env.benchmarks.sim.report import draw_profile, tables
+from srpo_env.benchmarks.sim.step_profile import PARTS, Stopwatch
+from srpo_env.cli import main as cli
+from srpo_env.libero.suites import get_task
+
+pytestmark = pytest.mark.libero
+
+TINY = sim.Settings(steps=CHUNK, repeats=2, workers=(1,), min_seconds=0.0)
+
+
+def gray(value, size=16):
+    return np.full((size, size, 3), value, np.uint8)
+
+
+# --- Images -------------------------------------------------------------------------------------
+
+
+def test_psnr_of_images_that_differ_by_one_everywhere():
+    assert psnr(gray(100), gray(101)) == pytest.approx(20 * np.log10(255))  # mean square error 1
+
+
+def test_psnr_counts_all_pixels_and_channels():
+    image = gray(0, size=2)
+    image[0, 0, 0] = 6  # of 12 numbers one is off by 6: mean square error 3
+    assert psnr(image, gray(0, size=2)) == pytest.approx(10 * np.log10(255**2 / 3))
+
+
+def test_equal_images_are_as_similar_as_can_be():
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    assert psnr(image, image) == np.inf
+    assert ssim(image, image) == 1.0
+
+
+def test_ssim_of_even_images_compares_their_brightness_alone():
+    # No variance, so that only the first factor of Eq. 13 is left; C1 is (0.01 * 255)^2.
+    c1 = 2.55**2
+    expected = (2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)
+    assert ssim(gray(100), gray(150)) == pytest.approx(expected)
+
+
+def test_ssim_of_an_image_and_its_negative_is_negative():
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    assert ssim(image, 255 - image) < 0
+
+
+def test_ssim_equals_a_slow_sum_over_windows():
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(0, 256, (12, 13, 3), np.uint8) for _ in range(2))
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
+    window /= window.sum()
+    found = []
+    for channel in range(3):
+        for row in range(12 - 10):
+            for column in range(13 - 10):
+                a, b = (
+                    image[row : row + 11, column : column + 11, channel].astype(float)
+                    for image in (x, y)
+                )
+                mean_a, mean_b = (window * a).sum(), (window * b).sum()
+                var_a = (window * (a - mean_a) ** 2).sum()
+                var_b = (window * (b - mean_b) ** 2).sum()
+                cov = (window * (a - mean_a) * (b - mean_b)).sum()
+                c1, c2 = 2.55**2, 7.65**2
+                found.append(
+                    (2 * mean_a * mean_b + c1) * (2 * cov + c2)
+                    / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+                )  # fmt: skip
+    assert ssim(x, y) == pytest.approx(np.mean(found))
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_images_of_different_shapes_are_not_compared(measure):
+    with pytest.raises(ValueError, match=r"same shape, got \(16, 16, 3\) and \(12, 12, 3\)"):
+        measure(gray(0), gray(0, size=12))
+
+
+def test_an_image_smaller_than_ssims_window_is_an_error():
+    with pytest.raises(ValueError, match="at least 11 pixels"):
+        ssim(gray(0, size=10), gray(0, size=10))
+
+
+def test_thin_visuals_have_fewer_faces_and_look_much_alike():
+    found = compare_visuals([get_task("libero_object", 0)], num_states=1, moving_steps=4)
+    (faces,) = found["tasks"]
+    assert 0 < faces["fast"] <= faces["exact"]
+    assert found["num_images"] == 2
+    for camera in ("agentview", "wrist"):
+        assert 20 < found[camera]["psnr"]["worst"] <= found[camera]["psnr"]["mean"]
+        assert 0.8 < found[camera]["ssim"]["worst"] <= found[camera]["ssim"]["mean"] <= 1
+
+
+# --- Timing -------------------------------------------------------------------------------------
+
+
+def test_nested_parts_count_for_the_inner_one():
+    times = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])
+    watch = Stopwatch(lambda: next(times))
+    inner = watch.timed("physics", lambda: None)
+    outer = watch.timed("controller", inner)
+    outer()  # from 1 to 10, with the inner from 3 to 6
+    seconds = watch.read()
+    assert seconds["physics"] == 3.0
+    assert seconds["controller"] == 2.0 + 4.0
+    assert seconds["rest"] == 1.0 + 5.0
+    assert set(seconds) == set(PARTS)
+
+
+class Counted(Side):
+    """Takes a tenth of a second for everything, by a clock of its own."""
+
+    name, num_envs = "counted", 2
+
+    def __init__(self, monkeypatch):
+        self.now, self.done = 0.0, []
+        monkeypatch.setattr(sides.time, "perf_counter", lambda: self.now)
+
+    def _pass(self, what):
+        self.now += 0.1
+        self.done.append(what)
+
+    def reset(self, work):
+        self._pass("reset")
+
+    def rewind(self, work):
+        self._pass("rewind")
+
+    def step(self, work):
+        self._pass("step")
+
+    def close(self):
+        pass
+
+
+def work_of(num_envs=2, num_chunks=3):
+    return Work(get_task("libero_object", 0), 0, np.zeros((num_chunks, num_envs, CHUNK, 7)))
+
+
+def test_speed_counts_the_steps_of_all_environments_and_no_rewinding(monkeypatch):
+    side = Counted(monkeypatch)
+    assert side.steps_per_second(work_of(), min_seconds=0.25) == pytest.approx(2 * 3 * 8 / 0.1)
+    assert side.done == ["step", "rewind", "step", "rewind", "step"]
+    assert side.time_reset(work_of()) == pytest.approx(0.1)
+
+
+def test_the_memory_is_the_proportional_set_size_of_all_workers(monkeypatch, tmp_path):
+    for process, size in ((1, 2000), (2, 500)):
+        (tmp_path / str(process)).write_text(f"Rss: 9999 kB\nPss:     {size} kB\nPss_Anon: 7 kB\n")
+    monkeypatch.setattr(sides, "_SMAPS", str(tmp_path / "{}"))
+    side = Counted(monkeypatch)
+    side.processes = [1, 2]
+    assert side.memory() == 2500 * 1024
+    side.processes = [3]
+    assert side.memory() is None
+
+
+def test_a_spread_keeps_every_value():
+    assert sim.spread([3.0, 1.0, 10.0]) == {
+        "median": 3.0,
+        "min": 1.0,
+        "max": 10.0,
+        "values": [3.0, 1.0, 10.0],
+    }
+
+
+def test_every_environment_has_its_own_actions_whatever_is_beside_it():
+    two, three = (sim._work(TINY, num_envs, repeat=1) for num_envs in (2, 3))
+    np.testing.assert_array_equal(two.actions, three.actions[:, :2])
+    assert (two.actions[:, 0] != two.actions[:, 1]).all()
+    assert (sim._work(TINY, 2, repeat=2).actions != two.actions).all()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"steps": 12}, "`steps` must be a multiple of 8 and at most 280, .* got 12"),
+        ({"steps": 288}, "got 288"),
+        ({"repeats": 0}, "`repeats` must be at least 1, got 0"),
+        ({"workers": (0, 1)}, "`workers` must be at least 1, got 0"),
+        ({"suite": "libero_wood"}, "`suite` must be one of"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_an_error(setting, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **setting)
+
+
+# --- Runs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_both_sides_are_measured_on_the_same_work():
+    told = []
+    settings = replace(TINY, parts=("speed",))
+    result = json.loads(json.dumps(sim.measure(settings, told.append)))
+    assert len(told) == sim.num_measurements(settings)
+    assert [row["kind"] for row in result["speed"]] == ["no camera", "exact", "fast"]
+    for row in result["speed"]:
+        theirs, ours = row["upstream"], row["ours"]
+        for ratio, above, below in (
+            ("speedup", ours["steps_per_second"], theirs["steps_per_second"]),
+            ("reset_speedup", theirs["reset_seconds"], ours["reset_seconds"]),
+        ):
+            assert min(above["values"] + below["values"]) > 0
+            pairs = zip(above["values"], below["values"], strict=True)
+            assert row[ratio]["values"] == pytest.approx([a / b for a, b in pairs])
+        assert row["reset_speedup"]["min"] > 1
+    assert result["scaling"] == []
+    assert result["assets"]["kind"] in ("real", "stand-in")
+    assert result["machine"]["cores"] > 0
+    assert "times as fast" in tables(result)
+
+
+@pytest.mark.slow
+def test_the_command_writes_tables_figures_and_a_picture(tmp_path, capfd):
+    files = ["--json", str(tmp_path / "sim.json"), "--plot", str(tmp_path / "sim.png")]
+    assert cli.main(["benchmark", "sim", "--parts", "profile", *files]) == 0
+    shown = capfd.readouterr().out
+    assert shown.startswith("assets   ")
+    assert "[robosuite WARNING]" not in shown
+    content = json.loads((tmp_path / "sim.json").read_text())
+    rows = {(row["side"], row["kind"]): row["milliseconds"] for row in content["profile"]}
+    assert len(rows) == 5
+    for (_, kind), parts in rows.items():
+        assert parts["physics"] > 0
+        assert parts["controller"] > 0
+        assert (parts["rendering"] > 0) == (kind != "no camera")
+    # What ours leaves out.
+    assert rows["upstream", "exact"]["physics again"] > 0
+    assert rows["ours", "exact"]["physics again"] == 0
+    assert (tmp_path / "sim.png").stat().st_size > 10_000
+    assert draw_profile(content).axes
+
+
+@pytest.mark.slow
+def test_environments_of_one_worker_share_its_memory():
+    settings = replace(TINY, parts=("memory",))
+    rows = list(sim.measure_memory(settings, lambda what: None))
+    alone = next(row for row in rows if (row["side"], row["kind"]) == ("ours", "fast"))
+    many = next(row for row in rows if (row["kind"], row["envs"]) == ("fast", sim.MANY_ENVS))
+    assert alone["bytes"] > 50e6
+    assert many["bytes_per_env"] == many["bytes"] / sim.MANY_ENVS < alone["bytes_per_env"] / 2
+
+
+def test_where_libero_cannot_be_run_its_last_words_are_told(monkeypatch):
+    def fail(*arguments):
+        raise ValueError("last words")
+
+    monkeypatch.setattr(sides, "make_upstream", fail)
+    with pytest.raises(ConnectionError, match=r"ended in its process: ValueError: last words"):
+        Upstream(get_task("libero_object", 0), "no camera", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plot", "p.png", "--parts", "images"], "`--plot` shows the profile"),
+        (["--suite", "libero-wood"], "`suite` must be one of libero_spatial"),
+        (["--steps", "9"], "`steps` must be a multiple of 8"),
+        (["--task", "10"], "`task_id` must be in 0..9"),
+    ],
+)
+def test_wrong_input_is_one_sentence_at_once(arguments, message, capsys):
+    assert cli.main(["benchmark", "sim", *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+
+
+def test_the_help_lists_the_benchmarks(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["benchmark", "--help"])
+    assert "  sim  " in capsys.readouterr().out

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("h5py")
+
+from srpo_env.cli import main as cli
+from srpo_env.cli.demos import numbers
+from srpo_env.libero.demos import read_demos
+
+pytestmark = pytest.mark.libero
+
+
+def test_it_records_the_tasks_that_were_asked_for(tmp_path, capsys):
+    arguments = ["--tasks", "1,5", "--demos-per-task", "1", "--image-size", "8"]
+    assert cli.main(["demos", "--out", str(tmp_path), *arguments]) == 0
+    assert "2 files" in capsys.readouterr().out
+    instructions = [demo.instruction for demo in read_demos(tmp_path)]
+    assert instructions == [
+        "pick up the cream cheese and place it in the basket",
+        "pick up the tomato sauce and place it in the basket",
+    ]
+
+
+def test_ctrl_c_keeps_the_finished_files_and_no_others(tmp_path, monkeypatch):
+    from srpo_env.cli import demos
+
+    record_task = demos.record_task
+
+    def interrupted(suite, task_id, folder, recording, **options):
+        if task_id == 5:
+            options["progress"] = press_ctrl_c
+        return record_task(suite, task_id, folder, recording, **options)
+
+    def press_ctrl_c(success):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demos, "record_task", interrupted)
+    arguments = ["--tasks", "1,5", "--demos-per-task", "1", "--image-size", "8"]
+    assert cli.main(["demos", "--out", str(tmp_path), *arguments]) == 130
+    (kept,) = tmp_path.iterdir()
+    assert "cream_cheese" in kept.name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0", [0]), ("0-3", [0, 1, 2, 3]), ("4,0-2,1", [0, 1, 2, 4]), (" 1, 2 ", [1, 2])],
+)
+def test_numbers_and_ranges_are_read(text, expected):
+    assert numbers(text, "--tasks") == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-1", "1,,2", "1.5"])
+def test_what_is_no_list_of_numbers_is_refused(text):
+    with pytest.raises(ValueError, match="`--tasks` must be numbers and ranges, as in 0-4,7, got"):
+        numbers(text, "--tasks")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "libero_goal"], "`--suite` must be libero_object"),
+        (["--tasks", "10"], "`task_id` must be in 0..9"),
+        (["--demos-per-task", "41"], "the expert would repeat itself: got 41 of 40"),
+        (["--init-states", "0-50"], "`init_states` must be in 0..49"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(tmp_path, capsys, arguments, message):
+    assert cli.main(["demos", "--out", str(tmp_path / "new"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

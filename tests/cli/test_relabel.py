@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from srpo_env.cli import main as cli
+from tests.test_offline import write_libero
+
+PIXELS = ["--encoder", "pixels"]
+
+
+@pytest.fixture
+def recording(tmp_path):
+    return write_libero(tmp_path / "walk_demo.hdf5", [(90, True), (80, False), (60, False)])
+
+
+def test_it_rewards_a_folder_of_recordings_and_says_where(recording, capsys):
+    assert cli.main(["relabel", str(recording.parent), *PIXELS]) == 0
+    shown = capsys.readouterr().out
+    file = recording.with_name("walk_demo.srpo.npz")
+    assert str(file) in shown
+    # Pixels: distances in the ratio of 1 to 3, so z-scores of -1 and 1.
+    assert "0.22 to 0.58" in shown
+    rewards = np.load(file)["rewards"]
+    np.testing.assert_allclose(rewards, [1, 0.8 / (1 + np.exp(-1)), 0.8 / (1 + np.exp(1))])
+
+
+def test_it_says_which_tasks_have_nothing_to_compare_with(tmp_path, capsys):
+    write_libero(tmp_path / "lost_demo.hdf5", [(9, False)])
+    assert cli.main(["relabel", str(tmp_path), *PIXELS]) == 0
+    assert "nothing is rewarded: ['lost']" in capsys.readouterr().out
+
+
+def test_rewards_are_replaced_on_demand_only(recording, capsys):
+    arguments = ["relabel", str(recording), *PIXELS]
+    assert [cli.main(arguments), cli.main(arguments), cli.main([*arguments, "--overwrite"])] == [
+        0,
+        2,
+        0,
+    ]
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_by_default_the_world_model_that_ships_compares(recording):
+    pytest.importorskip("transformers")
+    assert cli.main(["relabel", str(recording)]) == 0
+    result = np.load(recording.with_name("walk_demo.srpo.npz"))
+    assert "VJEPA2Encoder" in str(result["settings"])
+    assert result["latents"].shape[1] == 8 * 32
+    assert 0 < result["rewards"][1:].min() < result["rewards"][1:].max() < 0.8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--encoder", "srpo-world"], "a checkpoint of V-JEPA 2 must be a folder"),
+        (["--encoder", "srpo_env:NoEncoder"], "MODULE:NAME"),
+        (["--encoder", "builtins:dict"], "MODULE:NAME"),
+        (["--encoder", "no_such_module:Encoder"], "no_such_module"),
+        ([*PIXELS, "--camera", "wrist_rgb"], "obs/wrist_rgb"),
+        ([*PIXELS, "--max-frames", "1"], "at least 2, got 1"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(recording, arguments, message, capsys):
+    assert cli.main(["relabel", str(recording), *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+
+
+def test_a_path_without_recordings_is_one_sentence(tmp_path, capsys):
+    assert cli.main(["relabel", str(tmp_path / "lost")]) == 2
+    assert "no such path" in capsys.readouterr().err
+    assert cli.main(["relabel", str(tmp_path)]) == 2
+    assert "is neither" in capsys.readouterr().err

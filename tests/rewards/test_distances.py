@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from srpo_env import SelfReferentialProgressWrapper, alignment
+from srpo_env.rewards.distances import by_paths
+from tests.corridor import GIVE_UP, STAY, WALK, drive, make_corridor
+
+pytest.importorskip("dtaidistance")
+
+SUCCESS = [0.0, 1.0, 2.0, 3.0]
+STOPS = [0.0, 1.0, 1.0, 1.0]
+TURNS_BACK = [0.0, 2.0, 0.0, 0.0]
+BACKWARDS = [3.0, 2.0, 1.0, 0.0]
+
+METRES = [
+    alignment.end_distance,
+    alignment.dtw_distance,
+    alignment.transport_distance,
+    alignment.coverage_distance,
+    alignment.ordered_coverage_distance,
+]
+"""In units of the latents"""
+SHARES = [alignment.remaining_share, alignment.unreached_share, alignment.unvisited_share]
+"""Without a unit, in [0, 1]"""
+EVERY = [*METRES, *SHARES]
+
+
+def paths(*values):
+    """Paths through one dimension."""
+    return np.array(values, np.float64)[..., None]
+
+
+def random_paths(count, seed=0, num_times=6, dim=3):
+    return np.random.default_rng(seed).normal(size=(count, num_times, dim)).cumsum(axis=1)
+
+
+@pytest.mark.parametrize(
+    ("distance", "stops", "turns_back"),
+    [
+        # The last of four times is the last quarter.
+        (alignment.end_distance, 2.0, 3.0),
+        # 0-0, 1-1, 1-2, 1-3; and 0-0, 2-1, 2-2, 0-2, 0-3.
+        (alignment.dtw_distance, np.sqrt(0 + 0 + 1 + 4), np.sqrt(0 + 1 + 0 + 4 + 9)),
+        # Sorted, 0 1 1 1 and 0 0 0 2 beside 0 1 2 3.
+        (alignment.transport_distance, np.sqrt(5 / 4), np.sqrt((0 + 1 + 4 + 1) / 4)),
+        # Nearest to 0, 1, 2, 3.
+        (alignment.coverage_distance, (0 + 0 + 1 + 2) / 4, (0 + 1 + 0 + 1) / 4),
+        (alignment.ordered_coverage_distance, (0 + 0 + 1 + 2) / 4, (0 + 1 + 0 + 1) / 4),
+        # Steps of the success are 1 wide.
+        (
+            alignment.unvisited_share,
+            1 - (1 + 1 + np.exp(-0.5) + np.exp(-2)) / 4,
+            1 - (1 + np.exp(-0.5) + 1 + np.exp(-0.5)) / 4,
+        ),
+    ],
+)
+def test_distances_by_hand(distance, stops, turns_back):
+    found, nearest = distance(paths(STOPS, TURNS_BACK), paths(SUCCESS))
+    np.testing.assert_allclose(found, [stops, turns_back], atol=1e-7)
+    np.testing.assert_array_equal(nearest, [0, 0])
+
+
+def test_what_remains_is_what_comes_after_the_best_end():
+    # Stopping at 1 fits the first two of four times; two of three steps were still to come.
+    found, _ = alignment.remaining_share(paths(STOPS, SUCCESS), paths(SUCCESS))
+    np.testing.assert_allclose(found, [2 / 3, 0])
+
+
+def test_what_remains_is_told_by_the_success_that_fits_best():
+    far = [5.0, 5.0, 5.0, 5.0]  # would be at its end
+    found, nearest = alignment.remaining_share(paths(STOPS), paths(far, SUCCESS))
+    assert found == pytest.approx([2 / 3])
+    np.testing.assert_array_equal(nearest, [1])
+
+
+def test_the_furthest_moment_is_placed_by_its_neighbours_on_the_success():
+    weights = np.exp(-((1.0 - np.arange(4)) ** 2) / 2)
+    place = weights @ np.arange(4) / weights.sum() / 3
+    found, _ = alignment.unreached_share(paths(STOPS), paths(SUCCESS))
+    np.testing.assert_allclose(found, [1 - place])
+
+
+def test_coverage_forgives_the_wrong_order_and_ordered_coverage_does_not():
+    assert alignment.coverage_distance(paths(BACKWARDS), paths(SUCCESS))[0] == pytest.approx(
+        [0], abs=1e-7
+    )
+    # One moment near the middle has to do for all: 1 + 0 + 1 + 2.
+    ordered, _ = alignment.ordered_coverage_distance(paths(BACKWARDS), paths(SUCCESS))
+    assert ordered == pytest.approx([1.0])
+
+
+def test_ordered_coverage_equals_a_search_over_all_ways():
+    path, reference = random_paths(1, seed=1, num_times=4), random_paths(1, seed=2, num_times=3)
+    steps = np.linalg.norm(path[0][:, None] - reference[0], axis=-1)
+    ways = [
+        steps[a, 0] + steps[b, 1] + steps[c, 2]
+        for a in range(4)
+        for b in range(a, 4)
+        for c in range(b, 4)
+    ]
+    found, _ = alignment.ordered_coverage_distance(path, reference)
+    np.testing.assert_allclose(found, [min(ways) / 3])
+
+
+@pytest.mark.parametrize("distance", EVERY)
+def test_the_further_along_a_success_the_nearer(distance):
+    success = np.arange(8.0)
+    stopped = [np.minimum(success, last) for last in range(8)]
+    found, _ = distance(paths(*stopped), paths(success))
+    assert (np.diff(found) < 0).all()
+
+
+@pytest.mark.parametrize("distance", [d for d in EVERY if d is not alignment.unreached_share])
+def test_a_success_is_at_no_distance_from_itself_and_knows_itself(distance):
+    successes = random_paths(3)
+    found, nearest = distance(successes, successes)
+    np.testing.assert_allclose(found, 0, atol=1e-6)
+    np.testing.assert_array_equal(nearest, [0, 1, 2])
+
+
+@pytest.mark.parametrize("distance", EVERY)
+def test_each_path_is_judged_by_itself_and_the_order_of_references_is_nothing(distance):
+    failures, successes = random_paths(4, seed=1), random_paths(3, seed=2)
+    found, nearest = distance(failures, successes)
+    np.testing.assert_allclose(distance(failures[2:], successes)[0], found[2:])
+    again, swapped = distance(failures, successes[::-1])
+    np.testing.assert_allclose(again, found)
+    np.testing.assert_array_equal(2 - swapped, nearest)
+
+
+@pytest.mark.parametrize("distance", EVERY)
+def test_where_the_origin_is_does_not_matter_and_the_unit_is_the_latents(distance):
+    failures, successes = random_paths(4, seed=1), random_paths(3, seed=2)
+    found, _ = distance(failures, successes)
+    moved, _ = distance(10 * failures + 100, 10 * successes + 100)
+    np.testing.assert_allclose(moved, found * (10 if distance in METRES else 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("distance", SHARES)
+def test_shares_lie_between_0_and_1(distance):
+    found, _ = distance(random_paths(20, seed=1), random_paths(3, seed=2))
+    assert (found >= 0).all()
+    assert (found <= 1).all()
+
+
+@pytest.mark.parametrize("distance", EVERY)
+def test_paths_of_one_time_and_successes_that_do_not_move_can_be_compared(distance):
+    found, _ = distance(random_paths(3, num_times=1), random_paths(2, seed=2, num_times=1))
+    assert np.isfinite(found).all()
+    still = np.ones((2, 4, 3))
+    assert np.isfinite(distance(random_paths(3, num_times=4), still)[0]).all()
+
+
+# --- As latents -----------------------------------------------------------------------------------
+
+
+def test_latents_hold_the_times_of_a_path_one_after_the_other():
+    failures, successes = random_paths(4, seed=1), random_paths(3, seed=2)
+    expected = alignment.coverage_distance(failures, successes)
+    on_latents = by_paths(alignment.coverage_distance, num_times=6)
+    found = on_latents(failures.reshape(4, -1), successes.reshape(3, -1))
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_latents_of_another_length_are_refused():
+    on_latents = by_paths(alignment.coverage_distance, num_times=4)
+    with pytest.raises(ValueError, match=r"\(N, 4 \* dim\), got \(2, 6\)"):
+        on_latents(np.zeros((2, 6)), np.zeros((1, 6)))
+
+
+def test_the_wrapper_takes_a_path_distance_for_latents_that_are_paths():
+    class PlaceAtEachTime:
+        latent_dim = 4
+
+        def encode(self, videos):
+            times = [np.linspace(0, len(video) - 1, 4).round().astype(int) for video in videos]
+            return np.stack(
+                [video[t, 0, 0, 0] for video, t in zip(videos, times, strict=True)]
+            ).astype(np.float32)
+
+    envs = SelfReferentialProgressWrapper(
+        make_corridor(3),
+        PlaceAtEachTime(),
+        group_size=3,
+        distance=by_paths(alignment.coverage_distance, num_times=4),
+    )
+    envs.reset(seed=0)
+    list(drive(envs, [[WALK, GIVE_UP, WALK], [WALK, STAY, WALK], [WALK, STAY, GIVE_UP]]))
+    (group,) = envs.pop_groups()
+    # The success saw 0, 1, 2 and 3; one failure never left 0, the other one came to 2.
+    distances = [episode.distance for episode in group.episodes]
+    np.testing.assert_allclose(distances, [0, (0 + 1 + 2 + 3) / 4, 1 / 4], atol=1e-6)

@@ -1,0 +1,203 @@
+"""Rewards for recorded episodes: read from two formats, written beside, never over."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from srpo_env.offline import (
+    even_rows,
+    read_lerobot,
+    read_libero,
+    relabel_episodes,
+    rewards_file,
+    write_rewards,
+)
+from tests.corridor import ReadingEncoder
+
+h5py = pytest.importorskip("h5py", reason="h5py is not installed: pip install 'srpo-env[agents]'")
+
+
+def write_libero(path, ends, *, length=4, convention=None, rewards=None):
+    """One episode for each end; its images' upper row, seen upright, is the position."""
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        if convention is not None:
+            data.attrs["macros_image_convention"] = convention
+        for number, (end, success) in enumerate(ends):
+            images = np.zeros((length, 4, 4, 3), np.uint8)
+            row = 0 if convention == "opencv" else -1
+            images[:, row] = np.linspace(0, end, length).round()[:, None, None]
+            group = data.create_group(f"demo_{number}")
+            group["obs/agentview_rgb"] = images
+            flags = np.zeros(length, np.uint8)
+            flags[-1] = success
+            group["rewards"] = flags if rewards is None else rewards
+    return path
+
+
+def relabeled(*paths, **kwargs):
+    episodes = (episode for path in paths for episode in read_libero(path))
+    return relabel_episodes(episodes, ReadingEncoder(), **kwargs)
+
+
+@pytest.mark.parametrize("convention", [None, "opengl", "opencv"])
+def test_failures_are_rewarded_by_their_distance_and_images_are_turned_upright(
+    tmp_path, convention
+):
+    # The encoder reads the last position: distances 1 and 3 to the success, z-scores -1 and 1.
+    file = write_libero(
+        tmp_path / "walk_demo.hdf5", [(9, True), (8, False), (6, False)], convention=convention
+    )
+    result = relabeled(file)
+    assert result.tasks == ("walk",) * 3
+    np.testing.assert_array_equal(result.successes, [True, False, False])
+    np.testing.assert_array_equal(result.relabeling.distances, [0, 1, 3])
+    near, far = 0.8 / (1 + np.exp(-1)), 0.8 / (1 + np.exp(1))
+    np.testing.assert_allclose(result.relabeling.rewards, [1, near, far])
+
+
+def test_episodes_of_one_task_are_compared_across_files_and_tasks_are_not(tmp_path):
+    (tmp_path / "own").mkdir()
+    demos = write_libero(tmp_path / "walk_demo.hdf5", [(9, True)])
+    own = write_libero(tmp_path / "own" / "walk_demo.hdf5", [(7, False)])
+    other = write_libero(tmp_path / "run_demo.hdf5", [(7, False)])
+    result = relabeled(demos, own, other)
+    np.testing.assert_array_equal(result.relabeling.rewards, [1, 0.4, 0])
+    np.testing.assert_array_equal(result.relabeling.distances, [0, 2, np.nan])
+
+
+def test_the_rewards_are_written_beside_the_recording_and_leave_it_as_it_was(tmp_path):
+    file = write_libero(tmp_path / "walk_demo.hdf5", [(9, True), (8, False)])
+    before = file.read_bytes()
+    written = write_rewards(relabeled(file, formula="siirl"))
+    assert written == {str(file): tmp_path / "walk_demo.srpo.npz"}
+    assert file.read_bytes() == before
+    with np.load(written[str(file)]) as saved:
+        assert saved["names"].tolist() == ["data/demo_0", "data/demo_1"]
+        np.testing.assert_array_equal(saved["rewards"], [1, 0.3])
+        np.testing.assert_array_equal(saved["successes"], [True, False])
+        np.testing.assert_array_equal(saved["nearest_centers"], [0, 0])
+        assert saved["latents"].shape == (2, 2)
+        settings = json.loads(str(saved["settings"]))
+    assert settings == {
+        "encoder": "ReadingEncoder", "checkpoint": None, "pooling": None,
+        "distance": "distances_to_centers", "formula": "siirl", "weight": None,
+    }  # fmt: skip
+
+
+def test_rewards_that_are_there_are_replaced_on_demand_only(tmp_path):
+    first = write_libero(tmp_path / "a_demo.hdf5", [(9, True)])
+    second = write_libero(tmp_path / "b_demo.hdf5", [(9, True)])
+    result = relabeled(first, second)
+    rewards_file(second).write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match=r"b_demo\.srpo\.npz"):
+        write_rewards(result)
+    assert not rewards_file(first).exists()
+    assert rewards_file(second).read_bytes() == b"precious"
+    write_rewards(result, overwrite=True)
+    assert len(np.load(rewards_file(second))["rewards"]) == 1
+
+
+def test_the_tenth_episode_comes_after_the_second(tmp_path):
+    file = write_libero(tmp_path / "walk_demo.hdf5", [(9, True)] * 11)
+    assert [episode.name for episode in read_libero(file)] == [f"data/demo_{i}" for i in range(11)]
+
+
+def test_few_videos_are_held_however_many_there_are(tmp_path):
+    held = []
+
+    class Counting(ReadingEncoder):
+        def encode(self, videos):
+            held.append(len(videos))
+            return super().encode(videos)
+
+    file = write_libero(tmp_path / "walk_demo.hdf5", [(9, True)] * 7)
+    relabel_episodes(read_libero(file), Counting(), batch_size=3)
+    assert held == [3, 3, 1]
+
+
+def test_frames_are_even_with_the_first_and_the_last():
+    assert even_rows(3, 64).tolist() == [0, 1, 2]
+    assert even_rows(9, 5).tolist() == [0, 2, 4, 6, 8]
+    for num_rows in range(2, 300):
+        rows = even_rows(num_rows, 64)
+        assert (rows[0], rows[-1], len(rows)) == (0, num_rows - 1, min(num_rows, 64))
+        assert (np.diff(rows) > 0).all()
+
+
+def test_a_file_that_cannot_be_read_says_what_it_lacks(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        next(read_libero(tmp_path / "lost.hdf5"))
+    with h5py.File(tmp_path / "empty.hdf5", "w"):
+        pass
+    with pytest.raises(ValueError, match="data/demo_0"):
+        next(read_libero(tmp_path / "empty.hdf5"))
+    file = write_libero(tmp_path / "walk_demo.hdf5", [(9, True)])
+    with pytest.raises(ValueError, match=r"obs/wrist_rgb; in obs it has \['agentview_rgb'\]"):
+        next(read_libero(file, camera="wrist_rgb"))
+    dense = write_libero(tmp_path / "dense.hdf5", [(9, True)], rewards=[0.1, 0.2, 0.5, 0.9])
+    with pytest.raises(ValueError, match=r"must be 0 or 1.*0\.1 to 0\.9"):
+        next(read_libero(dense))
+    with pytest.raises(ValueError, match="at least one recorded episode"):
+        relabel_episodes([], ReadingEncoder())
+
+
+# --- LeRobot ---
+
+
+class FakeLeRobotDataset:
+    """The part of lerobot 0.4.4's LeRobotDataset that is used."""
+
+    root = "/data/walks"
+
+    def __init__(self, ends, label="next.success", cameras=("observation.images.image",), length=5):
+        self.meta = SimpleNamespace(camera_keys=list(cameras))
+        self.features = {"episode_index": {}, **({label: {}} if label else {})}
+        self.hf_dataset = {"episode_index": np.repeat(np.arange(len(ends)), length)}
+        if label:
+            flags = np.zeros((len(ends), length))
+            flags[:, -1] = [success for _, success in ends]
+            self.hf_dataset[label] = flags.ravel()
+        self.positions = np.concatenate([np.linspace(0, end, length) for end, _ in ends])
+        self.read = []
+
+    def __getitem__(self, row):
+        self.read.append(row)
+        image = np.full((3, 4, 4), self.positions[row].round() / 255, np.float32)
+        return {"task": "walk", **dict.fromkeys(self.meta.camera_keys, image)}
+
+
+@pytest.mark.parametrize("label", ["next.success", "next.reward"])
+def test_a_lerobot_dataset_is_read_by_episode(label):
+    dataset = FakeLeRobotDataset([(9, True), (8, False), (6, False)], label)
+    result = relabel_episodes(read_lerobot(dataset), ReadingEncoder())
+    assert result.names == ("episode_0", "episode_1", "episode_2")
+    np.testing.assert_array_equal(result.successes, [True, False, False])
+    np.testing.assert_array_equal(result.relabeling.distances, [0, 1, 3])
+
+
+def test_only_the_frames_that_are_used_are_decoded():
+    dataset = FakeLeRobotDataset([(9, True), (8, False)])
+    list(read_lerobot(dataset, max_frames=3))
+    assert dataset.read == [0, 2, 4, 5, 7, 9]
+
+
+def test_successes_can_be_passed_where_the_dataset_does_not_tell():
+    dataset = FakeLeRobotDataset([(9, True), (8, False)], label=None)
+    with pytest.raises(ValueError, match="pass `successes`"):
+        list(read_lerobot(dataset))
+    episodes = list(read_lerobot(dataset, successes=[True, False]))
+    assert [episode.success for episode in episodes] == [True, False]
+    with pytest.raises(ValueError, match="must name 2 episodes, got 1"):
+        list(read_lerobot(dataset, successes=[True]))
+
+
+def test_one_of_several_cameras_must_be_named():
+    dataset = FakeLeRobotDataset([(9, True)], cameras=["observation.top", "observation.side"])
+    with pytest.raises(ValueError, match=r"one of \['observation.top', 'observation.side'\]"):
+        list(read_lerobot(dataset))
+    assert len(list(read_lerobot(dataset, camera="observation.side"))) == 1

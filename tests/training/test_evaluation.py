@@ -1,0 +1,112 @@
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+
+from srpo_env.training.evaluation import (
+    HELD_OUT_STATES,
+    TRAINING_STATES,
+    EpisodeResult,
+    Evaluation,
+    evaluate,
+    held_out_episodes,
+    wilson_interval,
+)
+
+
+class Lengths:
+    """A vector environment whose episodes last ``1 + task`` steps and succeed from even states."""
+
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
+
+    def __init__(self, num_envs):
+        self.num_envs = num_envs
+        self.task, self.state, self.steps = np.zeros((3, num_envs), dtype=int)
+        self.ended = np.ones(num_envs, dtype=bool)
+        self.started = []
+
+    def reset(self, *, options):
+        mask = options["reset_mask"]
+        assert mask.dtype == bool
+        assert self.ended[mask].all(), "an episode under way was cut off"
+        self.task[mask] = options["task_id"][mask]
+        self.state[mask] = options["init_state_id"][mask]
+        self.steps[mask], self.ended[mask] = 0, False
+        self.started += list(zip(self.task[mask].tolist(), self.state[mask].tolist(), strict=True))
+        return self.observe(), {"task": np.array([f"task {task}" for task in self.task])}
+
+    def step(self, actions):
+        if self.ended.all():
+            raise gymnasium.error.ResetNeeded("all episodes have ended")
+        np.testing.assert_array_equal(actions[:, 0, 0], self.task)
+        self.steps[~self.ended] += 1
+        self.ended = self.steps >= 1 + self.task
+        success = self.ended & (self.state % 2 == 0)
+        infos = {"is_success": success, "control_steps": 8 * self.steps}
+        return self.observe(), success.astype(float), success, self.ended & ~success, infos
+
+    def observe(self):
+        return {"task": self.task.copy()}
+
+
+def act(observations, instructions):
+    """Answers with the task, as the observation and the instruction both have it."""
+    assert instructions == [f"task {task}" for task in observations["task"]]
+    return np.broadcast_to(observations["task"][:, None, None], (len(instructions), 8, 7))
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 8, 20])
+def test_every_episode_is_run_once_and_judged_by_its_own_end(num_envs):
+    envs = Lengths(num_envs)
+    episodes = held_out_episodes(num_tasks=3, num_episodes=12)
+    result = evaluate(act, envs, episodes)
+    assert [(e.task_id, e.init_state_id) for e in result.episodes] == sorted(episodes)
+    for episode in result.episodes:
+        assert episode.success == (episode.init_state_id % 2 == 0)
+        assert episode.control_steps == 8 * (1 + episode.task_id)
+    assert result.num_successes == 6
+
+
+def test_nothing_waits_for_the_slowest_episode():
+    envs = Lengths(2)
+    evaluate(act, envs, [(9, 40), (0, 41), (0, 42), (0, 43)])
+    # The short ones all run in the second environment while the first is busy.
+    assert envs.started == [(9, 40), (0, 41), (0, 42), (0, 43)]
+
+
+def test_each_end_is_reported_when_it_happens():
+    seen = []
+    result = evaluate(act, Lengths(2), [(2, 40), (0, 41), (1, 41)], on_episode=seen.append)
+    assert [episode.task_id for episode in seen] == [0, 2, 1]
+    assert sorted(seen, key=lambda e: e.task_id) == list(result.episodes)
+
+
+def test_held_out_states_are_never_trained_on():
+    assert not set(HELD_OUT_STATES) & set(TRAINING_STATES)
+    assert sorted([*HELD_OUT_STATES, *TRAINING_STATES]) == list(range(50))
+
+
+def test_episodes_are_spread_over_the_tasks():
+    assert held_out_episodes(3, 4) == [(0, 40), (1, 40), (2, 40), (0, 41)]
+    assert len(set(held_out_episodes(10, 100))) == 100
+
+
+@pytest.mark.parametrize("number", [0, 31])
+def test_more_episodes_than_there_are_is_an_error(number):
+    with pytest.raises(ValueError, match=f"there are 30 held-out episodes, and {number} were"):
+        held_out_episodes(3, number)
+
+
+def test_the_interval_is_wilsons():
+    # Wilson (1927): center (p + z^2/2n) / (1 + z^2/n), here p = 1/2, n = 10, z = 1.96.
+    z, n = 1.959964, 10
+    half = z * np.sqrt(0.25 / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    assert wilson_interval(5, 10) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-5)
+
+
+def test_a_rate_is_told_with_its_interval_and_its_episodes():
+    episodes = tuple(EpisodeResult(task, 40, task == 0, 8) for task in (0, 1) for _ in range(5))
+    result = Evaluation(episodes)
+    assert result.success_rate == 0.5
+    assert str(result) == "50% [24%, 76%] of 10"
+    assert [part.success_rate for part in result.by_task().values()] == [1, 0]

@@ -1,0 +1,172 @@
+import json
+
+import numpy as np
+import pytest
+
+from srpo_env.training.evaluation import wilson_interval
+from srpo_env.training.report import compare_steps, draw_curves, read_curve, read_history, steps_to
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """Writes what an agent would: an evaluation every ten iterations, and iterations between."""
+
+    def write(
+        rates, reward="srpo", seed=1, env_id="libero-object", pace=1000, assets="stand-in", **more
+    ):
+        folder = tmp_path / f"{reward}{seed}{env_id}{assets}{''.join(more.values())}"
+        folder.mkdir()
+        args = {"env_id": env_id, "reward": reward, "seed": seed, "eval_episodes": 20, **more}
+        (folder / "args.json").write_text(json.dumps(args))
+        (folder / "conditions.json").write_text(json.dumps({"assets": assets}))
+        lines = []
+        for index, rate in enumerate(rates):
+            past = {"iteration": 10 * index, "control_steps": pace * index, "episodes": index}
+            past["seconds"] = 60.0 * (1 + index)
+            lines.append({**past, "rollout/success_rate": 0.1})
+            lines.append({**past, "eval/success_rate": rate, "eval/task_0": rate})
+        (folder / "history.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        return folder
+
+    return write
+
+
+def lines_of(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def test_a_curve_is_of_the_evaluations_alone(write_run):
+    curve = read_curve(write_run([0.5, 0.75, 0.9], seed=3))
+    assert (curve.env_id, curve.reward, curve.seed) == ("libero-object", "srpo", 3)
+    np.testing.assert_array_equal(curve.iterations, [0, 10, 20])
+    np.testing.assert_array_equal(curve.control_steps, [0, 1000, 2000])
+    np.testing.assert_array_equal(curve.minutes, [1, 2, 3])
+    np.testing.assert_array_equal(curve.success_rates, [0.5, 0.75, 0.9])
+
+
+def test_its_band_is_the_wilson_interval_of_its_successes(write_run):
+    curve = read_curve(write_run([0.5, 0.9]))
+    np.testing.assert_allclose(curve.intervals, [wilson_interval(10, 20), wilson_interval(18, 20)])
+
+
+def test_a_history_can_be_cut_at_an_iteration(write_run):
+    records = read_history(write_run([0.5, 0.75, 0.9]), last_iteration=10)
+    assert [record["iteration"] for record in records] == [0, 0, 10, 10]
+
+
+def test_runs_whose_videos_different_encoders_compared_are_not_averaged(write_run):
+    old, new = read_curve(write_run([0.5])), read_curve(write_run([0.6], encoder="libero-vjepa2"))
+    assert (old.encoder, new.encoder) == ("pixels", "libero-vjepa2")
+    with pytest.raises(ValueError, match=r"one encoder.*got libero-vjepa2 and pixels"):
+        draw_curves([old, new])
+    # Where nothing is made of the videos, it does not matter.
+    draw_curves([old, read_curve(write_run([0.6], encoder="libero-vjepa2", reward="binary"))])
+
+
+def test_steps_to_a_rate_lie_on_the_line_between_two_evaluations(write_run):
+    curve = read_curve(write_run([0.5, 0.7, 0.6, 0.9]))
+    assert steps_to(curve, 0.6) == pytest.approx(500)  # the first time
+    assert steps_to(curve, 0.75) == pytest.approx(2500)
+    assert steps_to(curve, 0.5) == 0
+    assert steps_to(curve, 0.95) == np.inf
+
+
+def test_rewards_are_compared_by_their_medians_and_by_seed(write_run):
+    plain = [write_run([0.5, 0.9], "binary", seed, pace=1000 * seed) for seed in (1, 2, 4)]
+    ours = [write_run([0.5, 0.9], "srpo", seed, pace=1000) for seed in (1, 2, 3)]
+    never = write_run([0.5, 0.6], "truth", 1)
+    curves = [read_curve(folder) for folder in (*ours, *plain, never)]
+    assert compare_steps(curves, 0.9).splitlines() == [
+        "thousands of control steps to 90% held-out success, by seed",
+        "  SRPO: 1, 1, 1; median 1; of plain GRPO's 0.50, by seed 1.00, 0.50",
+        "  plain GRPO: 1, 2, 4; median 2",
+        "  true progress: not reached; median not reached; of plain GRPO's unknown, "
+        "by seed unknown",
+    ]
+
+
+def test_a_run_is_drawn_over_thousands_of_steps_and_over_minutes_with_its_band(write_run):
+    figure = draw_curves([read_curve(write_run([0.5, 0.75, 0.9]))])
+    left, right = figure.axes
+    for axes, places in ((left, [0, 1, 2]), (right, [1, 2, 3])):
+        line = lines_of(axes)["SRPO (seed 1)"]
+        np.testing.assert_allclose(line.get_xdata(), places)
+        np.testing.assert_allclose(line.get_ydata(), [50, 75, 90])
+        (band,) = axes.collections
+        low, high = band.get_datalim(axes.transData).intervaly
+        assert low == pytest.approx(100 * wilson_interval(10, 20)[0])
+        assert high == pytest.approx(100 * wilson_interval(18, 20)[1])
+
+
+def test_several_seeds_are_thin_lines_and_their_mean_as_far_as_all_have_come(write_run):
+    curves = [
+        read_curve(write_run([0.5, 0.6, 0.7], seed=1)),
+        read_curve(write_run([0.3, 0.8], seed=2, pace=3000)),
+    ]
+    left, _ = draw_curves(curves).axes
+    assert len(left.get_lines()) == 3
+    mean = lines_of(left)["SRPO (seeds 1, 2)"]
+    np.testing.assert_allclose(mean.get_xdata(), [0, 2])  # thousands: of 1000 and 3000
+    np.testing.assert_allclose(mean.get_ydata(), [40, 70])
+
+
+def test_a_reward_kind_has_its_colour_whatever_is_drawn_beside_it(write_run):
+    srpo, binary = read_curve(write_run([0.5])), read_curve(write_run([0.4], reward="binary"))
+    alone = lines_of(draw_curves([binary]).axes[0])["plain GRPO (seed 1)"]
+    both = lines_of(draw_curves([binary, srpo]).axes[0])
+    assert both["plain GRPO (seed 1)"].get_color() == alone.get_color()
+    assert both["SRPO (seed 1)"].get_color() != alone.get_color()
+
+
+@pytest.mark.parametrize(
+    ("other", "received"),
+    [
+        ({"env_id": "libero-10"}, "got libero-10 on stand-ins and libero-object on stand-ins"),
+        ({"assets": "real"}, "got libero-object on LIBERO's assets and libero-object on stand-ins"),
+    ],
+)
+def test_runs_that_do_not_compare_do_not_go_into_one_picture(write_run, other, received):
+    curves = [read_curve(write_run([0.5])), read_curve(write_run([0.5], **other))]
+    with pytest.raises(ValueError, match=received):
+        draw_curves(curves)
+
+
+def test_a_picture_says_on_which_assets_the_runs_were(write_run):
+    title = draw_curves([read_curve(write_run([0.5]))]).get_suptitle()
+    assert title.startswith("libero-object on stand-ins")
+
+
+def test_the_spellings_of_an_environment_are_one(write_run):
+    assert read_curve(write_run([0.5], env_id="libero_object")).env_id == "libero-object"
+
+
+def test_a_run_that_was_not_evaluated_yet_says_so(write_run):
+    with pytest.raises(ValueError, match="no held-out evaluation yet"):
+        read_curve(write_run([]))
+
+
+def test_a_folder_that_is_no_run_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"must hold history\.jsonl"):
+        read_curve(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["{", "7", '{"seconds": 1}'])
+def test_a_damaged_line_is_named(write_run, line):
+    folder = write_run([0.5])
+    with (folder / "history.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match=r"history\.jsonl, line 3, has no figures"):
+        read_curve(folder)
+
+
+def test_two_runs_in_one_file_are_refused(write_run):
+    folder = write_run([0.5, 0.6])
+    file = folder / "history.jsonl"
+    file.write_text(2 * file.read_text())
+    with pytest.raises(ValueError, match="more than one run"):
+        read_curve(folder)
+
+
+def test_a_run_of_another_agent_is_refused(write_run):
+    with pytest.raises(ValueError, match="reward must be one of srpo, binary, truth, got 'dense'"):
+        read_curve(write_run([0.5], reward="dense"))
