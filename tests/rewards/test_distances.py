@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from srpo_env import SelfReferentialProgressWrapper, alignment
+from srpo_env import SelfReferentialProgressWrapper
+from srpo_env.rewards import distances
 from srpo_env.rewards.distances import by_paths
 from tests.corridor import GIVE_UP, STAY, WALK, drive, make_corridor
 
@@ -15,14 +16,14 @@ TURNS_BACK = [0.0, 2.0, 0.0, 0.0]
 BACKWARDS = [3.0, 2.0, 1.0, 0.0]
 
 METRES = [
-    alignment.end_distance,
-    alignment.dtw_distance,
-    alignment.transport_distance,
-    alignment.coverage_distance,
-    alignment.ordered_coverage_distance,
+    distances.end_distance,
+    distances.dtw_distance,
+    distances.transport_distance,
+    distances.coverage_distance,
+    distances.ordered_coverage_distance,
 ]
 """In units of the latents"""
-SHARES = [alignment.remaining_share, alignment.unreached_share, alignment.unvisited_share]
+SHARES = [distances.remaining_share, distances.unreached_share, distances.unvisited_share]
 """Without a unit, in [0, 1]"""
 EVERY = [*METRES, *SHARES]
 
@@ -40,17 +41,17 @@ def random_paths(count, seed=0, num_times=6, dim=3):
     ("distance", "stops", "turns_back"),
     [
         # The last of four times is the last quarter.
-        (alignment.end_distance, 2.0, 3.0),
+        (distances.end_distance, 2.0, 3.0),
         # 0-0, 1-1, 1-2, 1-3; and 0-0, 2-1, 2-2, 0-2, 0-3.
-        (alignment.dtw_distance, np.sqrt(0 + 0 + 1 + 4), np.sqrt(0 + 1 + 0 + 4 + 9)),
+        (distances.dtw_distance, np.sqrt(0 + 0 + 1 + 4), np.sqrt(0 + 1 + 0 + 4 + 9)),
         # Sorted, 0 1 1 1 and 0 0 0 2 beside 0 1 2 3.
-        (alignment.transport_distance, np.sqrt(5 / 4), np.sqrt((0 + 1 + 4 + 1) / 4)),
+        (distances.transport_distance, np.sqrt(5 / 4), np.sqrt((0 + 1 + 4 + 1) / 4)),
         # Nearest to 0, 1, 2, 3.
-        (alignment.coverage_distance, (0 + 0 + 1 + 2) / 4, (0 + 1 + 0 + 1) / 4),
-        (alignment.ordered_coverage_distance, (0 + 0 + 1 + 2) / 4, (0 + 1 + 0 + 1) / 4),
+        (distances.coverage_distance, (0 + 0 + 1 + 2) / 4, (0 + 1 + 0 + 1) / 4),
+        (distances.ordered_coverage_distance, (0 + 0 + 1 + 2) / 4, (0 + 1 + 0 + 1) / 4),
         # Steps of the success are 1 wide.
         (
-            alignment.unvisited_share,
+            distances.unvisited_share,
             1 - (1 + 1 + np.exp(-0.5) + np.exp(-2)) / 4,
             1 - (1 + np.exp(-0.5) + 1 + np.exp(-0.5)) / 4,
         ),
@@ -64,13 +65,13 @@ def test_distances_by_hand(distance, stops, turns_back):
 
 def test_what_remains_is_what_comes_after_the_best_end():
     # Stopping at 1 fits the first two of four times; two of three steps were still to come.
-    found, _ = alignment.remaining_share(paths(STOPS, SUCCESS), paths(SUCCESS))
+    found, _ = distances.remaining_share(paths(STOPS, SUCCESS), paths(SUCCESS))
     np.testing.assert_allclose(found, [2 / 3, 0])
 
 
 def test_what_remains_is_told_by_the_success_that_fits_best():
     far = [5.0, 5.0, 5.0, 5.0]  # would be at its end
-    found, nearest = alignment.remaining_share(paths(STOPS), paths(far, SUCCESS))
+    found, nearest = distances.remaining_share(paths(STOPS), paths(far, SUCCESS))
     assert found == pytest.approx([2 / 3])
     np.testing.assert_array_equal(nearest, [1])
 
@@ -78,16 +79,16 @@ def test_what_remains_is_told_by_the_success_that_fits_best():
 def test_the_furthest_moment_is_placed_by_its_neighbours_on_the_success():
     weights = np.exp(-((1.0 - np.arange(4)) ** 2) / 2)
     place = weights @ np.arange(4) / weights.sum() / 3
-    found, _ = alignment.unreached_share(paths(STOPS), paths(SUCCESS))
+    found, _ = distances.unreached_share(paths(STOPS), paths(SUCCESS))
     np.testing.assert_allclose(found, [1 - place])
 
 
 def test_coverage_forgives_the_wrong_order_and_ordered_coverage_does_not():
-    assert alignment.coverage_distance(paths(BACKWARDS), paths(SUCCESS))[0] == pytest.approx(
+    assert distances.coverage_distance(paths(BACKWARDS), paths(SUCCESS))[0] == pytest.approx(
         [0], abs=1e-7
     )
     # One moment near the middle has to do for all: 1 + 0 + 1 + 2.
-    ordered, _ = alignment.ordered_coverage_distance(paths(BACKWARDS), paths(SUCCESS))
+    ordered, _ = distances.ordered_coverage_distance(paths(BACKWARDS), paths(SUCCESS))
     assert ordered == pytest.approx([1.0])
 
 
@@ -100,7 +101,7 @@ def test_ordered_coverage_equals_a_search_over_all_ways():
         for b in range(a, 4)
         for c in range(b, 4)
     ]
-    found, _ = alignment.ordered_coverage_distance(path, reference)
+    found, _ = distances.ordered_coverage_distance(path, reference)
     np.testing.assert_allclose(found, [min(ways) / 3])
 
 
@@ -112,7 +113,7 @@ def test_the_further_along_a_success_the_nearer(distance):
     assert (np.diff(found) < 0).all()
 
 
-@pytest.mark.parametrize("distance", [d for d in EVERY if d is not alignment.unreached_share])
+@pytest.mark.parametrize("distance", [d for d in EVERY if d is not distances.unreached_share])
 def test_a_success_is_at_no_distance_from_itself_and_knows_itself(distance):
     successes = random_paths(3)
     found, nearest = distance(successes, successes)
@@ -158,15 +159,15 @@ def test_paths_of_one_time_and_successes_that_do_not_move_can_be_compared(distan
 
 def test_latents_hold_the_times_of_a_path_one_after_the_other():
     failures, successes = random_paths(4, seed=1), random_paths(3, seed=2)
-    expected = alignment.coverage_distance(failures, successes)
-    on_latents = by_paths(alignment.coverage_distance, num_times=6)
+    expected = distances.coverage_distance(failures, successes)
+    on_latents = by_paths(distances.coverage_distance, num_times=6)
     found = on_latents(failures.reshape(4, -1), successes.reshape(3, -1))
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
 def test_latents_of_another_length_are_refused():
-    on_latents = by_paths(alignment.coverage_distance, num_times=4)
+    on_latents = by_paths(distances.coverage_distance, num_times=4)
     with pytest.raises(ValueError, match=r"\(N, 4 \* dim\), got \(2, 6\)"):
         on_latents(np.zeros((2, 6)), np.zeros((1, 6)))
 
@@ -185,11 +186,11 @@ def test_the_wrapper_takes_a_path_distance_for_latents_that_are_paths():
         make_corridor(3),
         PlaceAtEachTime(),
         group_size=3,
-        distance=by_paths(alignment.coverage_distance, num_times=4),
+        distance=by_paths(distances.coverage_distance, num_times=4),
     )
     envs.reset(seed=0)
     list(drive(envs, [[WALK, GIVE_UP, WALK], [WALK, STAY, WALK], [WALK, STAY, GIVE_UP]]))
     (group,) = envs.pop_groups()
     # The success saw 0, 1, 2 and 3; one failure never left 0, the other one came to 2.
-    distances = [episode.distance for episode in group.episodes]
-    np.testing.assert_allclose(distances, [0, (0 + 1 + 2 + 3) / 4, 1 / 4], atol=1e-6)
+    measured = [episode.distance for episode in group.episodes]
+    np.testing.assert_allclose(measured, [0, (0 + 1 + 2 + 3) / 4, 1 / 4], atol=1e-6)

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from srpo_env import SelfReferentialProgressWrapper, scoring
+from srpo_env import SelfReferentialProgressWrapper
+from srpo_env.vector import scorer
 from tests.corridor import GIVE_UP, STAY, WALK, ReadingEncoder, drive, make_corridor
 
 
@@ -59,14 +60,14 @@ def test_with_the_memory_reference_an_episode_is_encoded_at_its_end():
     ],
 )
 def test_a_loop_that_never_fetches_is_told_once(reference, message, monkeypatch, caplog):
-    monkeypatch.setattr(scoring, "MANY_GROUPS", 3)
+    monkeypatch.setattr(scorer, "MANY_GROUPS", 3)
     play([[GIVE_UP]] * 9, group_size=1, reference=reference)
     assert len(caplog.records) == 1
     assert re.search(message, caplog.text)
 
 
 def test_keys_that_no_two_episodes_share_are_told(monkeypatch, caplog):
-    monkeypatch.setattr(scoring, "MANY_GROUPS", 3)
+    monkeypatch.setattr(scorer, "MANY_GROUPS", 3)
     key = iter(range(99))
     settings = {"group_size": 2, "group_key": lambda info: next(key)}
     play([[GIVE_UP]] * 3, **settings)  # two have ended, and the third runs
@@ -78,7 +79,7 @@ def test_keys_that_no_two_episodes_share_are_told(monkeypatch, caplog):
 
 
 def test_the_memory_reference_needs_no_fetching_and_holds_the_newest_groups(monkeypatch, caplog):
-    monkeypatch.setattr(scoring, "MANY_GROUPS", 3)
+    monkeypatch.setattr(scorer, "MANY_GROUPS", 3)
     envs, _ = play([[GIVE_UP]] * 9, group_size=1, reference="memory")
     assert [group.episodes[0].episode_id for group in envs.pop_groups()] == [2, 3, 4]
     assert not caplog.records
