@@ -255,10 +255,8 @@ def test_environments_of_one_worker_share_its_memory():
     kind_and_size = ("fast", comparison.MANY_ENVS)
     many = next(row for row in rows if (row["kind"], row["envs"]) == kind_and_size)
     assert alone["bytes"] > 50e6
-    assert (
-        many["bytes_per_env"] == many["bytes"] / comparison.MANY_ENVS
+    assert many["bytes_per_env"] == many["bytes"] / comparison.MANY_ENVS
     assert many["bytes_per_env"] < alone["bytes_per_env"] / 2
-    )
 
 
 def test_where_libero_cannot_be_run_its_last_words_are_told(monkeypatch):
