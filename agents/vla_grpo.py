@@ -44,13 +44,12 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from srpo_env import Group, SelfReferentialProgressWrapper
+from srpo_env import Group, ProgressReward, SelfReferentialProgressWrapper
 from srpo_env.cli.main import errors_as_sentences
 from srpo_env.encoders.named import WORLD_MODEL, named_encoder
 from srpo_env.encoders.timed import TimedEncoder
 from srpo_env.libero.suites import MAX_STEPS
 from srpo_env.policy import Policy, load_policy
-from srpo_env.rewards.progress import progress_rewards
 from srpo_env.training.checkpoint import load_training, newest_checkpoint, save_training
 from srpo_env.training.evaluation import TRAINING_STATES, Evaluation, evaluate, held_out_episodes
 from srpo_env.training.run_log import RunLog
@@ -321,7 +320,7 @@ def returns_of(group: Group, args: Args, furthest: np.ndarray) -> np.ndarray:
     returns = np.array([float(episode.success) for episode in group.episodes])
     if args.reward == "truth" and group.num_successes:
         failed = returns == 0
-        returns[failed] = progress_rewards(1 - furthest[failed], formula=args.formula)
+        returns[failed] = ProgressReward(args.formula).rewards_of(1 - furthest[failed])
     return returns
 
 
@@ -595,7 +594,8 @@ def main(args: Args) -> None:
         )  # fmt: skip
         envs = SelfReferentialProgressWrapper(
             libero, encoder,
-            group_size=args.group_size, reference=args.reference, formula=args.formula,
+            group_size=args.group_size, reference=args.reference,
+            reward=ProgressReward(args.formula),
         )  # fmt: skip
         held_out = held_out_episodes(libero.num_tasks, args.eval_episodes)
         sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, np.random.default_rng(args.seed))

@@ -2,7 +2,7 @@
 
     python examples/your_encoder.py
 
-An encoder is any object with a `latent_dim` and an `encode`. This one knows what to look at: it
+An encoder is any object with a `latent_shape` and an `encode`. This one knows what to look at: it
 finds the walker in each picture. For failed episodes the table compares how an encoder ranks them
 with how far they really had still to walk, which only the simulator knows.
 """
@@ -25,7 +25,7 @@ Video = npt.NDArray[np.uint8]
 class WalkerEncoder:
     """The walker's path: its place in eight evenly spaced pictures."""
 
-    latent_dim = 16
+    latent_shape = (16,)
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
         """Encodes videos ``(num_frames, height, width, 3)``, to ``(num_videos, 16)``."""
@@ -50,7 +50,7 @@ def main(num_episodes: int) -> None:
     for encoder in encoders:
         result = relabel(encoder.encode(videos), successes)
         correlation = spearmanr(result.distances[~successes], ways[~successes]).statistic
-        print(f"{type(encoder).__name__:23}  {encoder.latent_dim:6}  {correlation:.2f}")
+        print(f"{type(encoder).__name__:23}  {encoder.latent_shape!s:9}  {correlation:.2f}")
 
 
 def play(rng: np.random.Generator, size: int = 32) -> tuple[Video, bool, float]:

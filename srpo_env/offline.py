@@ -1,23 +1,27 @@
-"""Rewards for episodes that were recorded long ago: from LIBERO's HDF5 files or a LeRobot dataset.
+"""Rewards for recorded episodes, from LIBERO's HDF5 files or a LeRobot dataset.
 
-Recorded files are only read. The rewards go into new files, which `write_rewards` puts beside them.
+Recorded files are only read. `write_rewards` writes the rewards into new files next to them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.encoders.protocol import TrajectoryEncoder, distance_of, encode_checked
-from srpo_env.rewards.progress import Distance, Formula, Relabeling, relabel
-
-Video = npt.NDArray[np.uint8]
+from srpo_env.encoders.protocol import (
+    TrajectoryEncoder,
+    encode_checked,
+    encoder_settings,
+    reward_for,
+)
+from srpo_env.rewards.progress import ProgressReward, Relabeling, relabel
+from srpo_env.types import Ints, Video, even_indices
 
 LEROBOT_CAMERA = "observation.images.image"
 """Third-person camera of LIBERO in LeRobot's datasets."""
@@ -28,14 +32,15 @@ class RecordedEpisode:
     """What the reward needs of one recorded episode."""
 
     name: str
-    """where it is in its file"""
+    """Its place in the file."""
     task: str
-    """episodes of one task are compared with each other"""
+    """Its task; episodes of one task are compared with each other."""
     success: bool
+    """Whether the goal was reached."""
     video: Video
-    """evenly spaced frames with the first and the last, ``(num_frames, height, width, 3)``"""
+    """Evenly spaced frames, the first and the last among them."""
     source: str
-    """file or folder that it comes from"""
+    """File or folder that it comes from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,34 +52,32 @@ class RelabeledEpisodes:
     sources: tuple[str, ...]
     successes: npt.NDArray[np.bool_]
     latents: npt.NDArray[np.float32]
-    """shape ``(num_episodes, latent_dim)``"""
+    """Shape ``(num_episodes, *latent_shape)``."""
     relabeling: Relabeling
     settings: dict[str, Any]
-    """how the rewards were made"""
+    """Encoder, distance, formula and weight that made the rewards."""
 
 
 def relabel_episodes(
     episodes: Iterable[RecordedEpisode],
     encoder: TrajectoryEncoder,
     *,
-    formula: Formula = "paper",
-    weight: float | None = None,
-    distance: Distance | None = None,
+    reward: ProgressReward | None = None,
     batch_size: int = 8,
 ) -> RelabeledEpisodes:
     """Rewards recorded episodes by the successes of their task.
 
     Args:
-        episodes: Of any number of tasks and files; at most ``batch_size`` videos are held.
-        encoder: Turns their frames into latents.
-        formula: ``"paper"`` or ``"siirl"``, see `reward.progress_rewards`.
-        weight: Upper bound of a failure's reward in (0, 1]; ``None`` for the formula's own.
-        distance: How latents are compared with centers; ``None`` for the encoder's own way.
-        batch_size: Videos that are encoded in one call.
+        episodes: Episodes of any number of tasks and files; at most ``batch_size`` videos are held.
+        encoder: Maps their frames to latents.
+        reward: How failures are rewarded; ``None`` for the paper's formula and the encoder's own
+            distance.
+        batch_size: Number of videos that are encoded in one call.
 
     Raises:
         ValueError: If there is no episode, or the encoder fails on one.
     """
+    reward = reward_for(encoder, reward)
     known: list[RecordedEpisode] = []
     latents: list[npt.NDArray[np.float32]] = []
     batch: list[RecordedEpisode] = []
@@ -84,10 +87,9 @@ def relabel_episodes(
         latents.append(encode_checked(encoder, [episode.video for episode in batch], labels))
         batch.clear()
 
-    nothing = np.empty((0, 0, 0, 3), np.uint8)
     for episode in episodes:
         batch.append(episode)
-        known.append(RecordedEpisode(**{**vars(episode), "video": nothing}))
+        known.append(replace(episode, video=np.empty((0, 0, 0, 3), np.uint8)))
         if len(batch) == batch_size:
             encode()
     if batch:
@@ -103,22 +105,8 @@ def relabel_episodes(
         sources=tuple(episode.source for episode in known),
         successes=successes,
         latents=points,
-        relabeling=relabel(
-            points,
-            successes,
-            tasks,
-            formula=formula,
-            weight=weight,
-            distance=distance_of(encoder, distance),
-        ),
-        settings={
-            "encoder": type(encoder).__name__,
-            "checkpoint": getattr(getattr(encoder, "checkpoint", None), "name", None),
-            "pooling": getattr(encoder, "pooling", None),
-            "distance": getattr(distance_of(encoder, distance), "__qualname__", None),
-            "formula": formula,
-            "weight": weight,
-        },
+        relabeling=relabel(points, successes, tasks, reward),
+        settings={**encoder_settings(encoder), **reward.settings()},
     )
 
 
@@ -166,7 +154,7 @@ def read_libero(
                     f"data/{name} of {str(path)!r} must have `rewards` and images at "
                     f"obs/{camera}; in obs it has {sorted(group.get('obs', ()))}"
                 )
-            video = images[even_rows(len(images), max_frames)]
+            video = images[_evenly_spaced(len(images), max_frames)]
             yield RecordedEpisode(
                 name=f"data/{name}",
                 task=task,
@@ -217,7 +205,7 @@ def read_lerobot(
         else:
             assert values is not None
             success = _success_of(values[rows], f"{name} of {dataset.root}")
-        items = [dataset[int(row)] for row in rows[even_rows(len(rows), max_frames)]]
+        items = [dataset[int(row)] for row in rows[_evenly_spaced(len(rows), max_frames)]]
         yield RecordedEpisode(
             name=name,
             task=str(items[0]["task"]),
@@ -227,13 +215,10 @@ def read_lerobot(
         )
 
 
-def even_rows(num_rows: int, max_frames: int) -> npt.NDArray[np.int64]:
-    """Rows of evenly spaced frames, rising, the first and the last among them."""
+def _evenly_spaced(num_frames: int, max_frames: int) -> Ints:
     if max_frames < 2:
         raise ValueError(f"`max_frames` must be at least 2, got {max_frames}")
-    if num_rows <= max_frames:
-        return np.arange(num_rows)
-    return np.arange(max_frames) * (num_rows - 1) // (max_frames - 1)
+    return even_indices(num_frames, min(num_frames, max_frames))
 
 
 def _success_of(rewards: npt.NDArray[Any], name: str) -> bool:

@@ -1,15 +1,23 @@
-"""What is kept of an episode: bounded frames while it runs, numbers and a latent afterwards."""
+"""The data types that the parts of the package exchange, and nothing that computes a reward."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Video = npt.NDArray[np.uint8]
+"""RGB frames of one camera, ``(num_frames, height, width, 3)``"""
+Latent = npt.NDArray[np.float32]
+"""What an encoder returns for one video: a point ``(dim,)`` or a path ``(num_times, dim)``"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,27 +25,27 @@ class Episode:
     """One finished episode and its reward."""
 
     episode_id: int
-    """unique within a wrapper, counting from 0 in the order of the starts"""
+    """Unique within a wrapper; counts from 0 in the order in which episodes start."""
     env_index: int
-    """sub-environment in which it ran"""
+    """Index of the sub-environment in which it ran."""
     first_step: int
-    """number of its first step, counting the calls of `step` from 0"""
+    """Number of its first step, counting the calls of `step` from 0."""
     last_step: int
-    """number of the step that ended it; its reward belongs there"""
+    """Number of the step that ended it. Its reward belongs to this step."""
     success: bool
+    """Whether the goal was reached."""
     env_return: float
-    """sum of the environment's own rewards"""
+    """Sum of the environment's own rewards."""
     last_env_reward: float
-    """the environment's own reward of the last step, which `rewrite` adds the progress reward to"""
+    """The environment's own reward of the last step."""
     distance: float
-    """from its latent to the nearest center, L2 or as the wrapper was told; NaN where there was no
-    success to compare with"""
+    """Distance from its latent to the nearest center; NaN without a success to compare with."""
     progress_reward: float
-    """1 for a success; for a failure below the weight, and 0 in a group that is not shaped"""
+    """1 for a success; below the weight for a failure; 0 in a group that is not shaped."""
     nearest_center: int
-    """row of that center in `Group.centers`; -1 without"""
-    latent: npt.NDArray[np.float32]
-    """the encoder's vector, shape ``(latent_dim,)``"""
+    """Row of the nearest center in `Group.centers`; -1 without one."""
+    latent: Latent
+    """The encoder's output, shape ``(dim,)`` or ``(num_times, dim)``."""
 
     @property
     def length(self) -> int:
@@ -50,21 +58,23 @@ class Group:
     """Episodes that were compared with each other, in the order in which they started."""
 
     key: Hashable
-    """what `group_key` returned for each of them"""
+    """Group key of the episodes."""
     task: Hashable
-    """what `task_key` returned for each of them"""
+    """Task key of the episodes."""
     episodes: tuple[Episode, ...]
-    centers: npt.NDArray[np.float64]
-    """what the distances lead to, shape ``(num_centers, latent_dim)``; of the task or memory with
-    those references"""
+    """The episodes, at most ``group_size`` of them."""
+    centers: Floats
+    """Centers that the distances refer to, shape ``(num_centers, *latent_shape)``. With
+    ``reference="task"`` they are the task's, with ``"memory"`` those its episodes were nearest to.
+    """
     num_clusters: int
-    """centers that are the mean of several successes"""
+    """Number of centers in the reference set that are the mean of several successes."""
     num_singles: int
-    """centers that are one success without neighbours"""
+    """Number of centers in the reference set that are one success without neighbours."""
 
     @property
     def num_successes(self) -> int:
-        """Number of its own episodes that succeeded."""
+        """Number of its episodes that succeeded."""
         return sum(episode.success for episode in self.episodes)
 
     @property
@@ -73,72 +83,74 @@ class Group:
         return any(not e.success and not np.isnan(e.distance) for e in self.episodes)
 
     @cached_property
-    def rewards(self) -> npt.NDArray[np.float64]:
+    def rewards(self) -> Floats:
         """Progress rewards of the episodes, shape ``(len(episodes),)``."""
         return np.array([episode.progress_reward for episode in self.episodes])
 
     @cached_property
     def latents(self) -> npt.NDArray[np.float32]:
-        """Latents of the episodes, shape ``(len(episodes), latent_dim)``."""
+        """Latents of the episodes, shape ``(len(episodes), *latent_shape)``."""
         return np.stack([episode.latent for episode in self.episodes])
 
+    def __repr__(self) -> str:
+        """One line, without the arrays."""
+        rewards = ", ".join(f"{reward:.2f}" for reward in self.rewards)
+        return (
+            f"Group(key={self.key!r}, {self.num_successes} of {len(self.episodes)} succeeded, "
+            f"rewards=[{rewards}])"
+        )
 
-@dataclass
-class FrameRecorder:
-    """Keeps a video of any length in less than ``2 * max_frames`` frames.
 
-    Every `stride`-th frame is kept; when that makes ``2 * max_frames``, every other one goes and
-    the stride doubles. So there are always ``max_frames`` or more to choose from, and a chosen
-    frame is at most half a stride from its even place. The last frame is handed in at the end:
-    frames between the strides need not be copied, as none of them was the last.
+def even_indices(num_items: int, count: int) -> Ints:
+    """Returns evenly spaced indices, ascending, the first and the last among them.
+
+    Args:
+        num_items: Number of items to choose from, at least 1.
+        count: Number of indices to return. If there are fewer items, some are repeated.
+
+    Examples:
+        >>> even_indices(10, 4).tolist()
+        [0, 3, 6, 9]
+        >>> even_indices(3, 5).tolist()
+        [0, 0, 1, 2, 2]
     """
-
-    max_frames: int
-    """frames to hand over, at least 2: the first and the last"""
-    num_seen: int = 0
-    stride: int = 1
-    kept: list[Video] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Checks the setting."""
-        self.max_frames = checked_count("max_frames", self.max_frames, at_least=2)
-
-    def add(self, frame: Video) -> None:
-        """Takes the next frame but the last, shape ``(height, width, 3)``."""
-        if self.num_seen % self.stride == 0:
-            # Copied, as environments reuse the arrays that they return.
-            self.kept.append(np.array(frame))
-            if len(self.kept) == 2 * self.max_frames:
-                self.kept = self.kept[::2]
-                self.stride *= 2
-        self.num_seen += 1
-
-    def video(self, last_frame: Video) -> Video:
-        """The frames to encode, evenly spaced, the first and the last among them.
-
-        Returns:
-            Shape ``(num_frames, height, width, 3)``, where ``num_frames`` is ``max_frames``, or
-            the number of frames of the episode where that is smaller.
-        """
-        last = self.num_seen
-        if last < self.max_frames:
-            return np.stack([*self.kept, last_frame])
-        # The kept frame nearest to i * last / intervals, rounded in whole numbers: with floats,
-        # places halfway between two frames could name one frame twice.
-        intervals, stride = self.max_frames - 1, self.stride
-        rows = [
-            (2 * i * last + intervals * stride) // (2 * intervals * stride)
-            for i in range(intervals)
-        ]
-        return np.stack([*(self.kept[row] for row in rows), last_frame])
+    return np.linspace(0, num_items - 1, count).round().astype(np.int64)
 
 
-def checked_count(name: str, value: int, *, at_least: int = 1) -> int:
-    """The value of a setting that counts something, as Python's own int, so that it can be saved.
+def as_array(value: Any) -> npt.NDArray[Any]:
+    """Returns an array or tensor, on any device, as a NumPy array; copies only from a device."""
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+
+
+def checked_count(name: str, value: int, *, minimum: int = 1) -> int:
+    """Returns the value of a setting that counts something as a Python int.
 
     Raises:
-        ValueError: If it is not a whole number, or too small.
+        ValueError: If it is not an integer, or below ``minimum``.
     """
-    if not isinstance(value, (int, np.integer)) or value < at_least:
-        raise ValueError(f"`{name}` must be a whole number and at least {at_least}, got {value!r}")
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"`{name}` must be an integer and at least {minimum}, got {value!r}")
     return int(value)
+
+
+def as_key(value: Any) -> Hashable:
+    """Converts a group id, task id or key to Python values, so that equal ids are equal keys.
+
+    NumPy scalars, arrays of one element and 0-d tensors become Python scalars.
+
+    Raises:
+        TypeError: If it is not an int, float, bool, str, None or a tuple of these.
+        ValueError: If it is NaN, which is not equal to itself.
+    """
+    if isinstance(value, (tuple, list)):
+        return tuple(as_key(part) for part in value)
+    if hasattr(value, "item") and math.prod(np.shape(value)) == 1:
+        value = value.item()
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError("A group or task key must not be NaN: NaN is not equal to itself")
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(
+        "A group or task key must be an int, float, bool, str, None or a tuple of these, "
+        f"got {value!r}"
+    )

@@ -69,7 +69,7 @@ class Corridor(gymnasium.Env):
 class ReadingEncoder:
     """Latent ``(last position, number of frames)``, so that distances can be told by hand."""
 
-    latent_dim = 2
+    latent_shape = (2,)
 
     def __init__(self):
         self.videos: list[np.ndarray] = []

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from srpo_env.offline import (
-    even_rows,
     read_lerobot,
     read_libero,
     relabel_episodes,
     rewards_file,
     write_rewards,
 )
+from srpo_env.rewards.progress import ProgressReward
 from tests.corridor import ReadingEncoder
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed: pip install 'srpo-env[agents]'")
@@ -73,7 +73,7 @@ def test_episodes_of_one_task_are_compared_across_files_and_tasks_are_not(tmp_pa
 def test_the_rewards_are_written_beside_the_recording_and_leave_it_as_it_was(tmp_path):
     file = write_libero(tmp_path / "walk_demo.hdf5", [(9, True), (8, False)])
     before = file.read_bytes()
-    written = write_rewards(relabeled(file, formula="siirl"))
+    written = write_rewards(relabeled(file, reward=ProgressReward("siirl")))
     assert written == {str(file): tmp_path / "walk_demo.srpo.npz"}
     assert file.read_bytes() == before
     with np.load(written[str(file)]) as saved:
@@ -84,8 +84,9 @@ def test_the_rewards_are_written_beside_the_recording_and_leave_it_as_it_was(tmp
         assert saved["latents"].shape == (2, 2)
         settings = json.loads(str(saved["settings"]))
     assert settings == {
-        "encoder": "ReadingEncoder", "checkpoint": None, "pooling": None,
-        "distance": "distances_to_centers", "formula": "siirl", "weight": None,
+        "encoder": "tests.corridor.ReadingEncoder", "latent_shape": [2],
+        "distance": "srpo_env.rewards.distances.distances_to_centers",
+        "formula": "siirl", "weight": 0.6,
     }  # fmt: skip
 
 
@@ -118,15 +119,6 @@ def test_few_videos_are_held_however_many_there_are(tmp_path):
     file = write_libero(tmp_path / "walk_demo.hdf5", [(9, True)] * 7)
     relabel_episodes(read_libero(file), Counting(), batch_size=3)
     assert held == [3, 3, 1]
-
-
-def test_frames_are_even_with_the_first_and_the_last():
-    assert even_rows(3, 64).tolist() == [0, 1, 2]
-    assert even_rows(9, 5).tolist() == [0, 2, 4, 6, 8]
-    for num_rows in range(2, 300):
-        rows = even_rows(num_rows, 64)
-        assert (rows[0], rows[-1], len(rows)) == (0, num_rows - 1, min(num_rows, 64))
-        assert (np.diff(rows) > 0).all()
 
 
 def test_a_file_that_cannot_be_read_says_what_it_lacks(tmp_path):

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from srpo_env.encoders.protocol import TrajectoryEncoder
-from srpo_env.rewards.diagnostics import signal_report
+from srpo_env.rewards.diagnostics import group_statistics
 from srpo_env.types import Group
 from srpo_env.vector.infos import final_of, info_of
 from srpo_env.vector.wrapper import SelfReferentialProgressWrapper
@@ -198,7 +198,8 @@ class GymnasiumToVecEnv(VecEnv):
         seeds: Any = list(self._seeds)  # a list is not in the base class's signature, but in all
         observations, infos = self.envs.reset(seed=seeds, options=options or None)
         self.reset_infos = [
-            _without(ADDED_INFOS, info_of(infos, index)) for index in range(self.num_envs)
+            _without(ADDED_INFOS, info_of(infos, index, self.num_envs))
+            for index in range(self.num_envs)
         ]
         self._reset_seeds()
         self._reset_options()
@@ -212,15 +213,15 @@ class GymnasiumToVecEnv(VecEnv):
         """Steps every sub-environment, and resets those whose episode has ended."""
         observations, rewards, terminations, truncations, infos = self.envs.step(self._actions)
         dones = np.logical_or(terminations, truncations)
-        info_list = [info_of(infos, index) for index in range(self.num_envs)]
+        info_list = [info_of(infos, index, self.num_envs) for index in range(self.num_envs)]
         ended = [int(index) for index in np.flatnonzero(dones)]
         if ended and self._mode is AutoresetMode.SAME_STEP:
             for index in ended:
                 info = info_list[index]
-                last = final_of("final_info", infos, index)
+                last = final_of("final_info", infos, index, self.num_envs)
                 added = {name: info[name] for name in ADDED_INFOS if name in info}
                 self.reset_infos[index] = _without((*ADDED_INFOS, "final_obs", "final_info"), info)
-                last_observation = final_of("final_obs", infos, index)
+                last_observation = final_of("final_obs", infos, index, self.num_envs)
                 info_list[index] = {**last, **added, "terminal_observation": last_observation}
         elif ended:
             singles = list(iterate(self.envs.observation_space, observations))
@@ -228,7 +229,9 @@ class GymnasiumToVecEnv(VecEnv):
                 info_list[index]["terminal_observation"] = singles[index]
             observations, infos = self.envs.reset(options={"reset_mask": dones})
             for index in ended:
-                self.reset_infos[index] = _without(ADDED_INFOS, info_of(infos, index))
+                self.reset_infos[index] = _without(
+                    ADDED_INFOS, info_of(infos, index, self.num_envs)
+                )
         for index, info in enumerate(info_list):
             info["truncated"] = bool(truncations[index])
             info["TimeLimit.truncated"] = False  # the class says why
@@ -281,7 +284,7 @@ class GymnasiumToVecEnv(VecEnv):
 class ShapedRewards(BaseCallback):
     """Writes the shaped rewards into the rollout buffer, and computes its advantages anew.
 
-    Logs the figures of `signal_report` as ``srpo/...``.
+    Logs the figures of `group_statistics` as ``srpo/...``.
     """
 
     def __init__(self) -> None:
@@ -316,7 +319,7 @@ class ShapedRewards(BaseCallback):
         # algorithm's local `values` are those of the state after the last step.
         buffer.compute_returns_and_advantage(self.locals["values"], self.locals["dones"])
         self.groups = self._wrapper.pop_groups()
-        for name, value in signal_report(self.groups).as_dict("srpo/").items():
+        for name, value in group_statistics(self.groups).as_dict("srpo/").items():
             self.logger.record(name, value)
 
 

@@ -19,6 +19,7 @@ from srpo_env.offline import (
     rewards_file,
     write_rewards,
 )
+from srpo_env.rewards.progress import ProgressReward
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         )
     encoder = named_encoder(args.encoder)
     episodes = (episode for source in sources for episode in _read(source, args))
-    result = relabel_episodes(episodes, encoder, formula=args.formula)
+    result = relabel_episodes(episodes, encoder, reward=ProgressReward(args.formula))
     files = write_rewards(result, overwrite=args.overwrite)
     print(f"{'episodes':>8} {'failures':>8} {'their rewards':>15}  written to")
     for source, file in files.items():

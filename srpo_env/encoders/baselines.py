@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from srpo_env.types import even_indices
+
 Video = npt.NDArray[np.uint8]
 
 
@@ -32,16 +34,17 @@ class PixelEncoder:
             )
         self.num_times = num_times
         self.size = size
-        self.latent_dim = num_times * size * size * 3
+        self.latent_shape: tuple[int, ...] = (num_times * size * size * 3,)
+        self.settings = {"num_times": num_times, "size": size}
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
         """Encodes videos ``(num_frames, height, width, 3)``, to ``(num_videos, latent_dim)``.
 
         Pixel values are scaled to [0, 1].
         """
-        latents = np.empty((len(videos), self.latent_dim), dtype=np.float32)
+        latents = np.empty((len(videos), *self.latent_shape), dtype=np.float32)
         for row, video in enumerate(videos):
-            times = np.linspace(0, len(video) - 1, self.num_times).round().astype(int)
+            times = even_indices(len(video), self.num_times)
             latents[row] = _shrink(video[times], self.size).ravel() / 255.0
         return latents
 
@@ -57,11 +60,12 @@ class RandomProjectionEncoder:
             seed: Of the matrix; equal seeds encode equally.
             num_times: Frames that are looked at.
         """
-        self.latent_dim = latent_dim
+        self.latent_shape: tuple[int, ...] = (latent_dim,)
+        self.settings = {"seed": seed, "num_times": num_times}
         self._pixels = PixelEncoder(num_times=num_times)
         # Entries of variance 1 / latent_dim keep distances, in expectation (Johnson-Lindenstrauss).
         self._matrix = np.random.default_rng(seed).standard_normal(
-            (self._pixels.latent_dim, latent_dim), dtype=np.float32
+            (*self._pixels.latent_shape, latent_dim), dtype=np.float32
         ) / np.float32(np.sqrt(latent_dim))
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:

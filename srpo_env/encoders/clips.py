@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from srpo_env.encoders.preprocessing import VideoPreprocessing, even_indices
+from srpo_env.encoders.preprocessing import VideoPreprocessing
+from srpo_env.types import even_indices
 
 Video = npt.NDArray[np.uint8]
 

@@ -36,7 +36,7 @@ def named_encoder(name: str = WORLD_MODEL) -> TrajectoryEncoder:
     if colon and not Path(name).is_dir():
         maker = getattr(importlib.import_module(module), attribute, None)
         rule = (
-            "an encoder must be MODULE:NAME of what makes an object with `latent_dim` and "
+            "an encoder must be MODULE:NAME of what makes an object with `latent_shape` and "
             f"`encode(videos)` when called without arguments, got {name!r}"
         )
         try:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from srpo_env.types import even_indices
+
 FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 """Names that ``transformers`` has given the file, the newest first that V-JEPA 2 came with"""
 
@@ -148,11 +150,6 @@ class VideoPreprocessing:
         mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
         return images.float().mul(self.scale).sub_(mean).div_(std)
-
-
-def even_indices(length: int, count: int) -> npt.NDArray[np.int64]:
-    """So many of the numbers from 0 to ``length - 1`` at equal distances, both ends among them."""
-    return np.linspace(0, length - 1, count).round().astype(np.int64)
 
 
 def evenly_spaced(video: npt.NDArray[np.uint8], num_frames: int) -> npt.NDArray[np.uint8]:

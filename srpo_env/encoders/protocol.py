@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.rewards.progress import Distance, distances_to_centers
+from srpo_env.rewards.progress import ProgressReward, default_distance, name_of
+from srpo_env.types import Video, as_array
 
 
 @runtime_checkable
 class TrajectoryEncoder(Protocol):
-    """Maps each episode's video to one latent in which distance means task progress.
+    """Maps each episode's video to a latent in which distance means task progress.
 
-    Distance is L2, unless the encoder has a method ``distance`` that says otherwise; see
-    `distance_of`.
+    A latent is a point ``(dim,)``, compared by L2, or a path ``(num_times, dim)``, compared by
+    `coverage_distance`. An encoder with a method ``distance`` (see
+    `srpo_env.rewards.distances.Distance`) decides for itself how its latents are compared.
     """
 
-    latent_dim: int
+    latent_shape: tuple[int, ...]
 
-    def encode(self, videos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        """Encodes videos to finite latents, shape ``(len(videos), latent_dim)``.
+    def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
+        """Encodes videos to finite latents, shape ``(len(videos), *latent_shape)``.
 
-        Lengths may differ; ``num_frames >= 1``. Resampling, normalising and batching are the
-        encoder's own work.
+        The videos may differ in length; ``num_frames >= 1``. Resampling, normalisation and batching
+        are the encoder's own work.
 
         Args:
             videos: Each ``(num_frames, height, width, 3)``, RGB.
@@ -33,33 +36,60 @@ class TrajectoryEncoder(Protocol):
         ...
 
 
-def distance_of(encoder: TrajectoryEncoder, chosen: Distance | None = None) -> Distance:
-    """How an encoder's latents are compared with centers.
-
-    Args:
-        encoder: Any encoder; one whose latents are not points but paths has a method ``distance``,
-            with the arguments of `srpo_env.rewards.progress.distances_to_centers`.
-        chosen: What the user wants instead.
-
-    Returns:
-        What was chosen, or the encoder's own, or L2 (Eq. 4 of the paper).
+def check_encoder(encoder: Any) -> None:
+    """Raises an error if an object is not an encoder.
 
     Raises:
-        TypeError: If that is not callable.
+        TypeError: If it lacks ``latent_shape`` or ``encode``, or is a class.
+        ValueError: If its ``latent_shape`` is not ``(dim,)`` or ``(num_times, dim)``.
     """
-    measure: Any = chosen or getattr(encoder, "distance", distances_to_centers)
-    if not callable(measure):
+    if isinstance(encoder, type) or not isinstance(encoder, TrajectoryEncoder):
         raise TypeError(
-            "`distance` must be a callable of latents and centers, as "
-            f"srpo_env.rewards.progress.distances_to_centers is, got {measure!r}"
+            "`encoder` must be an object with `latent_shape` and `encode(videos)`, such as "
+            f"srpo_env.PixelEncoder(), got {encoder!r}"
         )
-    return cast("Distance", measure)
+    shape = encoder.latent_shape
+    if not isinstance(shape, tuple) or len(shape) not in (1, 2) or not all(n >= 1 for n in shape):
+        raise ValueError(
+            f"`latent_shape` of {type(encoder).__name__} must be (dim,) or (num_times, dim), got "
+            f"{shape!r}"
+        )
+
+
+def reward_for(encoder: TrajectoryEncoder, reward: ProgressReward | None) -> ProgressReward:
+    """Returns the reward with the distance that it uses for the encoder's latents.
+
+    Raises:
+        ValueError: If the distance does not fit latents of the encoder's shape.
+    """
+    reward = reward or ProgressReward()
+    if reward.distance is None:
+        default = default_distance(encoder.latent_shape)
+        reward = replace(reward, distance=getattr(encoder, "distance", None) or default)
+    # Called once on random latents: a distance that does not fit fails before the first rollout.
+    rng = np.random.default_rng(0)
+    reward.measure(
+        rng.normal(size=(2, *encoder.latent_shape)), rng.normal(size=(1, *encoder.latent_shape))
+    )
+    return reward
+
+
+def encoder_settings(encoder: TrajectoryEncoder) -> dict[str, Any]:
+    """Returns what identifies an encoder, as JSON values: its class, latent shape and settings.
+
+    An encoder with an attribute ``settings``, a dictionary of JSON values, adds these.
+    """
+    return {
+        "encoder": name_of(type(encoder)),
+        "latent_shape": [int(size) for size in encoder.latent_shape],
+        **getattr(encoder, "settings", {}),
+    }
 
 
 def encode_checked(
-    encoder: TrajectoryEncoder, videos: Sequence[npt.NDArray[np.uint8]], names: Sequence[str]
+    encoder: TrajectoryEncoder, videos: Sequence[Video], names: Sequence[str]
 ) -> npt.NDArray[np.float32]:
-    """Encodes, and stops at anything that is not one finite latent for each video.
+    """Encodes videos and checks that there is one finite latent for each of them.
 
     Args:
         encoder: Any encoder.
@@ -67,20 +97,21 @@ def encode_checked(
         names: What an error calls each video.
 
     Returns:
-        Latents, shape ``(len(videos), latent_dim)``.
+        Latents, shape ``(len(videos), *latent_shape)``.
 
     Raises:
         ValueError: If the shape is wrong, or a latent is NaN or infinite.
     """
-    latents = np.asarray(encoder.encode(videos), dtype=np.float32)
-    expected = (len(videos), encoder.latent_dim)
+    latents = as_array(encoder.encode(videos)).astype(np.float32)
+    expected = (len(videos), *encoder.latent_shape)
     if latents.shape != expected:
         raise ValueError(
-            f"{type(encoder).__name__}.encode must return shape {expected} (videos, latent_dim), "
-            f"got {latents.shape}"
+            f"{type(encoder).__name__}.encode must return shape {expected}, (num_videos, "
+            f"*latent_shape), got {latents.shape}"
         )
-    broken = [name for name, latent in zip(names, latents, strict=True)
-              if not np.isfinite(latent).all()]  # fmt: skip
+    broken = [
+        name for name, latent in zip(names, latents, strict=True) if not np.isfinite(latent).all()
+    ]
     if broken:
         raise ValueError(
             f"{type(encoder).__name__} returned latents that are not finite for "

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.encoders.protocol import TrajectoryEncoder, distance_of
+from srpo_env.encoders.protocol import TrajectoryEncoder, encoder_settings, reward_for
 
 
 class TimedEncoder:
@@ -17,8 +17,9 @@ class TimedEncoder:
     def __init__(self, encoder: TrajectoryEncoder) -> None:
         """Counts from 0."""
         self._encoder = encoder
-        self.latent_dim = encoder.latent_dim
-        self.distance = distance_of(encoder)
+        self.latent_shape = encoder.latent_shape
+        self.distance = reward_for(encoder, None).distance
+        self.settings = encoder_settings(encoder)
         self.seconds = 0.0
         """spent in `encode`; may be set back"""
 

@@ -25,8 +25,7 @@ except ModuleNotFoundError as error:
 
 from srpo_env.encoders import pooler
 from srpo_env.encoders.preprocessing import VideoPreprocessing, stack_clips
-from srpo_env.rewards.distances import Floats, Nearest, by_paths, coverage_distance
-from srpo_env.rewards.progress import distances_to_centers
+from srpo_env.rewards.distances import Distance, coverage_distance, distances_to_centers
 
 Video = npt.NDArray[np.uint8]
 Pooling = Literal["mean", "time", "moments"]
@@ -108,21 +107,26 @@ class VJEPA2Encoder:
             grid = config.crop_size // config.patch_size
             found = pooler.MomentPooler.read(self.checkpoint, grid * grid, config.hidden_size)
             self._pooler, self.moment_dim = found.to(self.device), found.latent_dim
-        self.latent_dim = self.moment_dim * (1 if self.pooling == "mean" else self.num_times)
+        self.latent_shape: tuple[int, ...] = (
+            (self.moment_dim,) if self.pooling == "mean" else (self.num_times, self.moment_dim)
+        )
+        self.distance: Distance = (
+            coverage_distance if self.pooling == "moments" else distances_to_centers
+        )
+        """how latents are compared: by L2, as in the paper, or paths of moments by coverage"""
+        self.settings = {"checkpoint": self.checkpoint.name, "pooling": self.pooling}
         self._dtype = dtype
         self.model = model.encoder.to(self.device).eval()
         """the encoder half, without the predictor"""
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
-        """Encodes videos, each ``(num_frames, height, width, 3)``, to ``(num_videos, latent_dim)``.
+        """Encodes videos ``(num_frames, height, width, 3)`` to ``(num_videos, *latent_shape)``.
 
         Raises:
             ValueError: If something is no video, or a latent is not finite.
         """
         paths = self.encode_paths(videos)
-        latents: npt.NDArray[np.float32] = (
-            paths.mean(axis=1) if self.pooling == "mean" else paths.reshape(len(videos), -1)
-        )
+        latents: npt.NDArray[np.float32] = paths.mean(axis=1) if self.pooling == "mean" else paths
         return latents
 
     def encode_paths(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
@@ -148,12 +152,6 @@ class VJEPA2Encoder:
                 "dtype=torch.bfloat16 or torch.float32, whose range is wider than float16's"
             )
         return paths
-
-    def distance(self, latents: Floats, centers: Floats) -> Nearest:
-        """How latents are compared with centers; see `distances_to_centers`."""
-        if self.pooling == "moments":
-            return by_paths(coverage_distance, self.num_times)(latents, centers)
-        return distances_to_centers(latents, centers)
 
     @torch.inference_mode()
     def _encode_batch(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:

@@ -1,7 +1,7 @@
-"""Whether the rewards say anything: figures for a logger, a line for a person, and an alarm.
+"""Statistics of closed groups: do the rewards carry a training signal?
 
-A group whose episodes all got the same reward moves no group-relative policy gradient. Runs in
-which that is true of every group look healthy from outside, sometimes for days.
+A group whose episodes all got the same reward does not move a group-relative policy gradient. If
+that holds for every group, training makes no progress, and nothing else shows it.
 """
 
 from __future__ import annotations
@@ -18,70 +18,72 @@ from srpo_env.types import Group
 logger = logging.getLogger(__name__)
 
 PATIENCE = 32
-"""Groups in a row without signal before `SignalWatch` says so: 256 episodes in groups of 8."""
+"""Number of consecutive groups without signal before a warning: 256 episodes in groups of 8."""
 
 
 @dataclass(frozen=True)
-class SignalReport:
-    """What the rewards of some closed groups can teach. Shares are of the groups, in [0, 1]."""
+class GroupStatistics:
+    """Statistics of closed groups. Fractions are fractions of the groups, in [0, 1]."""
 
     num_groups: int
     num_episodes: int
     success_rate: float
-    """share of the episodes"""
+    """Fraction of the episodes that succeeded."""
     all_failed: float
-    """groups with no success; not shaped unless a wider reference knows one"""
+    """Fraction without a success; not shaped unless a wider reference has one."""
     all_succeeded: float
-    """groups with nothing to shape"""
+    """Fraction without a failure."""
     shaped: float
-    """groups with a failure that was rewarded for its progress"""
+    """Fraction with a failure that was rewarded for its progress."""
     without_signal: float
-    """groups whose episodes all got the same reward"""
+    """Fraction whose episodes all got the same reward."""
     flat: float
-    """groups whose failures, two or more, were all equally far: shaped, but nothing told apart"""
+    """Fraction that are shaped and whose failures, two or more, all got the same reward."""
     distance_spread: float
-    """standard deviation of the failures' distances over their mean, averaged over groups with at
-    least two measured failures; NaN without such a group"""
+    """Standard deviation of the failures' distances divided by their mean, averaged over groups
+    with at least two measured failures; NaN without such a group."""
     clusters: float
-    """centers that are the mean of several successes, averaged over groups with a center"""
+    """Number of centers that are the mean of several successes, averaged over groups with centers.
+    """
     single_centers: float
-    """centers that are one success, likewise"""
+    """Number of centers that are one success, averaged over groups with centers."""
     fallbacks: float
-    """groups with centers, none of which is the mean of several successes"""
+    """Fraction, of groups with centers, in which no center is the mean of several successes."""
     failures_above_success: int
-    """failures whose shaped return exceeds that of a success of their group; should be 0"""
+    """Number of failures whose shaped return exceeds that of a success of their group. Must be 0.
+    """
 
-    def as_dict(self, prefix: str = "signal/") -> dict[str, float]:
-        """The figures by name, for any logger."""
+    def as_dict(self, prefix: str = "rollout/") -> dict[str, float]:
+        """Returns the statistics by name, for any logger."""
         return {prefix + name: float(value) for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """One line of text."""
         return (
             f"{self.num_groups} groups of {self.num_episodes} episodes, "
             f"{self.success_rate:.0%} succeeded: {self.shaped:.0%} shaped, "
             f"{self.all_failed:.0%} all failed, {self.all_succeeded:.0%} all succeeded, "
             f"{self.without_signal:.0%} without signal; distance spread "
             f"{self.distance_spread:.2f}, {self.clusters:.1f} clusters and "
-            f"{self.single_centers:.1f} single centers a group; "
+            f"{self.single_centers:.1f} single centers per group; "
             f"{self.failures_above_success} failures above a success"
         )
 
 
-def signal_report(groups: Sequence[Group]) -> SignalReport:
-    """Sums up groups, say those of one rollout.
+def group_statistics(groups: Sequence[Group]) -> GroupStatistics:
+    """Computes statistics of groups, for example those of one rollout.
 
     Args:
-        groups: Closed groups; none gives zeros.
+        groups: Closed groups. Without groups, all statistics are 0.
 
     Examples:
-        >>> print(signal_report([]))  # doctest: +ELLIPSIS
+        >>> print(group_statistics([]))  # doctest: +ELLIPSIS
         0 groups of 0 episodes, 0% succeeded: 0% shaped, ...
     """
     episodes = [episode for group in groups for episode in group.episodes]
-    referenced = [group for group in groups if len(group.centers)]
+    with_centers = [group for group in groups if len(group.centers)]
     spreads = [spread for group in groups if not np.isnan(spread := distance_spread(group))]
-    return SignalReport(
+    return GroupStatistics(
         num_groups=len(groups),
         num_episodes=len(episodes),
         success_rate=_mean([episode.success for episode in episodes]),
@@ -91,15 +93,15 @@ def signal_report(groups: Sequence[Group]) -> SignalReport:
         without_signal=_mean([not has_signal(group) for group in groups]),
         flat=_mean([is_flat(group) for group in groups]),
         distance_spread=_mean(spreads) if spreads else float("nan"),
-        clusters=_mean([group.num_clusters for group in referenced]),
-        single_centers=_mean([group.num_singles for group in referenced]),
-        fallbacks=_mean([group.num_clusters == 0 for group in referenced]),
+        clusters=_mean([group.num_clusters for group in with_centers]),
+        single_centers=_mean([group.num_singles for group in with_centers]),
+        fallbacks=_mean([group.num_clusters == 0 for group in with_centers]),
         failures_above_success=sum(failures_above_success(group) for group in groups),
     )
 
 
-def group_figures(group: Group) -> dict[str, Any]:
-    """The figures of one group, as they stand in ``infos["srpo"]`` when it closes."""
+def group_info(group: Group) -> dict[str, Any]:
+    """Returns what ``infos["srpo"]`` reports of a group when it closes."""
     return {
         "num_episodes": len(group.episodes),
         "success_rate": group.num_successes / len(group.episodes),
@@ -112,28 +114,29 @@ def group_figures(group: Group) -> dict[str, Any]:
 
 
 def has_signal(group: Group) -> bool:
-    """Whether its episodes got different rewards."""
+    """Returns whether its episodes got different rewards."""
     return bool(np.ptp(group.rewards) > 0)
 
 
 def is_flat(group: Group) -> bool:
-    """Whether it has two or more measured failures, all equally rewarded."""
+    """Returns whether it is shaped, and all of its failures, two or more, got the same reward."""
     rewards = [e.progress_reward for e in group.episodes if not e.success]
     return group.shaped and len(rewards) > 1 and max(rewards) == min(rewards)
 
 
 def distance_spread(group: Group) -> float:
-    """Standard deviation over mean of its failures' distances; NaN with fewer than two."""
+    """Returns standard deviation over mean of its failures' distances; NaN with fewer than two."""
     distances = np.array([episode.distance for episode in group.episodes if not episode.success])
     if len(distances) < 2 or np.isnan(distances).any():
         return float("nan")
-    return float(distances.std() / distances.mean()) if distances.any() else 0.0
+    return float(distances.std() / np.abs(distances).mean()) if distances.any() else 0.0
 
 
 def failures_above_success(group: Group) -> int:
-    """How many of its failures return more than one of its successes, all rewards counted.
+    """Returns the number of its failures whose shaped return exceeds that of one of its successes.
 
-    The shaped rewards alone cannot do that; an environment that pays for more than success can.
+    Progress rewards alone cannot cause that. An environment that pays less than 1 for success, or
+    pays failures, can.
     """
     successes = [episode.env_return for episode in group.episodes if episode.success]
     if not successes:
@@ -145,18 +148,18 @@ def failures_above_success(group: Group) -> int:
     )
 
 
-class SignalWatch:
-    """Says so when group after group carries no signal, and names the usual causes."""
+class SignalMonitor:
+    """Logs a warning when group after group carries no signal, with the usual causes."""
 
     def __init__(self) -> None:
-        """Starts with no groups seen."""
+        """Initialises the counters with 0."""
         self.silent: dict[str, int] = {}
-        """groups without signal since the last one with, by what they were"""
+        """Number of groups without signal since the last group with one, by kind."""
         self.flat = 0
-        """flat groups since the last one whose failures were told apart"""
+        """Number of flat groups since the last one whose failures got different rewards."""
 
-    def watch(self, groups: Sequence[Group]) -> None:
-        """Counts closed groups; logs a warning at `PATIENCE` in a row and at each doubling."""
+    def update(self, groups: Sequence[Group]) -> None:
+        """Counts closed groups; warns at `PATIENCE` in a row and whenever that number doubles."""
         for group in groups:
             if is_flat(group):
                 self.flat += 1
@@ -173,18 +176,18 @@ class SignalWatch:
                 logger.warning("%s", self.message())
 
     def state(self) -> dict[str, Any]:
-        """Everything that `load` needs."""
+        """Returns everything that `load` needs."""
         return {"silent": dict(self.silent), "flat": self.flat}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes over what `state` returned."""
+        """Restores what `state` returned."""
         self.silent, self.flat = state["silent"], state["flat"]
 
     def message(self) -> str:
-        """What was seen, and the usual causes of it."""
+        """Returns what was observed, and its usual causes."""
         causes = "; ".join(f"{self.silent[kind]} {CAUSES[kind]}" for kind in self.silent)
         return (
-            f"{sum(self.silent.values())} groups in a row carry no training signal, as all "
+            f"{sum(self.silent.values())} groups in a row carry no training signal, because all "
             f"episodes of each got the same reward: {causes}."
         )
 
@@ -199,14 +202,14 @@ CAUSES = {
         "have no success (the policy cannot do the task: wrong checkpoint, image upside down, "
         "gripper sign; or the success flag is never set: run `srpo_env.check_wrapped`)"
     ),
-    "succeeded": "have no failure (these tasks are learnt: draw others)",
+    "succeeded": "have no failure (these tasks are solved: draw others)",
 }
-"""Usual causes of groups without signal, by what `_kind` calls them."""
+"""Usual causes of groups without signal, by kind of group"""
 
 FLAT_MESSAGE = (
-    "In %d groups in a row all failures lie equally far from the successes, so their rewards say "
-    "no more than success and failure: the encoder sees no difference between the videos (is the "
-    "camera black, or is it the wrong one?)."
+    "In %d groups in a row all failures are equally far from the successes, so their rewards carry "
+    "no more information than success and failure: the encoder sees no difference between the "
+    "videos (is the camera image black, or is it the wrong camera?)."
 )
 
 
@@ -217,7 +220,7 @@ def _kind(group: Group) -> str:
 
 
 def _is_due(count: int) -> bool:
-    """Whether a count is PATIENCE, 2 PATIENCE, 4 PATIENCE and so on."""
+    """Returns whether a count is PATIENCE times a power of 2."""
     rounds, rest = divmod(count, PATIENCE)
     return rest == 0 and rounds.bit_count() == 1
 

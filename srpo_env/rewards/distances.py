@@ -1,11 +1,12 @@
-"""Ways to compare a failure's path through latent space with the paths of successes.
+"""Distances between latents and the centers of successes.
 
-A path is an episode's latent at evenly spaced times; the paper takes the mean over them, which
-hides their order and the end. Each function here takes paths ``(N, num_times, dim)`` and references
-``(M, num_times, dim)``, M at least 1, and returns what
-:func:`~srpo_env.rewards.progress.distances_to_centers` does: how far each path is from its
-reference (small is good), and which reference that is; both of shape ``(N,)``. `by_paths` makes
-them fit where that function is used.
+A latent is a point ``(dim,)``, as in the paper, or a path ``(num_times, dim)``: the latent at
+evenly spaced times of the video. A mean over time, as the paper takes it, hides the order of a path
+and its end.
+
+A distance takes latents ``(N, *latent_shape)`` and centers ``(M, *latent_shape)``, M >= 1, and
+returns how far each latent is from its nearest center (lower is better) and the row of that center,
+both of shape ``(N,)``. `distances_to_centers` takes points and paths, all others take paths.
 """
 
 from __future__ import annotations
@@ -14,46 +15,86 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from srpo_env.types import Floats, Ints
+
 Nearest = tuple[Floats, Ints]
-PathDistance = Callable[[Floats, Floats], Nearest]
+Distance = Callable[[Floats, Floats], Nearest]
+"""Maps latents and centers to distances and rows of the nearest centers"""
 
-END = 0.25
-"""share of a path that counts as its end"""
+END_SHARE = 0.25
+"""Share of a path that counts as its end."""
 
-STILL = 1e-150
-"""squared step of a reference that does not move, so that nothing is divided by 0"""
+MIN_SQUARED_STEP = 1e-150
+"""Squared step of a reference that does not move; avoids a division by 0."""
 
 
-def by_paths(distance: PathDistance, num_times: int) -> PathDistance:
-    """A distance for latents that hold the times of a path one after the other.
+def distances_to_centers(latents: Floats, centers: Floats) -> Nearest:
+    """Computes the L2 distance of each latent to its nearest center. Eq. 4 of the paper.
+
+    Paths are compared in step with each other: L2 over all times.
 
     Args:
-        distance: One of this module's.
-        num_times: In a latent, whose length must be a multiple of it.
+        latents: Shape ``(num_episodes, *latent_shape)``.
+        centers: Shape ``(num_centers, *latent_shape)``, at least one.
 
     Returns:
-        What takes latents ``(N, latent_dim)`` and centers ``(M, latent_dim)``.
+        L2 distances (as the text says; the equation is printed with a square) and rows of
+        ``centers``, each of shape ``(num_episodes,)``.
     """
+    points = np.asarray(latents, np.float64).reshape(len(latents), -1)
+    targets = np.asarray(centers, np.float64).reshape(len(centers), -1)
+    table = np.stack([np.linalg.norm(points - center, axis=1) for center in targets], axis=1)
+    return _nearest(table)
 
-    def on_latents(latents: Floats, centers: Floats) -> Nearest:
-        return distance(_as_paths(latents, num_times), _as_paths(centers, num_times))
 
-    return on_latents
+def checked_distances(distance: Distance, latents: Floats, centers: Floats) -> Nearest:
+    """Calls a distance and checks what it returns.
+
+    Raises:
+        ValueError: If it fails on latents of this shape, or does not return one finite distance
+            and one row of ``centers`` for each latent.
+    """
+    shape = f"latents of shape {latents.shape} and centers of shape {centers.shape}"
+    try:
+        result = distance(latents, centers)
+        distances, nearest = result
+    except (ValueError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"the distance {_name_of(distance)} does not fit {shape}: {error}. Distances of "
+            "srpo_env.rewards.distances other than `distances_to_centers` need latents that are "
+            "paths, (num_times, dim)"
+        ) from error
+    values, rows = np.asarray(distances, np.float64), np.asarray(nearest)
+    expected = (len(latents),)
+    if values.shape != expected or rows.shape != expected:
+        raise ValueError(
+            f"the distance {_name_of(distance)} must return distances and rows of the nearest "
+            f"centers, both of shape {expected}, got {values.shape} and {rows.shape} for {shape}"
+        )
+    broken = np.flatnonzero(~np.isfinite(values))
+    if len(broken):
+        raise ValueError(
+            f"the distance {_name_of(distance)} must be finite, and is {values[broken[0]]} for "
+            f"the latents in rows {broken.tolist()}"
+        )
+    if not np.isin(rows, np.arange(len(centers))).all():
+        raise ValueError(
+            f"the distance {_name_of(distance)} must return rows of the {len(centers)} centers, "
+            f"got {rows.tolist()}"
+        )
+    return values, rows.astype(np.int64)
 
 
 def end_distance(paths: Floats, references: Floats) -> Nearest:
-    """L2 between the means of the last quarters: where it ended, not how it came there."""
-    count = max(1, round(END * paths.shape[1]))
+    """Computes L2 between the means of the last quarters: where a path ends."""
+    count = max(1, round(END_SHARE * paths.shape[1]))
     ends, others = paths[:, -count:].mean(axis=1), references[:, -count:].mean(axis=1)
     return _nearest(_distances(ends, others))
 
 
 def dtw_distance(paths: Floats, references: Floats) -> Nearest:
-    """Dynamic time warping: L2 over the best matching of times that keeps their order.
+    """Computes dynamic time warping: L2 over the best matching of times that keeps their order.
 
     Needs dtaidistance.
     """
@@ -66,9 +107,9 @@ def dtw_distance(paths: Floats, references: Floats) -> Nearest:
 
 
 def transport_distance(paths: Floats, references: Floats) -> Nearest:
-    """Optimal transport: root mean square distance under the best matching of times in any order.
+    """Computes optimal transport: RMS distance under the best matching of times in any order.
 
-    Between as many points of equal weight, transport is an assignment.
+    Between equal numbers of points of equal weight, optimal transport is an assignment.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -80,10 +121,10 @@ def transport_distance(paths: Floats, references: Floats) -> Nearest:
 
 
 def remaining_share(paths: Floats, references: Floats) -> Nearest:
-    """How much of the nearest reference was still to come when the path ended, in [0, 1].
+    """Computes which share of the nearest reference lies after the end of the path, in [0, 1].
 
-    Dynamic time warping of the whole path onto the first part of a reference, whichever part suits
-    it best; nearest is the reference whose part suits best. Needs dtaidistance.
+    The whole path is warped onto a prefix of each reference, the prefix that fits best. The nearest
+    reference is the one whose prefix fits best. Needs dtaidistance.
     """
     dtw = _dtw()
     num_times = references.shape[1]
@@ -91,7 +132,7 @@ def remaining_share(paths: Floats, references: Floats) -> Nearest:
     ends = np.empty(table.shape)
     for row, path in enumerate(paths):
         for column, reference in enumerate(references):
-            # So much of the reference's end may stay without a partner.
+            # Any part of the reference's end may stay unmatched.
             free = (0, 0, 0, num_times)
             table[row, column], sums = dtw.warping_paths_fast(path, reference, psi=free)
             # The library marks what comes after the best end with -1.
@@ -102,11 +143,11 @@ def remaining_share(paths: Floats, references: Floats) -> Nearest:
 
 
 def unreached_share(paths: Floats, references: Floats) -> Nearest:
-    """How much of a reference was beyond the path's furthest moment, in [0, 1].
+    """Computes which share of a reference lies beyond the path's furthest moment, in [0, 1].
 
-    Each moment of the path is placed on the reference: the mean of the reference's times, each
-    weighted by a Gaussian of its distance to that moment, as wide as a usual step of the reference.
-    Averaged over the references, of which the nearest is where most was reached.
+    Each moment of the path is located on the reference: the mean of the reference's times, weighted
+    by a Gaussian of their distance to that moment, whose width is the reference's typical step. The
+    share is averaged over the references; the nearest is the one where the path came furthest.
     """
     steps = _step_distances(paths, references) ** 2  # (N, M, times of path, of reference)
     nearer = steps - steps.min(axis=3, keepdims=True)
@@ -118,18 +159,18 @@ def unreached_share(paths: Floats, references: Floats) -> Nearest:
 
 
 def coverage_distance(paths: Floats, references: Floats) -> Nearest:
-    """How near the path ever came to the moments of a reference, averaged over these.
+    """Computes the smallest distance of the path to each moment of a reference, on average.
 
-    One half of the Chamfer distance: what a failure did besides costs nothing, and what it never
-    came to see, it pays for.
+    This is one half of the Chamfer distance: moments of the reference that the path never reached
+    increase it, and detours of the path do not.
     """
     return _nearest(_step_distances(paths, references).min(axis=2).mean(axis=2))
 
 
 def ordered_coverage_distance(paths: Floats, references: Floats) -> Nearest:
-    """As `coverage_distance`, with the moments of the reference met in their order."""
+    """Computes `coverage_distance` with the reference's moments reached in their order."""
     steps = _step_distances(paths, references)
-    # Least sum of meeting the reference up to a time, at this moment of the path or before.
+    # Smallest sum over the reference up to a time, matched at this moment of the path or before.
     sums = np.minimum.accumulate(steps[..., 0], axis=2)  # (N, M, times of path)
     for time in range(1, references.shape[1]):
         sums = np.minimum.accumulate(sums + steps[..., time], axis=2)
@@ -137,49 +178,39 @@ def ordered_coverage_distance(paths: Floats, references: Floats) -> Nearest:
 
 
 def unvisited_share(paths: Floats, references: Floats) -> Nearest:
-    """How much of a reference the path never visited, in [0, 1].
+    """Computes which share of a reference the path never visited, in [0, 1].
 
-    As `coverage_distance`, but a moment that was missed is missed, by little or by much: so where
-    the hand went instead does not count. A visit fades as a Gaussian of the distance, as wide as a
-    usual step of the reference.
+    Unlike `coverage_distance`, it does not depend on how far away the path was from a moment that
+    it missed. A visit is weighted by a Gaussian of the distance, whose width is the reference's
+    typical step.
     """
     nearest = _step_distances(paths, references).min(axis=2)  # (N, M, times of reference)
     visits = np.exp(-(nearest**2) / (2 * _squared_steps(references)[:, None]))
     return _nearest(1.0 - visits.mean(axis=2))
 
 
-# --- Parts of them --------------------------------------------------------------------------------
-
-
-def _as_paths(latents: Floats, num_times: int) -> Floats:
-    points = np.asarray(latents, np.float64)
-    if points.ndim != 2 or num_times < 1 or points.shape[1] % num_times:
-        raise ValueError(
-            f"latents that are paths of {num_times} times must have shape (N, {num_times} * dim), "
-            f"got {points.shape}"
-        )
-    return points.reshape(len(points), num_times, -1)
+# --- Helpers ---
 
 
 def _step_distances(paths: Floats, references: Floats) -> Floats:
-    """L2 between all moments, ``(N, M, times of a path, times of a reference)``."""
+    """Computes L2 between all moments, ``(N, M, times of a path, times of a reference)``."""
     (n, t, dim), (m, u, _) = paths.shape, references.shape
     table = _distances(paths.reshape(n * t, dim), references.reshape(m * u, dim))
     return table.reshape(n, t, m, u).transpose(0, 2, 1, 3)
 
 
 def _squared_steps(references: Floats) -> Floats:
-    """Mean squared distance from one time of a reference to its next, ``(M,)``; never 0."""
+    """Computes the mean squared step of each reference, ``(M,)``; never 0."""
     steps = np.square(np.diff(references, axis=1)).sum(axis=2)
     means: Floats = steps.mean(axis=1) if steps.shape[1] else np.zeros(len(references))
-    return np.maximum(means, STILL)
+    return np.maximum(means, MIN_SQUARED_STEP)
 
 
 def _distances(points: Floats, others: Floats) -> Floats:
-    # Imported here: scikit-learn takes about a second.
+    # Imported here, because importing scikit-learn takes about a second.
     from sklearn.metrics.pairwise import euclidean_distances
 
-    # Around their mean, since scikit-learn expands the square, which cancels far from the origin.
+    # Centered first: scikit-learn expands the square, which loses digits far from the origin.
     middle = others.mean(axis=0)
     distances: Floats = euclidean_distances(points - middle, others - middle)
     return distances
@@ -199,3 +230,7 @@ def _dtw() -> Any:
             name=error.name,
         ) from error
     return dtw_ndim
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))

@@ -2,78 +2,66 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Hashable
 
 import numpy as np
-import numpy.typing as npt
 
-from srpo_env.rewards.clustering import Clustering, success_centers
-from srpo_env.rewards.progress import Distance, Formula, distances_to_centers, progress_rewards
-from srpo_env.types import checked_count
-
-Latent = npt.NDArray[np.float32]
-
-
-class TaskMemory:
-    """The newest latents of one task: successes to compare with, failures to rank among."""
-
-    def __init__(self, size: int) -> None:
-        """Starts empty.
-
-        Args:
-            size: Successes kept, and failures kept.
-        """
-        self.successes: deque[Latent] = deque(maxlen=size)
-        self.failures: deque[Latent] = deque(maxlen=size)
-        self._clustering: Clustering | None = None
-
-    def add_success(self, latent: Latent) -> None:
-        """Takes a success; the oldest one makes room."""
-        self.successes.append(latent)
-        self._clustering = None
-
-    def clustering(self) -> Clustering:
-        """Centers of the successes in memory."""
-        if self._clustering is None:
-            self._clustering = success_centers(
-                np.stack(self.successes) if self.successes else np.empty((0, 0))
-            )
-        return self._clustering
-
-    def score_failure(
-        self, latent: Latent, *, formula: Formula, weight: float, distance: Distance | None = None
-    ) -> tuple[float, float]:
-        """Rewards a failure and remembers it.
-
-        The mean and standard deviation of Eq. 5 are taken over the failures in memory and this
-        one, all measured from the centers of today.
-
-        Returns:
-            Its progress reward and distance; 0 and NaN without a success to compare with.
-        """
-        self.failures.append(latent)
-        centers = self.clustering().centers
-        if len(centers) == 0:
-            return 0.0, float("nan")
-        measure = distance or distances_to_centers
-        distances, _ = measure(np.stack(self.failures).astype(np.float64), centers)
-        rewards = progress_rewards(distances, formula=formula, weight=weight)
-        return float(rewards[-1]), float(distances[-1])
+from srpo_env.types import Bools, Latent, checked_count
 
 
 class SuccessMemory:
-    """One `TaskMemory` for each task that has been seen."""
+    """Holds the newest latents of each task: successes to compare with, failures to rank among."""
 
     def __init__(self, size: int) -> None:
-        """Starts empty.
+        """Initialises an empty memory.
 
         Args:
-            size: Successes kept for each task, at least 1.
+            size: Number of successes, and of failures, that are kept for each task.
+
+        Raises:
+            ValueError: If ``size`` is not a positive integer.
         """
         self.size = checked_count("memory_size", size)
-        self.tasks: dict[Hashable, TaskMemory] = {}
+        self.tasks: dict[Hashable, tuple[list[Latent], list[Latent]]] = {}
+        """Successes and failures of each task, the newest last."""
 
-    def __getitem__(self, task: Hashable) -> TaskMemory:
-        """The memory of a task, empty if nothing of it was seen."""
-        return self.tasks.setdefault(task, TaskMemory(self.size))
+    def add(self, task: Hashable, latents: list[Latent], successes: list[bool]) -> None:
+        """Adds episodes of a task; the oldest ones are dropped."""
+        known = self.tasks.setdefault(task, ([], []))
+        for kept, new in zip(known, _split(latents, successes), strict=True):
+            kept.extend(new)
+            del kept[: -self.size]
+
+    def with_new(
+        self, task: Hashable, latents: list[Latent], successes: list[bool]
+    ) -> tuple[Latent, Bools]:
+        """Returns what to compare new episodes with, and changes nothing.
+
+        All of the new episodes are compared, even if they are more than the memory keeps.
+
+        Args:
+            task: Task of the new episodes.
+            latents: Their latents, at least one.
+            successes: Whether each of them succeeded.
+
+        Returns:
+            Latents, shape ``(num_episodes, *latent_shape)``, and whether each episode succeeded.
+            The new ones are last, in their order.
+        """
+        old = self.tasks.get(task, ([], []))
+        kept: list[Latent] = []
+        kept_successes: list[bool] = []
+        for known, new, success in zip(old, _split(latents, successes), (True, False), strict=True):
+            kept_known = known[len(known) - max(0, min(len(known), self.size - len(new))) :]
+            kept += kept_known
+            kept_successes += [success] * len(kept_known)
+        return np.stack([*kept, *latents]), np.array([*kept_successes, *successes])
+
+    def successes(self, task: Hashable) -> list[Latent]:
+        """Returns the successes of a task, the newest last."""
+        return self.tasks.get(task, ([], []))[0]
+
+
+def _split(latents: list[Latent], successes: list[bool]) -> tuple[list[Latent], list[Latent]]:
+    pairs = list(zip(latents, successes, strict=True))
+    return [x for x, success in pairs if success], [x for x, success in pairs if not success]

@@ -1,4 +1,4 @@
-"""`check_wrapped`: runs a wrapped environment of your own once, and says what to mend."""
+"""`check_wrapped`: runs a wrapped environment for some episodes and reports problems with fixes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from gymnasium.vector import AutoresetMode
 
 from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.rewards.diagnostics import failures_above_success
-from srpo_env.types import Episode, Group
+from srpo_env.types import Bools, Episode, Group, Video
 from srpo_env.vector.infos import info_of, success_of
 from srpo_env.vector.wrapper import SelfReferentialProgressWrapper
 
 Policy = Callable[[Any], Any]
-Video = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: Literal["ok", "warning", "error"]
     topic: str
     message: str
-    """what was seen and, unless it is in order, what to do"""
+    """What was observed and, if it is a problem, what to do."""
 
     def __str__(self) -> str:
         """One line."""
@@ -38,7 +37,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All that `check_wrapped` found; print it."""
+    """All findings of `check_wrapped`; print it."""
 
     findings: tuple[Finding, ...]
 
@@ -56,22 +55,22 @@ def check_wrapped(
     seed: int = 0,
     options: dict[str, Any] | None = None,
 ) -> CheckReport:
-    """Plays some episodes and checks all that the reward rests on.
+    """Runs some episodes and checks everything that the reward depends on.
 
-    Frames, success flags, ends, rewards, group keys and latents. Use a wrapper made for the
-    purpose: it is reset, and the groups that it closes are taken.
+    Frames, success flags, ends, rewards, group keys and latents. Use a wrapper made for this
+    purpose: it is reset, and the groups that it closes are removed.
 
     Args:
         envs: Wrapped environments.
-        policy: Maps observations to actions; random actions without one. Random actions seldom
+        policy: Maps observations to actions; ``None`` for random actions. Random actions rarely
             succeed, and what a success looks like can be checked only if there is one.
-        num_episodes: Ended episodes to wait for.
-        max_steps: Steps after which to give up waiting.
-        seed: Of the reset and of the random actions.
+        num_episodes: Number of ended episodes to wait for.
+        max_steps: Maximum number of steps.
+        seed: Seed of the reset and of the random actions.
         options: Passed to each `reset`, such as the task and initial state to start from.
 
     Returns:
-        The findings; those of level ``"warning"`` are issued as warnings, too.
+        The findings. Those of level ``"warning"`` are also issued as warnings.
 
     Raises:
         TypeError: If ``envs`` are not wrapped.
@@ -87,7 +86,7 @@ def check_wrapped(
             "`envs` must be wrapped, outermost: check_wrapped(SelfReferentialProgressWrapper(envs, "
             f"encoder)), got {envs}"
         )
-    seen = _play(envs, policy, num_episodes, max_steps, seed, options or {})
+    seen = _run(envs, policy, num_episodes, max_steps, seed, options or {})
     findings = [
         Finding("ok", "autoreset", f"{envs.metadata['autoreset_mode']} is declared"),
         *_check_ends(seen),
@@ -109,18 +108,16 @@ def check_wrapped(
 
 @dataclass
 class _Seen:
-    """What was observed while playing."""
+    """What was observed during the run."""
 
     videos: list[Video] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     num_steps: int = 0
     truncated: int = 0
-    next_frames: list[Video] = field(default_factory=list)
-    """first frames of the episodes that began in the step in which another ended"""
     early_flags: int = 0
-    """steps that were told successful and did not end their episode"""
+    """Number of steps with a success flag that did not end their episode."""
     error: Exception | None = None
-    """what ended the play"""
+    """The exception that ended the run."""
 
     @property
     def episodes(self) -> list[Episode]:
@@ -131,18 +128,18 @@ class _Seen:
 
 
 class _Probe:
-    """Stands in for the encoder, under its name, and keeps the videos that it is given."""
+    """Replaces the encoder, under its name, and keeps the videos that it gets."""
 
     def __init__(self, encoder: TrajectoryEncoder, videos: list[Video]) -> None:
         self.encoder, self.videos = encoder, videos
-        self.latent_dim = encoder.latent_dim
+        self.latent_shape = encoder.latent_shape
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
         self.videos += videos
         return self.encoder.encode(videos)
 
 
-def _play(
+def _run(
     envs: SelfReferentialProgressWrapper,
     policy: Policy | None,
     num_episodes: int,
@@ -152,9 +149,8 @@ def _play(
 ) -> _Seen:
     seen = _Seen()
     encoder = envs.encoder
-    # The name is what messages about latents begin with.
-    probe = type(type(encoder).__name__, (_Probe,), {})
-    envs._scorer.encoder = probe(encoder, seen.videos)
+    # Errors about latents begin with the name of the encoder's class.
+    envs.encoder = type(type(encoder).__name__, (_Probe,), {})(encoder, seen.videos)
     try:
         envs.action_space.seed(seed)
         observations, infos = envs.reset(seed=seed, options=dict(options) or None)
@@ -167,41 +163,38 @@ def _play(
             seen.truncated += int(truncations.sum())
             num_ended += int((dones & infos["_episode_id"]).sum())
             seen.early_flags += _count_early_flags(envs, infos, dones)
-            if envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP:
-                frame_of = envs._frames.batch(observations, infos)
-                seen.next_frames += [frame_of(i).copy() for i in range(envs.num_envs) if dones[i]]
-            if envs.metadata["autoreset_mode"] is AutoresetMode.DISABLED and dones.any():
+            if envs.autoreset_mode is AutoresetMode.DISABLED and dones.any():
                 observations, infos = envs.reset(options={**options, "reset_mask": dones})
         envs.close_groups()
-    # Whatever the wrapper objects to is a finding, and so is a callable of the user's that fails:
-    # it is chained to the AssertionError, which shows where.
+    # Whatever the wrapper raises is a finding, and so is a callable of the user's that fails: it is
+    # chained to the AssertionError, whose traceback shows where.
     except Exception as error:
         seen.error = error
     finally:
-        envs._scorer.encoder = encoder
+        envs.encoder = encoder
         seen.groups = envs.pop_groups()
     return seen
 
 
 def _count_early_flags(
-    envs: SelfReferentialProgressWrapper, infos: dict[str, Any], dones: npt.NDArray[np.bool_]
+    envs: SelfReferentialProgressWrapper, infos: dict[str, Any], dones: Bools
 ) -> int:
-    if envs._success == "terminated":
+    if envs.success in ("terminated", "once"):
         return 0
     count = 0
     running: list[int] = np.flatnonzero(infos["_episode_id"] & ~dones).tolist()
     for index in running:
         try:
-            count += success_of(info_of(infos, index), False, envs._success)
+            count += success_of(info_of(infos, index, envs.num_envs), False, envs.success)
         except (ValueError, KeyError):
-            continue  # a flag that is told at the end only is fine
+            continue  # an environment may set the flag in the last step only
     return count
 
 
 def _check_ends(seen: _Seen) -> list[Finding]:
     if seen.error:
         error = f"{type(seen.error).__name__}: {seen.error}"
-        return [Finding("error", "play", f"stopped after {seen.num_steps} steps by {error}")]
+        return [Finding("error", "run", f"stopped after {seen.num_steps} steps by {error}")]
     episodes = seen.episodes
     if not episodes:
         return [
@@ -209,8 +202,8 @@ def _check_ends(seen: _Seen) -> list[Finding]:
                 "error",
                 "ends",
                 f"no episode ended in {seen.num_steps} steps, so no group would ever close; limit "
-                "each environment with gymnasium.wrappers.TimeLimit(env, max_episode_steps=...), "
-                "as lerobot's LiberoEnv, for one, never truncates; or pass a larger `max_steps`",
+                "each environment with gymnasium.wrappers.TimeLimit(env, max_episode_steps=...) "
+                "(lerobot's LiberoEnv, for example, never truncates); or pass a larger `max_steps`",
             )
         ]
     lengths = [episode.length for episode in episodes]
@@ -229,8 +222,8 @@ def _check_success(seen: _Seen) -> list[Finding]:
             Finding(
                 "warning",
                 "success",
-                f"none of {len(seen.episodes)} episodes succeeded, so it is not seen that the flag "
-                "is ever set; pass a `policy` that succeeds at times",
+                f"none of {len(seen.episodes)} episodes succeeded, so it could not be checked that "
+                "the flag is ever set; pass a `policy` that sometimes succeeds",
             )
         )
     elif seen.episodes:
@@ -241,34 +234,43 @@ def _check_success(seen: _Seen) -> list[Finding]:
                 "warning",
                 "success",
                 f"the flag was set in {seen.early_flags} steps that did not end their episode, but "
-                "only that of the last step counts; end the episode on success, or pass `success` "
-                "a flag that stays set",
+                "only that of the last step counts; end the episode on success, pass "
+                'success="once", or pass `success` a flag that stays set',
             )
         )
     return findings
 
 
 def _check_rewards(seen: _Seen) -> list[Finding]:
-    returns = [episode.env_return for episode in seen.episodes if not episode.success]
-    if not returns:
-        return []
     findings = []
-    if any(returns):
+    failed = [episode.env_return for episode in seen.episodes if not episode.success]
+    succeeded = [episode.env_return for episode in seen.episodes if episode.success]
+    fix = "convert with gymnasium.wrappers.TransformReward"
+    if any(failed):
         findings.append(
             Finding(
                 "warning",
                 "reward",
-                f"failed episodes returned {min(returns):g} to {max(returns):g}, and the progress "
-                "reward comes on top; it is meant for environments that pay 1 for success and else "
-                "0: convert with gymnasium.wrappers.TransformReward",
+                f"failed episodes returned {min(failed):g} to {max(failed):g}, and the progress "
+                "reward is added to that; it is meant for environments that pay 1 for success and "
+                f"else 0: {fix}",
             )
         )
-    else:
+    elif failed:
         findings.append(Finding("ok", "reward", "failed episodes return 0"))
-    outranked = sum(failures_above_success(group) for group in seen.groups)
-    if outranked:
+    if succeeded and not np.allclose(succeeded, 1.0):
         findings.append(
-            Finding("warning", "reward", f"{outranked} failures return more than a success does")
+            Finding(
+                "warning",
+                "reward",
+                f"successful episodes returned {min(succeeded):g} to {max(succeeded):g}, and "
+                f"progress rewards are scaled for a success that pays 1: {fix}",
+            )
+        )
+    above = sum(failures_above_success(group) for group in seen.groups)
+    if above:
+        findings.append(
+            Finding("warning", "reward", f"{above} failures return more than a success does")
         )
     return findings
 
@@ -285,7 +287,7 @@ def _check_frames(seen: _Seen) -> list[Finding]:
             Finding(
                 "error",
                 "frames",
-                "every frame is of one and the same colour; is this the right camera?",
+                "every frame has one single colour; is this the right camera?",
             )
         )
     elif all((video == video[0]).all() for video in seen.videos):
@@ -293,20 +295,8 @@ def _check_frames(seen: _Seen) -> list[Finding]:
             Finding(
                 "error",
                 "frames",
-                "no frame ever differs from the first of its episode; pass `frames` a camera that "
-                "sees the task",
-            )
-        )
-    # Both in the order of the ends.
-    pairs = list(zip(seen.videos, seen.next_frames, strict=False))
-    moved = any((video[:-1] != video[-1]).any() for video, _ in pairs)
-    if moved and all(np.array_equal(video[-1], frame) for video, frame in pairs):
-        findings.append(
-            Finding(
-                "error",
-                "frames",
-                "in SAME_STEP, each episode's last frame equals the first of the next one: the "
-                "environment reuses its observation array; return a copy of it, or use NEXT_STEP",
+                "no frame differs from the first one of its episode; pass `frames` a camera that "
+                "shows the task",
             )
         )
     return findings
@@ -319,17 +309,17 @@ def _check_latents(seen: _Seen, encoder: TrajectoryEncoder) -> list[Finding]:
     again = encoder.encode(seen.videos[:1])
     first = min(float(np.linalg.norm(again[0] - latent)) for latent in latents)
     if first > 1e-3 * max(float(np.linalg.norm(again[0])), 1e-6):
-        text = "encoding a video again gives another latent; switch dropout and the like off"
+        text = "encoding a video again gives another latent; disable dropout and other randomness"
         return [Finding("error", "encoder", text)]
     different = any(
         video.shape != seen.videos[0].shape or (video != seen.videos[0]).any()
         for video in seen.videos
     )
     if different and all(np.array_equal(latent, latents[0]) for latent in latents):
-        text = "gives one and the same latent for different videos"
+        text = "returns the same latent for different videos"
         return [Finding("error", "encoder", f"{type(encoder).__name__} {text}")]
     norms = [float(np.linalg.norm(latent)) for latent in latents]
-    text = f"{len(latents[0])}-d latents of norm {min(norms):.3g} to {max(norms):.3g}"
+    text = f"latents of shape {latents[0].shape}, norm {min(norms):.3g} to {max(norms):.3g}"
     return [Finding("ok", "encoder", text)]
 
 
@@ -345,7 +335,7 @@ def _check_groups(seen: _Seen) -> list[Finding]:
             Finding(
                 "warning",
                 "groups",
-                f"each of {len(sizes)} episodes had a key of its own ({next(iter(sizes))!r}, ...), "
+                f"each of {len(sizes)} episodes has its own key ({next(iter(sizes))!r}, ...), "
                 "so none is compared with another; pass `group_key`, start the episodes of a group "
                 'from one task and initial state, or use reference="task"',
             )
@@ -353,10 +343,12 @@ def _check_groups(seen: _Seen) -> list[Finding]:
     elif set(sizes) == {(None, None)}:
         findings.append(
             Finding(
-                "ok",
+                "warning",
                 "groups",
-                "the info of `reset` tells neither task_id nor init_state_id, so all episodes are "
-                "compared with each other; pass `group_key` if they should not be",
+                "the info of `reset` has neither task_id nor init_state_id, so all episodes are "
+                "compared with each other; if goals, tasks or scenes differ, this is wrong: pass "
+                "`group_key`, such as lambda info, env_index: info[...]. If they do not differ, "
+                "pass group_key=lambda info, env_index: 0",
             )
         )
     else:

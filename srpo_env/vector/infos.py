@@ -1,232 +1,114 @@
-"""Where an environment keeps what the reward needs: the frames, the success flag, the task.
+"""What the infos of an environment say: success, task, group, and one sub-environment's part.
 
-Environments differ, and a wrong guess would not crash but train on the wrong thing. So the
-defaults know the conventions by name, and whatever is ambiguous is an error that says which
+Environments differ, and a wrong guess would not crash but reward the wrong episodes. The defaults
+therefore know the conventions by name, and whatever is ambiguous is an error that says which
 argument to pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from gymnasium import Space, spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import iterate
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-FRAME_PATHS = ("agentview", "pixels/image", "agentview_image", "pixels")
-"""Third-person cameras by convention: this package's and LIBERO's, lerobot's, robosuite's."""
+from srpo_env.types import as_array, as_key
 
 SUCCESS_KEYS = ("is_success", "success")
-"""Success flags by convention: this package, lerobot, Gymnasium-Robotics; Meta-World, ManiSkill."""
+"""Success flags by convention: this package, lerobot, Gymnasium-Robotics; Meta-World, ManiSkill"""
+
+ONCE = "once"
+"""Success setting: the flag was set in any step of the episode"""
 
 BROKEN = "worker_error"
 """In the info of an episode that ended because its simulator failed, which says nothing about the
-policy; this package's LIBERO environments put the report there."""
+policy. This package's LIBERO environments set it to the report."""
 
-IN_INFO = "info/"
-"""How a path to frames begins that leads into the info and not into the observation."""
+FINAL_NAMES = {"final_obs": ("final_obs", "final_observation"), "final_info": ("final_info",)}
+"""Names under which SAME_STEP environments keep what belongs to an episode's last step"""
 
-Frame = npt.NDArray[np.uint8]
-FramesOf = Callable[[Any], Any]
-Key = Callable[[dict[str, Any]], Hashable]
+Info = dict[str, Any]
+Key = Callable[[Info, int], Hashable]
+"""Maps the info of an episode's reset and the index of its sub-environment to a key"""
 
 
-def info_of(infos: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """The info of one sub-environment, out of Gymnasium's dictionary of arrays and masks.
+def info_of(infos: Any, index: int, num_envs: int) -> Info:
+    """Returns the info of one sub-environment.
 
     Args:
-        infos: As a vector environment returns it; a key whose mask ``_key`` is False at ``index``
-            is left out, and one without a mask is taken to hold for all sub-environments.
-        index: Sub-environment.
+        infos: As a vector environment returns it: a dictionary of arrays and masks, or a list of
+            dictionaries. A key whose mask ``_key`` is False at ``index`` is left out. A string, a
+            scalar, or an array whose length is not ``num_envs`` holds for all sub-environments.
+        index: Index of the sub-environment.
+        num_envs: Number of sub-environments.
     """
+    if not isinstance(infos, Mapping):
+        return dict(infos[index])
     info = {}
     for key, values in infos.items():
-        if key.startswith("_") and key[1:] in infos:
+        if isinstance(key, str) and key.startswith("_") and key[1:] in infos:
             continue
         mask = infos.get(f"_{key}")
         if mask is not None and not mask[index]:
             continue
-        info[key] = info_of(values, index) if isinstance(values, Mapping) else values[index]
+        info[key] = _part_of(values, index, num_envs)
     return info
 
 
-def final_of(name: str, infos: Mapping[str, Any], index: int) -> Any:
-    """What SAME_STEP keeps of an episode's last step, ``"final_obs"`` or ``"final_info"``.
+def final_of(name: str, infos: Any, index: int, num_envs: int) -> Any:
+    """Returns what SAME_STEP keeps of an episode's last step, or None if the environment did not.
 
-    Raises:
-        ValueError: If the environment has not kept it.
+    Args:
+        name: ``"final_obs"`` or ``"final_info"``.
+        infos: As the vector environment returned it.
+        index: Index of the sub-environment.
+        num_envs: Number of sub-environments.
     """
-    values = infos.get(name)
-    mask = infos.get(f"_{name}")
-    if values is None or (mask is not None and not mask[index]):
-        raise ValueError(
-            f"AutoresetMode.SAME_STEP promises infos[{name!r}] when an episode ends, but that of "
-            f"environment {index} is not among {sorted(infos)}"
-        )
-    return info_of(values, index) if isinstance(values, Mapping) else values[index]
+    info = info_of(infos, index, num_envs)
+    return next((info[key] for key in FINAL_NAMES[name] if info.get(key) is not None), None)
 
 
-def look_up(tree: Any, path: str) -> Any:
-    """The entry of nested mappings at a path such as ``"pixels/image"``; ``None`` without one."""
-    for name in path.split("/"):
-        if not isinstance(tree, (Mapping, spaces.Dict)) or name not in tree.keys():
-            return None
-        tree = tree[name]
-    return tree
-
-
-# --- Frames ---
-
-
-class FrameSource:
-    """Takes the camera image of one sub-environment out of what `step` and `reset` return."""
-
-    def __init__(self, envs: VectorEnv[Any, Any, Any], frames: str | FramesOf | None) -> None:
-        """Finds the camera; fails here and not at the first episode's end.
-
-        Args:
-            envs: Vector environment; only its spaces, modes and `render` are used.
-            frames: Path into a Dict observation (``"pixels/image"``) or into the info
-                (``"info/image"``), ``"render"``, a callable that maps the observation of one
-                sub-environment to its image, or ``None`` to search.
-
-        Raises:
-            TypeError: If ``frames`` is something else.
-            ValueError: If no image, or more than one that might be meant, is found.
-        """
-        if not (frames is None or isinstance(frames, str) or callable(frames)):
-            raise TypeError(f"`frames` must be a path, a callable or None, got {frames!r}")
-        self._envs = envs
-        self._function = frames if callable(frames) else None
-        self._render = frames == "render"
-        self._info_path = ""
-        self.path = ""
-        if self._render:
-            _check_render(envs)
-        elif isinstance(frames, str) and frames.startswith(IN_INFO):
-            # No space tells what an info will hold, so the first `reset` is where it is looked at.
-            self._info_path = frames.removeprefix(IN_INFO)
-        elif not callable(frames):
-            space = envs.single_observation_space
-            self.path = _find_camera(space) if frames is None else frames
-            _check_camera(space, self.path)
-
-    def single(self, observation: Any, info: Mapping[str, Any]) -> Frame:
-        """The image in the observation or the info of one sub-environment."""
-        if self._info_path:
-            return _frame_in_info(info, self._info_path)
-        if self._function is not None:
-            return checked_frame(self._function(observation))
-        return checked_frame(look_up(observation, self.path) if self.path else observation)
-
-    def batch(self, observations: Any, infos: Mapping[str, Any]) -> Callable[[int], Frame]:
-        """The image of each sub-environment, by index, in the observations or infos of all."""
-        if self._info_path:
-            return lambda index: _frame_in_info(info_of(infos, index), self._info_path)
-        if self._function is not None:
-            singles = list(iterate(self._envs.observation_space, observations))
-            return lambda index: self.single(singles[index], {})
-        if self._render:
-            images: Any = self._envs.render()
-        else:
-            images = look_up(observations, self.path) if self.path else observations
-        return lambda index: checked_frame(images[index])
-
-
-def _check_render(envs: VectorEnv[Any, Any, Any]) -> None:
-    if envs.render_mode != "rgb_array":
-        raise ValueError(
-            'frames="render" needs environments made with render_mode="rgb_array", got '
-            f"{envs.render_mode!r}"
-        )
-    if envs.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP:
-        raise ValueError(
-            'frames="render" cannot see an episode\'s last frame with AutoresetMode.SAME_STEP, '
-            "which resets before anybody can render; use NEXT_STEP or DISABLED, or put "
-            'srpo_env.RenderInInfo around each environment and pass frames="info/rendered"'
-        )
-
-
-def _frame_in_info(info: Mapping[str, Any], path: str) -> Frame:
-    frame = look_up(info, path)
-    if frame is None:
-        raise ValueError(
-            f'frames="{IN_INFO}{path}" needs an image in the info of every reset and every step, '
-            f"got an info with {sorted(info)}"
-        )
-    return checked_frame(frame)
-
-
-def checked_frame(frame: Any) -> Frame:
-    """The frame itself, if it is one.
-
-    Raises:
-        ValueError: If it is not an RGB image in uint8.
-    """
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or not _is_rgb(frame.shape):
-        raise ValueError(
-            "A frame must be a uint8 array of shape (height, width, 3), got "
-            f"{getattr(frame, 'dtype', type(frame).__name__)} {np.shape(frame)}; pass `frames` a "
-            "callable that converts the observation of one sub-environment"
-        )
-    return frame
-
-
-def _is_rgb(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 3 and shape[2] == 3 and shape[0] > 0 and shape[1] > 0
-
-
-def _is_camera(space: Any) -> bool:
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and _is_rgb(space.shape)
-
-
-def _cameras(space: Space[Any], path: str = "") -> Iterator[str]:
-    if _is_camera(space):
-        yield path
-    if isinstance(space, spaces.Dict):
-        for name, subspace in space.items():
-            yield from _cameras(subspace, f"{path}/{name}" if path else name)
-
-
-def _find_camera(space: Space[Any]) -> str:
-    cameras = list(_cameras(space))
-    known = [path for path in FRAME_PATHS if path in cameras]
-    if known:
-        return known[0]
-    if len(cameras) == 1:
-        return cameras[0]
-    if cameras:
-        raise ValueError(
-            f"Several cameras might show the episode: {cameras}; pass the third-person one, as in "
-            f'frames="{cameras[0]}"'
-        )
-    raise ValueError(
-        f"No camera image (uint8, height x width x 3) in the observations {space}; pass "
-        '`frames="render"` if the environments have render_mode="rgb_array", "info/..." if their '
-        "infos have the image, or a callable that makes it from the observation of one "
-        "sub-environment"
+def missing_final(name: str, infos: Any, index: int) -> ValueError:
+    """Returns the error for an episode's end without its last observation or info."""
+    return ValueError(
+        f"AutoresetMode.SAME_STEP promises infos[{name!r}] when an episode ends, but that of "
+        f"environment {index} is not among {sorted(infos)}"
+        + ("" if name == "final_obs" else '; pass success="terminated" if it needs no info')
     )
 
 
-def _check_camera(space: Space[Any], path: str) -> None:
-    found = look_up(space, path) if path else space
-    if not _is_camera(found):
-        raise ValueError(
-            f'frames="{path}" must name a uint8 Box of shape (height, width, 3), got {found}; the '
-            f"observations have {list(_cameras(space)) or 'no such image'}"
-        )
+def look_up(tree: Any, path: str) -> Any:
+    """Returns the entry of nested mappings at a path such as ``"pixels/image"``, or None.
+
+    A key may itself contain slashes.
+    """
+    if not isinstance(tree, (Mapping, spaces.Dict)):
+        return None
+    if path in tree.keys():
+        return tree[path]
+    for end in range(len(path)):
+        if path[end] == "/" and path[:end] in tree.keys():
+            found = look_up(tree[path[:end]], path[end + 1 :])
+            if found is not None:
+                return found
+    return None
+
+
+def _part_of(values: Any, index: int, num_envs: int) -> Any:
+    if isinstance(values, Mapping):
+        return info_of(values, index, num_envs)
+    if isinstance(values, (str, bytes)) or np.ndim(values) == 0:
+        return values
+    return values[index] if len(values) == num_envs else values
 
 
 # --- Success ---
 
 
-def success_of(
-    info: dict[str, Any], terminated: bool, success: str | Callable[[dict[str, Any]], Any] | None
-) -> bool:
-    """Whether an episode succeeded, from the info of its last step.
+def success_of(info: Info, terminated: bool, success: str | Callable[[Info], Any] | None) -> bool:
+    """Returns whether an episode succeeded, from the info of its last step.
 
     Args:
         info: Info of the sub-environment at the last step.
@@ -241,7 +123,7 @@ def success_of(
         return terminated
     if callable(success):
         return _flag(success(info), "`success(info)`")
-    paths = SUCCESS_KEYS if success is None else (success,)
+    paths = SUCCESS_KEYS if success in (None, ONCE) else (str(success),)
     flags = {
         path: _flag(value, f"info[{path!r}]")
         for path in paths
@@ -260,7 +142,7 @@ def success_of(
 
 
 def _flag(value: Any, name: str) -> bool:
-    flag = np.asarray(value)
+    flag = as_array(value)
     if flag.size != 1 or flag.item() not in (0, 1):
         raise ValueError(f"{name} must be a single bool, or 0 or 1, got {value!r}")
     return bool(flag.item())
@@ -272,8 +154,10 @@ def _flag(value: Any, name: str) -> bool:
 class KeySource:
     """Says which group and which task an episode belongs to, from the info of its reset."""
 
-    def __init__(self, group_key: Key | None, task_key: Key | None) -> None:
-        """Chooses the keys; ``None`` for the default ones.
+    def __init__(
+        self, envs: VectorEnv[Any, Any, Any], group_key: Key | None, task_key: Key | None
+    ) -> None:
+        """Chooses the keys; None for the default ones.
 
         Raises:
             TypeError: If a key is not a callable.
@@ -281,70 +165,64 @@ class KeySource:
         for name, key in (("group_key", group_key), ("task_key", task_key)):
             if not (key is None or callable(key)):
                 raise TypeError(
-                    f"`{name}` must be a callable of the info of an episode's reset, such as "
-                    f'lambda info: info["task_id"], got {key!r}'
+                    f"`{name}` must be a callable of the info of an episode's reset and the index "
+                    f'of its sub-environment, such as lambda info, env_index: info["task_id"], '
+                    f"got {key!r}"
                 )
-        self._group_key = group_key or default_group_key
-        self._task_key = task_key or default_task_key
+        self._names = _names_of_different(envs)
+        self._task_key: Key = task_key or self._default_task
+        self._group_key: Key = group_key or self._default_group
         self._checks_end = group_key is None and task_key is None
-        self._late_task: Hashable = None
 
-    def at_start(self, info: dict[str, Any]) -> tuple[Hashable, Hashable]:
-        """Key of the group and key of the task."""
-        return plain(self._group_key(info)), plain(self._task_key(info))
+    def at_start(self, info: Info, env_index: int) -> tuple[Hashable, Hashable]:
+        """Returns the key of the group and the key of the task."""
+        return as_key(self._group_key(info, env_index)), as_key(self._task_key(info, env_index))
 
-    def check_end(self, task: Hashable, info: dict[str, Any]) -> None:
-        """Stops if the end of an episode tells that its reset should have told its task.
+    def late_task(self, task: Hashable, info: Info, known: Hashable) -> Hashable:
+        """Returns the task that only the infos of episodes' ends name, if that is so.
+
+        Args:
+            task: Task key of the episode, from its reset.
+            info: Info of the episode's last step.
+            known: What earlier calls returned.
 
         Raises:
             ValueError: If episodes of different tasks would be compared with each other.
         """
-        late_task = plain(default_task_key(info))
+        late_task = as_key(task_in(info))
         if not self._checks_end or task is not None or late_task is None:
-            return
-        if self._late_task not in (None, late_task):
+            return known
+        if known not in (None, late_task):
             raise ValueError(
-                f"Episodes of tasks {self._late_task!r} and {late_task!r} were taken for one task, "
-                "because only the info of `step` names the task; put `task_id` into the info of "
-                "`reset`, or pass `group_key` and `task_key`"
+                f"Episodes of tasks {known!r} and {late_task!r} would be compared as one "
+                "task, because only the info of `step` names the task; put `task_id` into the info "
+                "of `reset`, or pass `group_key` and `task_key`"
             )
-        self._late_task = late_task
+        return late_task
 
-    def state(self) -> Any:
-        """Everything that `load` needs."""
-        return self._late_task
+    def _default_task(self, info: Info, env_index: int) -> Hashable:
+        """Task in the info; without one, the environment's name if the environments differ."""
+        task = task_in(info)
+        return self._names[env_index] if task is None and self._names else task
 
-    def load(self, state: Any) -> None:
-        """Takes over what `state` returned."""
-        self._late_task = state
-
-
-def default_group_key(info: dict[str, Any]) -> Hashable:
-    """Task and initial state; what the info does not tell counts as the same for all episodes."""
-    return (default_task_key(info), info.get("init_state_id"))
+    def _default_group(self, info: Info, env_index: int) -> Hashable:
+        """Task and initial state; what the info does not name is the same for all episodes."""
+        return (self._task_key(info, env_index), info.get("init_state_id"))
 
 
-def default_task_key(info: dict[str, Any]) -> Hashable:
-    """``task_id``, else the text ``task``, else ``None``: then all episodes are of one task."""
-    task: Hashable = info.get("task_id")
+def task_in(info: Info) -> Any:
+    """Returns ``task_id``, else the text ``task``, else None: then all episodes are of one task."""
+    task = info.get("task_id")
     if task is None and isinstance(info.get("task"), str):
         task = info["task"]
     return task
 
 
-def plain(key: Any) -> Hashable:
-    """A key made of Python's own int, float, bool, str, None and tuple, so that it can be saved.
-
-    Raises:
-        TypeError: If it is made of anything else.
-    """
-    if isinstance(key, (np.generic, np.ndarray)) and np.size(key) == 1:
-        key = key.item()
-    if isinstance(key, tuple):
-        return tuple(plain(part) for part in key)
-    if key is None or isinstance(key, (bool, int, float, str)):
-        return key
-    raise TypeError(
-        "`group_key` and `task_key` must return int, float, bool, str, None or tuples of these, "
-        f"got {key!r}"
-    )
+def _names_of_different(envs: VectorEnv[Any, Any, Any]) -> list[str]:
+    """Returns the name of each sub-environment where they are not all of one kind, else nothing."""
+    base = envs.unwrapped
+    if not isinstance(base, (SyncVectorEnv, AsyncVectorEnv)):
+        return []
+    # Names of all wrappers, and the id of the environment or the name of its class.
+    names = [str(name) for name in base.call("__str__")]
+    return names if len(set(names)) > 1 else []

@@ -1,6 +1,7 @@
-"""From ended episodes to closed groups: encodes in batches, rewards, keeps what waits.
+"""From ended episodes to closed groups: encodes videos in batches and rewards their episodes.
 
-Nothing here knows Gymnasium; the wrapper decides what an episode is.
+Nothing here knows Gymnasium; the wrapper decides what an episode is. An exception in the encoder or
+the distance changes nothing: the episodes keep waiting, and the call can be repeated.
 """
 
 from __future__ import annotations
@@ -11,24 +12,32 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from srpo_env.encoders.protocol import TrajectoryEncoder, distance_of, encode_checked
-from srpo_env.rewards.clustering import Clustering
+from srpo_env.encoders.protocol import (
+    TrajectoryEncoder,
+    check_encoder,
+    encode_checked,
+    encoder_settings,
+    reward_for,
+)
+from srpo_env.rewards.clustering import Clustering, success_centers
 from srpo_env.rewards.memory import SuccessMemory
-from srpo_env.rewards.progress import Distance, Formula, checked_weight, relabel
-from srpo_env.types import Episode, Group, checked_count
-from srpo_env.vector.grouping import EndedEpisode, GroupBook, OpenGroup
+from srpo_env.rewards.progress import ProgressReward, relabel
+from srpo_env.types import Episode, Floats, Group, Latent, checked_count
+from srpo_env.vector.grouping import GroupBook, OpenEpisode, OpenGroup
 
 logger = logging.getLogger(__name__)
 
 Reference = Literal["group", "task", "memory"]
 
 MANY_GROUPS = 1024
-"""Groups that wait before a loop that does not fetch them is told, and the most that the memory
-reference holds: 8192 episodes in groups of 8, 48 MB of 1408-d latents."""
+"""Number of complete groups that wait to be closed before a warning"""
+
+MANY_INCOMPLETE = 64
+"""Number of groups without a running episode that wait for more episodes before a warning"""
 
 
 class GroupScorer:
-    """Collects ended episodes and rewards them by the successes of their group, task or memory.
+    """Collects episodes and rewards them by the successes of their group, task or memory.
 
     Videos wait until `group_size` of them are there, or a group closes, and are then encoded in one
     call: large batches for the encoder, and never more than ``group_size + num_envs`` videos held.
@@ -37,192 +46,259 @@ class GroupScorer:
     def __init__(
         self,
         encoder: TrajectoryEncoder,
+        reward: ProgressReward | None,
         *,
         group_size: int,
         reference: Reference,
-        formula: Formula,
-        weight: float | None,
         memory_size: int,
-        distance: Distance | None = None,
     ) -> None:
-        """Starts without episodes; the arguments are those of the wrapper."""
-        if isinstance(encoder, type) or not isinstance(encoder, TrajectoryEncoder):
-            raise TypeError(
-                "`encoder` must be an object with `latent_dim` and `encode(videos)`, such as "
-                f"srpo_env.PixelEncoder(), got {encoder!r}"
-            )
+        """Initialises an empty scorer; the arguments are those of the wrapper."""
+        check_encoder(encoder)
         if reference not in get_args(Reference):
             raise ValueError(f"`reference` must be one of {get_args(Reference)}, got {reference!r}")
         self.encoder = encoder
-        self.group_size = checked_count("group_size", group_size)
+        self.reward = reward_for(encoder, reward)
         self.reference: Reference = reference
-        self.formula: Formula = formula
-        self.weight = checked_weight(formula, weight)
-        self.distance = distance_of(encoder, distance)
+        self.group_size = checked_count("group_size", group_size)
         self.book = GroupBook(self.group_size)
-        self.memory = SuccessMemory(memory_size)
-        self.unencoded: list[EndedEpisode] = []
-        self.complete: list[OpenGroup] = []
-        """full groups that wait for `close`, as those of the task reference do"""
-        self.closed: list[Group] = []
-        """closed groups that nobody has fetched"""
-        self._told = False
+        """Groups that wait for more of their episodes."""
+        self._memory = SuccessMemory(memory_size)
+        self._waiting: list[OpenEpisode] = []
+        """Ended episodes that are not encoded, in the order of their ends."""
+        self._unpaid: list[OpenEpisode] = []
+        """Ended episodes that the memory reference has not rewarded."""
+        self._complete: list[OpenGroup] = []
+        """Complete groups that are not closed."""
+        self._warned = False
 
-    def take(self, ended: Sequence[EndedEpisode]) -> list[Group]:
-        """Books the episodes that ended in one step.
+    @property
+    def videos_held(self) -> int:
+        """Number of videos that wait to be encoded."""
+        return len(self._waiting)
 
-        With the memory reference they have their rewards afterwards.
+    def settings(self) -> dict[str, Any]:
+        """Returns what decides the rewards, as JSON values."""
+        return {
+            **encoder_settings(self.encoder),
+            **self.reward.settings(),
+            "reference": self.reference,
+            "group_size": self.group_size,
+            "memory_size": self._memory.size,
+        }
 
-        Returns:
-            The groups that this closed.
-        """
-        self.unencoded += ended
-        self.complete += [group for episode in ended if (group := self.book.end(episode))]
+    def end(self, episodes: Sequence[OpenEpisode]) -> None:
+        """Takes the episodes that ended in one step. Runs no code of the user's."""
+        self._waiting += episodes
         if self.reference == "memory":
+            self._unpaid += episodes
+        self._complete += self.book.take_complete()
+
+    def score(self) -> list[Group]:
+        """Scores what is due after a step, and returns the groups that this closes.
+
+        With the memory reference, ended episodes have their rewards afterwards.
+        """
+        if self.reference == "memory":
+            self._pay_from_memory()
+        elif len(self._waiting) >= self.group_size:
             self._encode()
-            self._reward_from_memory(ended)
-        if self.reference != "task" and self.complete:
-            groups, self.complete = self.complete, []
-            return self._close(groups)
-        if len(self.complete) >= MANY_GROUPS:
-            self._tell(
-                "groups wait to be scored: with reference='task', call `close_groups` or `rewrite` "
-                "after each rollout"
-            )
-        if sum(not group.running for group in self.book.groups) >= MANY_GROUPS:
-            self._tell(
-                f"groups wait for their {self.group_size} episodes: too few episodes share a group "
-                "key. Pass `group_key`, start the episodes of a group from one task and initial "
-                'state, or use reference="task" and call `close_groups` after each rollout'
-            )
-        if len(self.unencoded) >= self.group_size:
-            self._encode()
-        return []
+        if self.reference == "task" or not self._complete:
+            self._warn()
+            return []
+        groups = self._scored(self._complete)
+        self._complete = []
+        return groups
 
     def close(self) -> list[Group]:
         """Closes all groups that have an ended episode, and returns them."""
-        groups, self.complete = [*self.complete, *self.book.close()], []
-        return self._close(groups) if groups else []
+        groups = self._scored([*self._complete, *self.book.with_an_end()])
+        self._complete = []
+        self.book.remove_ended()
+        return groups
 
     def state(self) -> dict[str, Any]:
-        """Everything that `load` needs, as `state.pack` takes it."""
+        """Returns everything that `load` needs, as `serialization.pack` takes it."""
         return {
-            "groups": list(self.book.groups),
-            "complete": list(self.complete),
-            "unencoded": [episode.episode_id for episode in self.unencoded],
-            "closed": list(self.closed),
-            "memory": [
-                (task, list(memory.successes), list(memory.failures))
-                for task, memory in self.memory.tasks.items()
-            ],
+            "groups": self.book.groups,
+            "complete": self._complete,
+            "waiting": [episode.episode_id for episode in self._waiting],
+            "unpaid": [episode.episode_id for episode in self._unpaid],
+            "memory": [(task, *latents) for task, latents in self._memory.tasks.items()],
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Takes over what `state` returned."""
-        self.book.groups, self.complete = state["groups"], state["complete"]
-        self.closed = state["closed"]
-        # The same objects as in the groups: encoding one sets the latent of the other.
-        waiting = set(state["unencoded"])
-        ended = [e for group in [*self.complete, *self.book.groups] for e in group.ended]
-        self.unencoded = sorted(
-            (e for e in ended if e.episode_id in waiting),
-            key=lambda episode: state["unencoded"].index(episode.episode_id),
-        )
-        self.memory.tasks.clear()
-        for task, successes, failures in state["memory"]:
-            self.memory[task].successes.extend(successes)
-            self.memory[task].failures.extend(failures)
+    def load(self, state: dict[str, Any]) -> list[OpenEpisode]:
+        """Restores what `state` returned.
 
-    def _close(self, groups: list[OpenGroup]) -> list[Group]:
-        self._encode()
-        closed = (
-            [self._remembered(group) for group in groups]
-            if self.reference == "memory"
-            else self._compared(groups)
-        )
-        self.closed += closed
+        Returns:
+            The running episodes.
+        """
+        self.book.groups, self._complete = state["groups"], state["complete"]
+        groups = [*self._complete, *self.book.groups]
+        by_id = {episode.episode_id: episode for group in groups for episode in group.episodes}
+        self._waiting = [by_id[episode_id] for episode_id in state["waiting"]]
+        self._unpaid = [by_id[episode_id] for episode_id in state["unpaid"]]
+        self._memory.tasks = {
+            task: (successes, failures) for task, successes, failures in state["memory"]
+        }
+        return [episode for episode in by_id.values() if not episode.ended]
+
+    # --- Scoring: encode and score first, change the state afterwards ---
+
+    def _scored(self, groups: Sequence[OpenGroup]) -> list[Group]:
+        """Returns the closed form of groups; leaves the groups themselves as they are."""
         if self.reference == "memory":
-            # It has paid already. These groups are there to be looked at, which nobody has to.
-            del self.closed[:-MANY_GROUPS]
-        elif len(self.closed) >= MANY_GROUPS:
-            self._tell("closed groups wait: call `pop_groups` or `rewrite` after each rollout")
-        return closed
+            self._pay_from_memory()
+            return [self._closed_from_memory(group) for group in groups]
+        return self._compared(groups) if groups else []
 
-    def _tell(self, message: str) -> None:
-        """Warns, once, of groups that nobody fetches."""
-        if not self._told:
-            self._told = True
-            logger.warning("%d %s", MANY_GROUPS, message)
-
-    def _compared(self, groups: list[OpenGroup]) -> list[Group]:
+    def _compared(self, groups: Sequence[OpenGroup]) -> list[Group]:
         """Rewards episodes by the successes of their group, or of their task in all groups."""
-        by_task = self.reference == "task"
+        self._encode()
         members = [(row, episode) for row, group in enumerate(groups) for episode in group.ended]
+        by_task = self.reference == "task"
         ids: list[Hashable] = [episode.task if by_task else row for row, episode in members]
         result = relabel(
-            np.stack([episode.latent for _, episode in members if episode.latent is not None]),
+            np.stack([_latent(episode) for _, episode in members]),
             np.array([episode.success for _, episode in members]),
             ids,
-            formula=self.formula,
-            weight=self.weight,
-            distance=self.distance,
+            self.reward,
         )
-        for (_, episode), reward, distance, nearest in zip(
-            members, result.rewards, result.distances, result.nearest_centers, strict=True
-        ):
-            episode.progress_reward = float(reward)
-            episode.distance = float(distance)
-            episode.nearest_center = int(nearest)
+        closed: list[list[Episode]] = [[] for _ in groups]
+        for index, (row, episode) in enumerate(members):
+            closed[row].append(
+                _closed(
+                    episode,
+                    distance=float(result.distances[index]),
+                    progress_reward=float(result.rewards[index]),
+                    nearest_center=int(result.nearest_centers[index]),
+                )
+            )
         return [
-            _closed_group(group, result.clusterings[group.ended[0].task if by_task else row])
-            for row, group in enumerate(groups)
+            _group(
+                group,
+                episodes,
+                result.clusterings[group.ended[0].task if by_task else row],
+            )
+            for row, (group, episodes) in enumerate(zip(groups, closed, strict=True))
         ]
 
-    def _remembered(self, group: OpenGroup) -> Group:
-        return _closed_group(group, self.memory[group.ended[0].task].clustering())
+    def _pay_from_memory(self) -> None:
+        """Rewards episodes that ended by the successes of their task in memory and among them."""
+        self._encode()
+        by_task: dict[Hashable, list[OpenEpisode]] = {}
+        for episode in self._unpaid:
+            by_task.setdefault(episode.task, []).append(episode)
+        results = []
+        for task, episodes in by_task.items():
+            latents = [_latent(episode) for episode in episodes]
+            successes = [episode.success for episode in episodes]
+            points, succeeded = self._memory.with_new(task, latents, successes)
+            results.append((task, episodes, latents, successes, relabel(
+                points, succeeded, reward=self.reward
+            )))  # fmt: skip
+        for task, episodes, latents, successes, result in results:
+            self._memory.add(task, latents, successes)
+            first = len(result.rewards) - len(episodes)
+            (clustering,) = result.clusterings.values()
+            for row, episode in enumerate(episodes, start=first):
+                episode.progress_reward = float(result.rewards[row])
+                episode.distance = float(result.distances[row])
+                nearest = result.nearest_centers[row]
+                episode.center = clustering.centers[nearest] if nearest >= 0 else None
+        self._unpaid = []
 
-    def _reward_from_memory(self, ended: Sequence[EndedEpisode]) -> None:
-        # Successes first: both can end in one step, and a failure may need that very success.
-        for episode in sorted(ended, key=lambda episode: not episode.success):
-            assert episode.latent is not None
-            memory = self.memory[episode.task]
-            if episode.success:
-                memory.add_success(episode.latent)
-                episode.progress_reward = 1.0
-            else:
-                episode.progress_reward, episode.distance = memory.score_failure(
-                    episode.latent,
-                    formula=self.formula,
-                    weight=self.weight,
-                    distance=self.distance,
+    def _closed_from_memory(self, group: OpenGroup) -> Group:
+        centers: list[Floats] = []
+        episodes = []
+        for episode in group.ended:
+            nearest = -1
+            if episode.center is not None:
+                equal = (i for i, c in enumerate(centers) if np.array_equal(c, episode.center))
+                nearest = next(equal, len(centers))
+                if nearest == len(centers):
+                    centers.append(episode.center)
+            episodes.append(
+                _closed(
+                    episode,
+                    distance=episode.distance,
+                    progress_reward=episode.progress_reward,
+                    nearest_center=nearest,
                 )
+            )
+        shape = (0, *self.encoder.latent_shape)
+        successes = self._memory.successes(group.ended[0].task)
+        now = success_centers(np.stack(successes) if successes else np.empty(shape))
+        used = np.stack(centers) if centers else np.empty(shape)
+        return _group(group, episodes, now, centers=used)
 
     def _encode(self) -> None:
-        waiting, self.unencoded = self.unencoded, []
-        videos = [episode.video for episode in waiting if episode.video is not None]
-        if not videos:
+        if not self._waiting:
             return
-        names = [f"episode {e.episode_id} of environment {e.env_index}" for e in waiting]
+        names = [f"episode {e.episode_id} of environment {e.env_index}" for e in self._waiting]
+        videos = [episode.video for episode in self._waiting if episode.video is not None]
         latents = encode_checked(self.encoder, videos, names)
-        for episode, latent in zip(waiting, latents, strict=True):
+        for episode, latent in zip(self._waiting, latents, strict=True):
             # Copied, so that one latent that is kept for long does not keep its whole batch.
             episode.latent, episode.video = latent.copy(), None
+        self._waiting = []
+
+    def _warn(self) -> None:
+        """Warns once of groups that are never closed."""
+        incomplete = sum(not group.running for group in self.book.groups)
+        if self._warned or (len(self._complete) < MANY_GROUPS and incomplete < MANY_INCOMPLETE):
+            return
+        self._warned = True
+        if len(self._complete) >= MANY_GROUPS:
+            logger.warning(
+                "%d groups wait to be scored: with reference='task', call `close_groups` or "
+                "`rewrite` after each rollout",
+                len(self._complete),
+            )
+        else:
+            logger.warning(
+                "%d groups wait for more of their %d episodes: too few episodes share a group key. "
+                "Pass `group_key`, start the episodes of a group from one task and initial state, "
+                'or use reference="task" and call `close_groups` after each rollout',
+                incomplete,
+                self.group_size,
+            )
 
 
-def _closed_group(group: OpenGroup, clustering: Clustering) -> Group:
-    # In the order of the starts, which is that of the ids: the order of the ends tells who won.
-    ended = sorted(group.ended, key=lambda episode: episode.episode_id)
-    return Group(
-        key=group.key,
-        task=ended[0].task,
-        episodes=tuple(_closed_episode(episode) for episode in ended),
-        centers=clustering.centers,
-        num_clusters=clustering.num_clusters,
-        num_singles=clustering.num_singles,
+def _latent(episode: OpenEpisode) -> Latent:
+    assert episode.latent is not None
+    return episode.latent
+
+
+def _closed(
+    episode: OpenEpisode, *, distance: float, progress_reward: float, nearest_center: int
+) -> Episode:
+    assert episode.last_step is not None
+    return Episode(
+        episode_id=episode.episode_id,
+        env_index=episode.env_index,
+        first_step=episode.first_step,
+        last_step=episode.last_step,
+        success=episode.success,
+        env_return=episode.env_return,
+        last_env_reward=episode.last_env_reward,
+        distance=distance,
+        progress_reward=progress_reward,
+        nearest_center=nearest_center,
+        latent=_latent(episode),
     )
 
 
-def _closed_episode(ended: EndedEpisode) -> Episode:
-    assert ended.latent is not None
-    values: dict[str, Any] = {name: getattr(ended, name) for name in Episode.__dataclass_fields__}
-    return Episode(**values)
+def _group(
+    group: OpenGroup,
+    episodes: Sequence[Episode],
+    clustering: Clustering,
+    centers: Floats | None = None,
+) -> Group:
+    return Group(
+        key=group.key,
+        task=group.ended[0].task,
+        episodes=tuple(episodes),
+        centers=clustering.centers if centers is None else centers,
+        num_clusters=clustering.num_clusters,
+        num_singles=clustering.num_singles,
+    )

@@ -1,44 +1,61 @@
 """The vector wrapper that rewards failed episodes for their progress: bookkeeping, no formula.
 
-It decides what an episode is and which frames it has. The search for frames and success flags is in
-`sources`, grouping and reward in `scoring`, the way into a rollout buffer in `payments`.
+It decides what an episode is and which frames it has. Frames are found in `frames`, success flags
+and keys in `infos`, groups are scored in `scorer`, rewards are written into buffers in
+`reward_buffer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from srpo_env.encoders.named import default_encoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
-from srpo_env.rewards.diagnostics import SignalWatch, group_figures
-from srpo_env.rewards.progress import Distance, Formula
-from srpo_env.types import Episode, FrameRecorder, Group
-from srpo_env.vector import serialization as state
-from srpo_env.vector.grouping import EndedEpisode, OpenGroup, RunningEpisode
+from srpo_env.rewards.diagnostics import SignalMonitor, group_info
+from srpo_env.rewards.progress import ProgressReward
+from srpo_env.types import Bools, Episode, Group, as_array
+from srpo_env.vector import serialization
+from srpo_env.vector.autoreset_check import AutoresetCheck, same_frame
+from srpo_env.vector.frames import Frame, FrameRecorder, FrameSource
+from srpo_env.vector.grouping import OpenEpisode, OpenGroup
 from srpo_env.vector.infos import (
     BROKEN,
-    Frame,
-    FrameSource,
+    ONCE,
+    Info,
+    Key,
     KeySource,
     final_of,
     info_of,
+    missing_final,
     success_of,
 )
-from srpo_env.vector.reward_buffer import Payments, RewardBuffer
+from srpo_env.vector.reward_buffer import PAY_ONE, EndedEpisode, RewardBuffer, RewardWriter
 from srpo_env.vector.scorer import GroupScorer, Reference
+
+logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
+MANY_CLOSED = 1024
+"""Closed groups that wait to be fetched before a warning, and the most that are held with the
+memory reference: 8192 episodes in groups of 8, 48 MB of latents of 1408 dimensions"""
 
-# Without type parameters: the Gymnasium versions before they were added cannot subscript the class.
+PARTIAL_RESET_OPTIONS = ("env_idx", "env_ids", "env_indices", "env_id", "indices", "mask")
+"""Options by which other libraries reset some of the sub-environments"""
+
+
+# Without type parameters: Gymnasium versions before they were added cannot subscript the class.
 class SelfReferentialProgressWrapper(VectorWrapper):
-    """Pays a failed episode for how near it came to the successes beside it.
+    """Rewards a failed episode by how near its video comes to the successes of its group.
 
     A failure's reward exists only when its group is closed, long after `step` returned. So `step`
     passes the environment's rewards on unchanged, and the shaped ones are fetched: `pop_groups` for
@@ -51,12 +68,51 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
     Adds to ``infos``, with masks ``_key`` as everywhere in Gymnasium:
 
-    * ``episode_id``: the episode that this step belongs to, int64, shape ``(num_envs,)``; none, by
-      its mask and as -1, for the resetting step of NEXT_STEP and for a slot that awaits its reset.
+    * ``episode_id``: the episode that this step belongs to, int64, shape ``(num_envs,)``; -1 and
+      masked for the resetting step of NEXT_STEP and for a slot that awaits its reset. If the
+      environment has an ``episode_id`` of its own, that is in ``env_episode_id``.
     * ``env_reward``: the environment's own rewards, float64, shape ``(num_envs,)``.
-    * ``srpo``: when an episode's end closes its group, figures of that group (`group_figures`).
+    * ``srpo``: when an episode's end closes its group, statistics of that group (`group_info`).
 
     Frames are copied as they come, and less than ``2 * max_frames`` of an episode are held.
+
+    If a callable that was passed (the encoder, a distance, a key, ...) raises an error in `step`,
+    nothing is lost: the environments were stepped, and the same call with the same actions
+    continues from there. All other methods can be repeated, too.
+
+    Examples:
+        Three walkers: one succeeds after five steps, the others stop after 3 steps and 1 step.
+
+        >>> import gymnasium, numpy as np
+        >>> from gymnasium import spaces
+        >>> from srpo_env import PixelEncoder, SelfReferentialProgressWrapper
+        >>> class Walk(gymnasium.Env):
+        ...     observation_space = spaces.Box(0, 255, (16, 16, 3), np.uint8)
+        ...     action_space = spaces.Discrete(2)
+        ...     def observation(self):
+        ...         image = np.zeros((16, 16, 3), np.uint8)
+        ...         image[:, : 2 * self.column] = 255
+        ...         return image
+        ...     def reset(self, *, seed=None, options=None):
+        ...         self.column = self.time = 0
+        ...         return self.observation(), {"task_id": 0}
+        ...     def step(self, action):
+        ...         self.column, self.time = self.column + action, self.time + 1
+        ...         success = bool(self.column == 5)
+        ...         info = {"is_success": success}
+        ...         return self.observation(), float(success), success, self.time == 6, info
+        >>> envs = gymnasium.vector.SyncVectorEnv([Walk] * 3)
+        >>> envs = SelfReferentialProgressWrapper(envs, PixelEncoder(), group_size=3)
+        >>> _ = envs.reset(seed=0)
+        >>> rewards = np.array(
+        ...     [envs.step(np.array([1, step < 3, step < 1], int))[1] for step in range(6)]
+        ... )
+        >>> envs.rewrite(rewards)
+        2
+        >>> rewards.sum(axis=0).round(2)
+        array([1.  , 0.58, 0.22])
+        >>> envs.pop_groups()
+        [Group(key=(0, None), 1 of 3 succeeded, rewards=[1.00, 0.58, 0.22])]
     """
 
     def __init__(
@@ -64,30 +120,31 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         envs: VectorEnv[Any, Any, Any],
         encoder: TrajectoryEncoder | None = None,
         *,
+        reward: ProgressReward | None = None,
         group_size: int = 8,
-        group_key: Callable[[dict[str, Any]], Hashable] | None = None,
-        task_key: Callable[[dict[str, Any]], Hashable] | None = None,
+        group_key: Key | None = None,
+        task_key: Key | None = None,
         reference: Reference = "group",
         frames: str | Callable[[Any], Frame] | None = None,
-        success: str | Callable[[dict[str, Any]], Any] | None = None,
+        success: str | Callable[[Info], Any] | None = None,
         max_frames: int = 64,
-        formula: Formula = "paper",
-        weight: float | None = None,
         memory_size: int = 64,
-        distance: Distance | None = None,
     ) -> None:
-        """Wraps ``envs``; steps nothing.
+        """Wraps ``envs`` without stepping them.
 
         Args:
             envs: Vector environment that declares ``metadata["autoreset_mode"]``.
-            encoder: Turns the frames of an episode into its latent; ``None`` for the world model
-                that ships, a small V-JEPA 2 trained on videos of libero_object, which needs
+            encoder: Maps the frames of an episode to its latent; ``None`` for the bundled world
+                model, a small V-JEPA 2 trained on videos of libero_object, which needs
                 ``pip install 'srpo-env[encoders]'``.
-            group_size: Episodes after which a group closes; the paper's M.
-            group_key: Maps the info of an episode's reset to what its group has in common; by
-                default task and ``init_state_id``, each ``None`` where the info does not tell.
+            reward: How a failure is rewarded; ``None`` for the paper's formula and the encoder's
+                own distance.
+            group_size: Number of episodes after which a group closes; the paper's M.
+            group_key: Maps the info of an episode's reset and the index of its sub-environment to
+                what its group has in common; by default the task and ``init_state_id``, each
+                ``None`` if the info does not name it.
             task_key: The same for the task, which the two wider references use; by default
-                ``task_id``, or else ``task``.
+                ``task_id``, or ``task``, or the kind of sub-environment where these differ.
             reference: Which successes a failure is compared with: those of its ``"group"``; all of
                 the ``"task"`` up to `close_groups`; or earlier ones in a ``"memory"`` (not the
                 paper's method).
@@ -97,73 +154,115 @@ class SelfReferentialProgressWrapper(VectorWrapper):
                 lerobot, or the only image there is.
             success: Where the success flag is in the info of an episode's last step: a path, a
                 callable of that info, or ``"terminated"``; by default ``is_success`` or
-                ``success``.
-            max_frames: Frames of an episode that the encoder sees; twice as many are held.
-            formula: ``"paper"`` or ``"siirl"``, see `reward.progress_rewards`.
-            weight: Upper bound of a failure's reward, in (0, 1]; ``None`` for the formula's own.
-            memory_size: Successes, and failures, kept for each task with ``reference="memory"``.
-            distance: How a failure's latent is compared with the centers; ``None`` for the
-                encoder's own way (`encoders.protocol.distance_of`), which is L2, as in the paper,
-                unless it says otherwise. Others are in `srpo_env.rewards.distances`.
+                ``success``. ``"once"``: the default flag was set in any step of the episode.
+            max_frames: Number of frames of an episode that the encoder gets; twice as many are
+                held.
+            memory_size: Number of successes, and of failures, kept per task with
+                ``reference="memory"``.
 
         Raises:
-            ModuleNotFoundError: If the default encoder is asked for without torch or transformers.
+            ModuleNotFoundError: If the default encoder is used without torch or transformers.
             TypeError: If ``envs`` or ``encoder`` is not one, or a callable is something else.
-            ValueError: If a setting is out of range, the autoreset mode is not declared, or the
-                camera is not found.
+            ValueError: If a setting is out of range, the autoreset mode is not declared, the camera
+                is not found, or the distance does not fit the encoder's latents.
         """
-        # First of all: an older Gymnasium closes what it throws away, a half-made wrapper as well.
+        # First: older versions of Gymnasium close a wrapper whose construction failed.
         self._closed = True
         if not isinstance(envs, VectorEnv):
             raise TypeError(
                 "`envs` must be a gymnasium.vector.VectorEnv: use gymnasium.make_vec, or "
-                "SyncVectorEnv([make_env] * 8); srpo_env.adapters has bridges from the vector "
+                "SyncVectorEnv([make_env] * 8); srpo_env.adapters has adapters for the vector "
                 f"environments of LIBERO and Stable-Baselines3. Got {type(envs)}"
             )
         self._closed = False
         super().__init__(envs)
         mode = envs.metadata.get("autoreset_mode")
         # Each mode puts an episode's last frame elsewhere. A wrong guess would not crash: it
-        # would encode the first frame of the next episode, and training would go on, wrong.
+        # would encode the first frame of the next episode, and training would go on.
         if not isinstance(mode, AutoresetMode):
             raise ValueError(
                 f"{envs} must declare a gymnasium.vector.AutoresetMode as "
                 f"metadata['autoreset_mode'], got {mode!r}; if they reset by themselves and do not "
-                "say so, set it to what they do: SAME_STEP if the step that ends an episode "
+                "declare it, set it to what they do: SAME_STEP if the step that ends an episode "
                 "returns the next one's first observation, NEXT_STEP if the step after it does, "
                 "DISABLED if neither"
             )
-        self.max_frames = FrameRecorder(max_frames).max_frames  # checked
+        self.max_frames = FrameRecorder(max_frames).max_frames  # validated
         self._mode = mode
         self._frames = FrameSource(envs, frames)
         self._success = success
-        self._keys = KeySource(group_key, task_key)
+        self._keys = KeySource(envs, group_key, task_key)
         self._scorer = GroupScorer(
             default_encoder() if encoder is None else encoder,
+            reward,
             group_size=group_size,
             reference=reference,
-            formula=formula,
-            weight=weight,
             memory_size=memory_size,
-            distance=distance,
         )
-        self._payments = Payments(envs.num_envs)
-        self._watch = SignalWatch()
+        self._writer = RewardWriter(envs.num_envs)
+        self._monitor = SignalMonitor()
+        self._autoreset = AutoresetCheck(mode, envs.num_envs)
         self._step_count = 0
         self._next_episode_id = 0
-        self._running: list[RunningEpisode | None] = [None] * envs.num_envs
+        self._running: list[OpenEpisode | None] = [None] * envs.num_envs
         self._resets_next = [False] * envs.num_envs
+        self._closed_groups: list[Group] = []
         self._num_rewritten = 0
+        self._transition: _Transition | None = None
+        self._last: tuple[Any, Any] | None = None
+        """Observations and infos of the last step or reset, to compare frames with."""
+        self._late_task: Any = None
+        """The task, if only the infos of episodes' ends name it."""
+        self._warned = False
 
     @property
     def encoder(self) -> TrajectoryEncoder:
-        """What turns the frames of an episode into its latent."""
+        """Maps the frames of an episode to its latent; may be replaced by one of equal shape."""
         return self._scorer.encoder
+
+    @encoder.setter
+    def encoder(self, encoder: TrajectoryEncoder) -> None:
+        if encoder.latent_shape != self._scorer.encoder.latent_shape:
+            raise ValueError(
+                "The new encoder must have the old one's `latent_shape` "
+                f"{self._scorer.encoder.latent_shape}, got {encoder.latent_shape}"
+            )
+        self._scorer.encoder = encoder
+
+    @property
+    def success(self) -> str | Callable[[Info], Any] | None:
+        """Where the success flag is, as it was passed."""
+        return self._success
+
+    @property
+    def reward(self) -> ProgressReward:
+        """How a failure is rewarded."""
+        return self._scorer.reward
 
     @property
     def step_count(self) -> int:
-        """Calls of `step` so far, which is also the number of the next one."""
+        """Number of calls of `step` so far, which is also the number of the next one."""
         return self._step_count
+
+    @property
+    def autoreset_mode(self) -> AutoresetMode:
+        """When a sub-environment resets after an episode's end."""
+        return self._mode
+
+    @property
+    def num_frames_held(self) -> int:
+        """Number of frames of running episodes that are held."""
+        return sum(len(e.recorder.kept) for e in self._running if e is not None)
+
+    @property
+    def num_videos_held(self) -> int:
+        """Number of videos of ended episodes that wait to be encoded."""
+        return self._scorer.videos_held
+
+    @property
+    def num_closed_groups(self) -> int:
+        """Number of closed groups that wait for `pop_groups`."""
+        return len(self._closed_groups)
 
     # --- Gymnasium's interface ---
 
@@ -172,73 +271,92 @@ class SelfReferentialProgressWrapper(VectorWrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """Resets all sub-environments, or those in ``options["reset_mask"]``.
 
-        Their unfinished episodes are dropped. All options are passed down as they are.
+        Their unfinished episodes are dropped. All options are passed on unchanged.
+
+        Raises:
+            ValueError: If another option selects sub-environments.
+            RuntimeError: If sub-environments outside the mask were reset, or some inside were not.
         """
         self._check_open()
-        # Read before passing down, and a copy passed: Gymnasium 1.4.0 takes the mask out of the
-        # dictionary that it is given, so that neither we nor the caller would find it again.
+        # Read before passing it on, and a copy passed: Gymnasium 1.4.0 removes the mask from the
+        # dictionary that it is given.
         mask = None if options is None else options.get("reset_mask")
+        _check_options(options)
         options = None if options is None else dict(options)
-        observations, infos = self.env.reset(seed=seed, options=options)
         chosen = np.ones(self.num_envs, dtype=np.bool_) if mask is None else np.array(mask)
+        last = self._last if options and self._frames.in_observations else None
+        before = None if last is None else self._frames.batch(*last)
+        observations, infos = self.env.reset(seed=seed, options=options)
+        if self._transition is not None:
+            # The caller gave up on a step that failed. It was made, so it counts.
+            self._transition = None
+            self._step_count += 1
         frame_of = self._frames.batch(observations, infos)
-        for index in range(self.num_envs):
-            if chosen[index]:
-                self._abandon(index)
-                self._start(index, infos, frame_of(index), first_step=self._step_count)
-        return observations, {**infos, **self._episode_ids()}
+        if before is not None:
+            self._check_partial_reset(chosen, before, frame_of)
+        indices: list[int] = np.flatnonzero(chosen).tolist()
+        starts = [self._read_start(index, infos, frame_of(index)) for index in indices]
+        for start in starts:
+            self._abandon(start.index)
+            self._start(start, self._step_count)
+        self._last = observations, infos
+        return observations, self._with_added(infos, {})
 
     def step(self, actions: Any) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
-        """Steps every sub-environment; the class says what the rewards mean."""
+        """Steps every sub-environment; the class documents what the rewards are.
+
+        Raises:
+            ResetNeeded: If `reset` was not called before.
+            RuntimeError: If the environment does not reset as it declares, or a step that failed is
+                repeated with other actions.
+            ValueError: If frames, success flags or keys are not found in what it returns.
+        """
         self._check_open()
         if self._next_episode_id == 0:
             raise ResetNeeded("`reset` must come before the first `step`")
-        observations, rewards, terminations, truncations, infos = self.env.step(actions)
-        dones = np.logical_or(terminations, truncations)
-        frame_of = self._frames.batch(observations, infos)
-        added: dict[str, Any] = {
-            **self._episode_ids(),
-            "env_reward": np.array(rewards, dtype=np.float64),
-            "_env_reward": np.ones(self.num_envs, dtype=np.bool_),
-        }
-        ended = []
-        for index, running in enumerate(self._running):
-            if running is None:
-                # With NEXT_STEP this step was the reset. With DISABLED the slot waits for its own.
-                if self._resets_next[index] and dones[index]:
-                    self._check_reset_step(index, info_of(infos, index))
-                elif self._resets_next[index]:
-                    self._start(index, infos, frame_of(index), first_step=self._step_count + 1)
-                continue
-            running.env_return += float(rewards[index])
-            if not dones[index]:
-                running.recorder.add(frame_of(index))
-                continue
-            if self._mode is AutoresetMode.SAME_STEP:
-                last_info = final_of("final_info", infos, index)
-                last_frame = self._frames.single(final_of("final_obs", infos, index), last_info)
-            else:
-                last_frame, last_info = frame_of(index), info_of(infos, index)
-            if BROKEN in last_info:
-                self._abandon(index)
-            else:
-                ended.append(self._end(running, last_frame, last_info, rewards, terminations))
-            if self._mode is AutoresetMode.SAME_STEP:
-                self._start(index, infos, frame_of(index), first_step=self._step_count + 1)
-            self._resets_next[index] = self._mode is AutoresetMode.NEXT_STEP
-        if ended:
-            rewards = self._take(ended, rewards, added)
+        if self._transition is None:
+            self._transition = _Transition(actions, *self.env.step(actions))
+        elif not data_equivalence(actions, self._transition.actions):
+            raise RuntimeError(
+                "The previous `step` raised an error after the environments were stepped: repeat "
+                "it with the same actions to get its result, or call `reset`"
+            )
+        transition = self._transition
+        if not transition.recorded:
+            # All callables of the user's come first, then all changes.
+            frame_of = self._frames.batch(transition.observations, transition.infos)
+            changes = self._read(transition, frame_of)
+            transition.added = self._episode_ids()
+            transition.ended = self._record(changes, transition)
+            transition.recorded = True
+            self._last = transition.observations, transition.infos
+        groups = self._scorer.score() if transition.ended else []
+        rewards = self._paid(transition)
+        self._settle(groups)
+        added = transition.added
+        added["env_reward"] = as_array(transition.rewards).astype(np.float64)
+        added["_env_reward"] = np.ones(self.num_envs, dtype=np.bool_)
+        for group in groups:
+            last = max(group.episodes, key=lambda episode: (episode.last_step, episode.env_index))
+            self._add_info(added, {"srpo": group_info(group)}, last.env_index)
+        self._transition = None
         self._step_count += 1
-        return observations, rewards, terminations, truncations, {**infos, **added}
+        return (
+            transition.observations,
+            rewards,
+            transition.terminations,
+            transition.truncations,
+            self._with_added(transition.infos, added),
+        )
 
     def close(self, **kwargs: Any) -> None:
-        """Closes the environments; what was collected can still be fetched."""
+        """Closes the environments; closed groups can still be fetched."""
         if not self._closed:
             self._closed = True
             self.env.close(**kwargs)
 
     def render(self) -> tuple[Any, ...] | None:
-        """The images of all sub-environments, or None without a ``render_mode``."""
+        """Returns the images of all sub-environments, or None without a ``render_mode``."""
         self._check_open()
         return self.env.render()
 
@@ -257,30 +375,30 @@ class SelfReferentialProgressWrapper(VectorWrapper):
     # --- Shaped rewards ---
 
     def pop_groups(self) -> list[Group]:
-        """Hands over the groups that were closed since the last call, in that order.
+        """Returns the groups that were closed since the last call, in that order.
 
         `rewrite` drops those that were closed before the previous `rewrite`, so that a loop that
         only rewrites holds the groups of one rollout. With ``reference="memory"``, which needs
         neither, the newest 1024 are held.
         """
-        groups, self._scorer.closed = self._scorer.closed, []
+        groups, self._closed_groups = self._closed_groups, []
         self._num_rewritten = 0
         return groups
 
     def close_groups(self) -> None:
         """Closes all groups that have an ended episode, at the end of a rollout.
 
-        With ``reference="task"`` this is the moment when everything is scored. Episodes that are
-        still running go on, and those of one group stay together.
+        With ``reference="task"``, this scores all episodes of the rollout. Episodes that are still
+        running continue, and those of one group stay together.
         """
         self._settle(self._scorer.close())
 
     def rewrite(self, rewards: RewardBuffer, first_step: int | None = None) -> int:
-        """Writes the shaped rewards into a rollout buffer, in place.
+        """Adds the progress rewards to a rollout buffer, in place.
 
         Closes the open groups first: an episode that ended in this buffer can be paid nowhere
-        else. A failure's progress reward comes on top of the environment's own reward at its last
-        step, wherever the episode began. Calling it twice changes nothing more.
+        else. A failure's progress reward is added to the environment's own reward at its last step,
+        wherever the episode began. A second call changes nothing.
 
         Args:
             rewards: The rewards that `step` returned, floats, shape ``(num_steps, num_envs)``.
@@ -291,171 +409,377 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             Number of failures that were paid.
 
         Raises:
-            ValueError: If the buffer does not fit the environments, or holds steps that were never
-                made or whose rewards are no longer kept.
+            ValueError: If the buffer does not fit the environments, holds steps that were never
+                made or whose rewards are no longer kept, does not hold the environment's rewards
+                where episodes ended, or a failure would earn more than a success.
         """
-        num_steps = self._payments.checked_length(rewards)
+        num_steps = self._writer.checked_length(rewards)
+        if num_steps == 0:
+            return 0
         if first_step is None:
             first_step = self._step_count - num_steps
-        self._payments.check_steps(first_step, num_steps, self._step_count)
-        del self._scorer.closed[: self._num_rewritten]
-        self.close_groups()
-        self._num_rewritten = len(self._scorer.closed)
-        return self._payments.write(rewards, first_step)
+        self._writer.check_steps(first_step, num_steps, self._step_count)
+        groups = self._scorer.close()
+        del self._closed_groups[: self._num_rewritten]
+        self._settle(groups)
+        self._num_rewritten = len(self._closed_groups)
+        # With the memory reference, `step` returned the shaped rewards already.
+        return 0 if self._scorer.reference == "memory" else self._writer.write(rewards, first_step)
 
     # --- State ---
 
     def state_dict(self) -> dict[str, Array]:
-        """Everything that the wrapper holds, between any two steps; the environments excluded.
+        """Returns the state of the wrapper between two steps, without that of the environments.
 
         Returns:
             Arrays by name, data only: ``np.savez(path, **envs.state_dict())`` saves them, and
             ``envs.load_state_dict(np.load(path))`` needs no pickle.
+
+        Raises:
+            RuntimeError: If the last `step` raised an error and was not repeated.
         """
-        return state.pack(
+        if self._transition is not None:
+            raise RuntimeError("The last `step` raised an error: repeat it, or call `reset`, first")
+        return serialization.pack(
             {
                 "settings": self._settings(),
                 "step_count": self._step_count,
                 "next_episode_id": self._next_episode_id,
-                "running": list(self._running),
                 "resets_next": list(self._resets_next),
+                "closed_groups": list(self._closed_groups),
                 "num_rewritten": self._num_rewritten,
                 "scorer": self._scorer.state(),
-                "payments": self._payments.state(),
-                "watch": self._watch.state(),
-                "keys": self._keys.state(),
+                "writer": self._writer.state(),
+                "monitor": self._monitor.state(),
+                "late_task": self._late_task,
             }
         )
 
     def load_state_dict(self, arrays: Mapping[str, Any]) -> None:
-        """Continues where `state_dict` was called, to the bit.
+        """Restores what `state_dict` returned, to the bit.
 
         Raises:
-            ValueError: If the state is of a wrapper with other settings.
+            ValueError: If the state is of a wrapper with other settings, encoder and distance
+                included.
         """
-        tree = state.unpack(
-            arrays, (FrameRecorder, RunningEpisode, EndedEpisode, OpenGroup, Episode, Group)
-        )
+        classes = (FrameRecorder, OpenEpisode, OpenGroup, Episode, Group, EndedEpisode)
+        state = serialization.unpack(arrays, classes)
         mine = self._settings()
-        other = {name: (tree["settings"].get(name), mine[name]) for name in mine}
-        differing = {name: pair for name, pair in other.items() if pair[0] != pair[1]}
+        saved = state["settings"]
+        differing = {
+            name: (saved.get(name), mine.get(name))
+            for name in sorted({*saved, *mine})
+            if saved.get(name) != mine.get(name)
+        }
         if differing:
             raise ValueError(
                 "The state must come from a wrapper with the same settings; (saved, present) "
                 f"differ: {differing}"
             )
-        self._step_count = tree["step_count"]
-        self._next_episode_id = tree["next_episode_id"]
-        self._running = tree["running"]
-        self._resets_next = tree["resets_next"]
-        self._num_rewritten = tree["num_rewritten"]
-        self._scorer.load(tree["scorer"])
-        self._payments.load(tree["payments"])
-        self._watch.load(tree["watch"])
-        self._keys.load(tree["keys"])
+        self._step_count = state["step_count"]
+        self._next_episode_id = state["next_episode_id"]
+        self._resets_next = state["resets_next"]
+        self._closed_groups = state["closed_groups"]
+        self._num_rewritten = state["num_rewritten"]
+        self._running = [None] * self.num_envs
+        for episode in self._scorer.load(state["scorer"]):
+            self._running[episode.env_index] = episode
+        self._writer.load(state["writer"])
+        self._monitor.load(state["monitor"])
+        self._late_task = state["late_task"]
+        self._last = None
+        self._transition = None
 
-    # --- Inside ---
+    def _settings(self) -> dict[str, Any]:
+        """Returns what decides the meaning of a saved state."""
+        return {
+            "num_envs": self.num_envs,
+            "autoreset_mode": self._mode.name,
+            "max_frames": self.max_frames,
+            **self._scorer.settings(),
+        }
 
-    def _start(self, index: int, infos: dict[str, Any], frame: Frame, first_step: int) -> None:
-        key, task = self._keys.at_start(info_of(infos, index))
-        episode = RunningEpisode(
+    # --- Reading what a step returned: calls the user's callables, and changes nothing ---
+
+    def _read(self, step: _Transition, frame_of: Callable[[int], Frame]) -> list[_Change]:
+        terminations, truncations = as_array(step.terminations), as_array(step.truncations)
+        dones = np.logical_or(terminations, truncations)
+        late_task = self._late_task
+        changes = []
+        for index, running in enumerate(self._running):
+            change = _Change(index)
+            if running is None:
+                self._read_without_episode(change, step, bool(dones[index]), frame_of)
+            elif not dones[index]:
+                change.frame = frame_of(index)
+                running.recorder.check(change.frame)
+                change.success = running.success or self._flag_so_far(index, step.infos)
+            else:
+                self._read_end(change, running, step, bool(terminations[index]), frame_of)
+                late_task = self._keys.late_task(running.task, change.info, late_task)
+                change.late_task = late_task
+            changes.append(change)
+        return changes
+
+    def _read_without_episode(
+        self, change: _Change, step: _Transition, done: bool, frame_of: Callable[[int], Frame]
+    ) -> None:
+        """With NEXT_STEP this step was the reset. With DISABLED the slot waits for its own."""
+        index = change.index
+        if self._mode is AutoresetMode.DISABLED:
+            if not done:
+                raise RuntimeError(
+                    f"Environment {index} ended an episode and was not reset, but the next step "
+                    "continues: with AutoresetMode.DISABLED the caller must reset it with "
+                    "options={'reset_mask': mask}. If the environment resets by itself, set "
+                    "metadata['autoreset_mode'] to NEXT_STEP or SAME_STEP"
+                )
+        elif done:
+            # A reset can break like a step; then the next step tries again.
+            if BROKEN not in info_of(step.infos, index, self.num_envs):
+                raise RuntimeError(
+                    f"Environment {index} ended again in the step that should have reset it, as "
+                    "AutoresetMode.NEXT_STEP promises. A wrapper that repeats an episode's last "
+                    "transition (lerobot's FreezeAfterEpisodeEnd) does that; leave it out in "
+                    "training"
+                )
+        else:
+            change.start = self._read_start(index, step.infos, frame_of(index))
+
+    def _read_end(
+        self,
+        change: _Change,
+        running: OpenEpisode,
+        step: _Transition,
+        terminated: bool,
+        frame_of: Callable[[int], Frame],
+    ) -> None:
+        index = change.index
+        info = info_of(step.infos, index, self.num_envs)
+        if self._mode is AutoresetMode.SAME_STEP:
+            change.start = self._read_start(index, step.infos, frame_of(index))
+            observation = final_of("final_obs", step.infos, index, self.num_envs)
+            info = final_of("final_info", step.infos, index, self.num_envs)
+            if observation is None:
+                raise missing_final("final_obs", step.infos, index)
+            if info is None and self._success != "terminated":
+                raise missing_final("final_info", step.infos, index)
+            info = info or {}
+            frame = self._frames.single(observation, info)
+        else:
+            frame = frame_of(index)
+        change.info = info
+        change.broken = BROKEN in info
+        if change.broken:
+            return
+        running.recorder.check(frame)
+        change.last_frame = frame
+        change.success = success_of(info, terminated, self._success) or running.success
+
+    def _read_start(self, index: int, infos: Any, frame: Frame) -> _Start:
+        key, task = self._keys.at_start(info_of(infos, index, self.num_envs), index)
+        return _Start(index, frame, key, task)
+
+    def _flag_so_far(self, index: int, infos: Any) -> bool:
+        """Returns whether the success flag is set in a step that does not end its episode."""
+        if self._success != ONCE:
+            return False
+        return success_of(info_of(infos, index, self.num_envs), False, ONCE)
+
+    # --- Recording it: changes the state, and calls nothing of the user's ---
+
+    def _record(self, changes: list[_Change], step: _Transition) -> list[OpenEpisode]:
+        """Records a step; returns the episodes that it ended."""
+        rewards = as_array(step.rewards)
+        ended = []
+        for change in changes:
+            index = change.index
+            running = self._running[index]
+            if running is not None:
+                running.env_return += float(rewards[index])
+                running.success = change.success
+            if running is not None and change.frame is not None:
+                running.recorder.add(change.frame)
+            elif running is not None and change.broken:
+                self._abandon(index)
+                self._resets_next[index] = self._mode is AutoresetMode.NEXT_STEP
+            elif running is not None and change.last_frame is not None:
+                self._late_task = change.late_task
+                self._end(running, change.last_frame, float(rewards[index]))
+                ended.append(running)
+            if change.start is not None:
+                self._start(change.start, self._step_count + 1)
+        if ended:
+            self._scorer.end(ended)
+        return ended
+
+    def _start(self, start: _Start, first_step: int) -> None:
+        episode = OpenEpisode(
             episode_id=self._next_episode_id,
-            env_index=index,
+            env_index=start.index,
             first_step=first_step,
-            key=key,
-            task=task,
+            key=start.key,
+            task=start.task,
             recorder=FrameRecorder(self.max_frames),
         )
-        episode.recorder.add(frame)
+        episode.recorder.add(start.frame)
+        self._autoreset.start(start.index, start.frame)
         self._next_episode_id += 1
-        self._running[index] = episode
-        self._resets_next[index] = False
+        self._running[start.index] = episode
+        self._resets_next[start.index] = False
         self._scorer.book.start(episode)
+
+    def _end(self, episode: OpenEpisode, last_frame: Frame, reward: float) -> None:
+        kept, index = episode.recorder.kept, episode.env_index
+        self._autoreset.end(index, kept[0], kept[-1], last_frame)
+        episode.last_step = self._step_count
+        episode.last_env_reward = reward
+        episode.video = episode.recorder.video(last_frame)
+        kept.clear()
+        self._running[index] = None
+        self._resets_next[index] = self._mode is AutoresetMode.NEXT_STEP
 
     def _abandon(self, index: int) -> None:
         running = self._running[index]
         if running is not None:
-            self._scorer.book.abandon(running.episode_id)
+            self._scorer.book.abandon(running)
             self._running[index] = None
 
-    def _end(
-        self,
-        running: RunningEpisode,
-        frame: Frame,
-        info: dict[str, Any],
-        rewards: Array,
-        terminations: Array,
-    ) -> EndedEpisode:
-        index = running.env_index
-        self._keys.check_end(running.task, info)
-        self._running[index] = None
-        return EndedEpisode(
-            episode_id=running.episode_id,
-            env_index=index,
-            first_step=running.first_step,
-            last_step=self._step_count,
-            key=running.key,
-            task=running.task,
-            success=success_of(info, bool(terminations[index]), self._success),
-            env_return=running.env_return,
-            last_env_reward=float(rewards[index]),
-            video=running.recorder.video(frame),
-        )
-
-    def _take(self, ended: list[EndedEpisode], rewards: Array, added: dict[str, Any]) -> Array:
-        """Scores what ended in this step; returns the step's rewards and adds to its infos."""
-        groups = self._scorer.take(ended)
-        self._settle(groups)
-        for group in groups:
-            last = max(group.episodes, key=lambda episode: (episode.last_step, episode.env_index))
-            self._add_info(added, {"srpo": group_figures(group)}, last.env_index)
-        if self._scorer.reference != "memory":
-            return rewards
-        rewards = np.array(rewards, dtype=np.float64)
-        for episode in ended:
+    def _paid(self, step: _Transition) -> Array:
+        """Returns the rewards of a step: the environment's, shaped with the memory reference."""
+        if self._scorer.reference != "memory" or not step.ended:
+            unchanged: Array = step.rewards
+            return unchanged
+        rewards = np.array(as_array(step.rewards), dtype=np.float64)
+        for episode in step.ended:
             if not episode.success:
                 rewards[episode.env_index] += episode.progress_reward
+            elif episode.env_return < self.reward.weight:
+                raise ValueError(
+                    f"Episode {episode.episode_id} succeeded and returned {episode.env_return:.3g},"
+                    f" and a failure can earn {self.reward.weight:g} for its progress. {PAY_ONE}"
+                )
         return rewards
 
     def _settle(self, groups: list[Group]) -> None:
-        self._payments.add(groups)
-        self._watch.watch(groups)
+        self._closed_groups += groups
+        self._writer.add(groups)
+        self._monitor.update(groups)
+        if self._scorer.reference == "memory":
+            # Their episodes are paid already; nobody has to fetch them.
+            del self._closed_groups[:-MANY_CLOSED]
+        elif len(self._closed_groups) >= MANY_CLOSED and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%d closed groups wait: call `pop_groups` or `rewrite` after each rollout",
+                len(self._closed_groups),
+            )
 
     def _episode_ids(self) -> dict[str, Array]:
         ids = np.array([-1 if e is None else e.episode_id for e in self._running], dtype=np.int64)
         return {"episode_id": ids, "_episode_id": ids >= 0}
 
-    def _settings(self) -> dict[str, Any]:
-        """What decides the meaning of a saved state."""
-        return {
-            "num_envs": self.num_envs,
-            "autoreset_mode": self._mode.name,
-            "latent_dim": int(self._scorer.encoder.latent_dim),
-            "group_size": self._scorer.group_size,
-            "reference": self._scorer.reference,
-            "formula": self._scorer.formula,
-            "weight": self._scorer.weight,
-            "max_frames": self.max_frames,
-            "memory_size": self._scorer.memory.size,
+    def _with_added(self, infos: Any, added: dict[str, Any]) -> dict[str, Any]:
+        added = {**self._episode_ids(), **added}
+        if not isinstance(infos, Mapping):
+            # A list of dictionaries, as older libraries return it.
+            merged: dict[str, Any] = {}
+            for index, info in enumerate(infos):
+                merged = self._add_info(merged, info, index)
+            infos = merged
+        own = {f"env_{name}": infos[name] for name in ("episode_id",) if name in infos}
+        masks = {
+            f"_env_{name}": infos[f"_{name}"] for name in ("episode_id",) if f"_{name}" in infos
         }
+        return {**infos, **own, **masks, **added}
+
+    # --- Checks ---
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedEnvironmentError("The environments were closed; make new ones")
 
-    def _check_reset_step(self, index: int, info: dict[str, Any]) -> None:
-        # A reset may break like a step; then the next step tries again.
-        if BROKEN not in info:
-            raise RuntimeError(
-                f"Environment {index} ended again in the step that should have reset it, as "
-                "AutoresetMode.NEXT_STEP promises. A wrapper that repeats an episode's last "
-                "transition (lerobot's FreezeAfterEpisodeEnd) does that; leave it out in training"
-            )
+    def _check_partial_reset(
+        self, chosen: Bools, before: Callable[[int], Frame], frame_of: Callable[[int], Frame]
+    ) -> None:
+        """Compares frames before and after a reset with options."""
+        moved = [
+            index
+            for index, episode in enumerate(self._running)
+            if episode is not None and not np.array_equal(episode.recorder.kept[0], before(index))
+        ]
+        for index in moved:
+            is_same = same_frame(before(index), frame_of(index))
+            if chosen[index] and is_same:
+                raise RuntimeError(
+                    f"`reset` with options was to reset environment {index}, and its image did not "
+                    "change: if an option selects sub-environments, pass "
+                    "options={'reset_mask': mask} instead, a bool for each"
+                )
+            if not chosen[index] and not np.array_equal(before(index), frame_of(index)):
+                raise RuntimeError(
+                    f"`reset` with a mask changed the image of environment {index}, which is not "
+                    "in the mask: the environment must leave it as it was"
+                )
 
     def _below(self, name: str) -> Any:
-        """A method of the nearest environment inside that has it; Gymnasium's wrappers do not."""
+        """Returns a method of the nearest environment inside that has it; wrappers do not."""
         self._check_open()
         env: Any = self.env
         while not hasattr(env, name) and isinstance(env, VectorWrapper):
             env = env.env
         return getattr(env, name)
+
+
+@dataclass
+class _Start:
+    """The start of an episode, before it is recorded."""
+
+    index: int
+    frame: Frame
+    key: Any
+    task: Any
+
+
+@dataclass
+class _Change:
+    """What a step means for one sub-environment, before it is recorded."""
+
+    index: int
+    frame: Frame | None = None
+    """The next frame of an episode that continues."""
+    last_frame: Frame | None = None
+    """The last frame of an episode that ends."""
+    broken: bool = False
+    """Whether its simulator failed."""
+    success: bool = False
+    info: Info = field(default_factory=dict)
+    """Info of an episode's last step."""
+    late_task: Any = None
+    start: _Start | None = None
+    """The episode that starts."""
+
+
+@dataclass
+class _Transition:
+    """What a step of the environments returned, until the wrapper's own `step` returns it."""
+
+    actions: Any
+    observations: Any
+    rewards: Any
+    terminations: Any
+    truncations: Any
+    infos: Any
+    recorded: bool = False
+    added: dict[str, Any] = field(default_factory=dict)
+    ended: list[OpenEpisode] = field(default_factory=list)
+
+
+def _check_options(options: dict[str, Any] | None) -> None:
+    selecting = [name for name in PARTIAL_RESET_OPTIONS if name in (options or {})]
+    if selecting:
+        raise ValueError(
+            f"options[{selecting[0]!r}] seems to select sub-environments, and only "
+            "options['reset_mask'], a bool for each, is understood; convert it, as in "
+            "mask = np.isin(np.arange(num_envs), env_idx)"
+        )

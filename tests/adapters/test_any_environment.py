@@ -35,7 +35,7 @@ def test_fetch_reach_is_rewarded_by_what_it_renders():
         PixelEncoder(),
         frames="render",
         group_size=2,
-        group_key=lambda info: 0,  # goals are drawn: all episodes are of one task
+        group_key=lambda info, env_index: 0,  # goals are drawn: all episodes are of one task
     )
     observations, _ = envs.reset(seed=3)
     rewards = []

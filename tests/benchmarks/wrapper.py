@@ -52,7 +52,7 @@ class Still(VectorEnv):
 class Free:
     """Encodes for nothing, so that what is left is the wrapper."""
 
-    latent_dim = 1408
+    latent_shape = (1408,)
 
     def __init__(self) -> None:
         self.rng = np.random.default_rng(0)

@@ -28,7 +28,7 @@ from tests.benchmarks.reward.toy_episodes import slide, toy_episodes, write_epis
 class CountingEncoder:
     """The square's place and nothing else; counts what it is asked for."""
 
-    latent_dim = 1
+    latent_shape = (1,)
     encoded = 0
 
     def encode(self, videos):

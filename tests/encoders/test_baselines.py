@@ -25,10 +25,10 @@ def test_it_is_a_trajectory_encoder(encoder):
 def test_videos_of_any_length_and_size_become_finite_latents(encoder):
     videos = [video(1), video(3, 7, 5), video(64, 16, 16), video(500, 1, 1)]
     latents = encoder.encode(videos)
-    assert latents.shape == (4, encoder.latent_dim)
+    assert latents.shape == (4, *encoder.latent_shape)
     assert latents.dtype == np.float32
     assert np.isfinite(latents).all()
-    assert encoder.encode([]).shape == (0, encoder.latent_dim)
+    assert encoder.encode([]).shape == (0, *encoder.latent_shape)
 
 
 def test_a_latent_depends_on_its_own_video_only(encoder):
@@ -72,7 +72,7 @@ def test_a_resolution_of_nothing_is_refused():
 
 
 class Fake:
-    latent_dim = 2
+    latent_shape = (2,)
 
     def __init__(self, latents):
         self.latents = np.array(latents)

@@ -5,17 +5,17 @@ import types
 import numpy as np
 import pytest
 
-from srpo_env import PixelEncoder, SelfReferentialProgressWrapper
+from srpo_env import PixelEncoder, ProgressReward, SelfReferentialProgressWrapper
 from srpo_env.encoders.named import named_encoder
-from srpo_env.encoders.protocol import distance_of
+from srpo_env.encoders.protocol import reward_for
 from srpo_env.encoders.timed import TimedEncoder
 from srpo_env.offline import RecordedEpisode, relabel_episodes
-from srpo_env.rewards.progress import distances_to_centers
+from srpo_env.rewards.distances import distances_to_centers
 from tests.corridor import GIVE_UP, STAY, WALK, drive, make_corridor
 
 
 class Slow:
-    latent_dim = 2
+    latent_shape = (2,)
 
     def encode(self, videos):
         time.sleep(0.02)
@@ -57,27 +57,28 @@ def test_a_checkpoint_that_there_is_not_is_an_error():
         named_encoder("libero-vjepa3")
 
 
-# --- Distance -------------------------------------------------------------------------------------
+# --- Distance ---
 
 
-def test_latents_are_compared_as_the_user_or_else_the_encoder_says_and_else_by_l2():
+def test_the_distance_is_the_users_else_the_encoders_else_l2():
     encoder, latents = Slow(), np.zeros((3, 2))
-    assert distance_of(PixelEncoder()) is distances_to_centers
-    assert distance_of(encoder)(latents, latents)[0].tolist() == [7.0] * 3
-    assert distance_of(encoder, distances_to_centers) is distances_to_centers
+    assert reward_for(PixelEncoder(), None).distance is distances_to_centers
+    assert reward_for(encoder, None).measure(latents, latents)[0].tolist() == [7.0] * 3
+    chosen = ProgressReward(distance=distances_to_centers)
+    assert reward_for(encoder, chosen) == chosen
 
 
-def test_a_distance_that_is_none_is_refused():
+def test_a_distance_that_is_not_callable_is_refused():
     encoder = PixelEncoder()
     encoder.distance = "cosine"
     with pytest.raises(TypeError, match=r"`distance` must be a callable .* got 'cosine'"):
-        distance_of(encoder)
+        reward_for(encoder, None)
 
 
 def test_the_wrapper_compares_as_its_encoder_says_unless_told_otherwise():
     def distances(**settings):
         envs = SelfReferentialProgressWrapper(
-            make_corridor(2), Slow(), reference="task", task_key=lambda _: 0, **settings
+            make_corridor(2), Slow(), reference="task", task_key=lambda *_: 0, **settings
         )
         envs.reset(seed=0)
         list(drive(envs, [(WALK, STAY)] * 2 + [(WALK, GIVE_UP)]))
@@ -85,7 +86,10 @@ def test_the_wrapper_compares_as_its_encoder_says_unless_told_otherwise():
         return {e.success: e.distance for g in envs.pop_groups() for e in g.episodes}
 
     assert distances() == {True: 7.0, False: 7.0}
-    assert distances(distance=distances_to_centers) == {True: 0.0, False: 0.0}
+    assert distances(reward=ProgressReward(distance=distances_to_centers)) == {
+        True: 0.0,
+        False: 0.0,
+    }
 
 
 def test_recorded_episodes_are_compared_as_the_encoder_says_unless_told_otherwise():
@@ -95,9 +99,11 @@ def test_recorded_episodes_are_compared_as_the_encoder_says_unless_told_otherwis
         for i in range(2)
     ]
     assert relabel_episodes(episodes, Slow()).relabeling.distances.tolist() == [7.0, 7.0]
-    result = relabel_episodes(episodes, Slow(), distance=distances_to_centers)
+    result = relabel_episodes(
+        episodes, Slow(), reward=ProgressReward(distance=distances_to_centers)
+    )
     assert result.relabeling.distances.tolist() == [0.0, 0.0]
-    assert result.settings["distance"] == "distances_to_centers"
+    assert result.settings["distance"].endswith("distances_to_centers")
 
 
 def test_the_default_encoder_without_torch_says_what_to_do(monkeypatch):

@@ -51,6 +51,6 @@ def test_it_ranks_failures_by_how_far_they_came():
     assert successes.tolist() == [True, True, False, False, False, False]
     encoder = named_encoder()
     latents = encoder.encode([episode.frames for episode in episodes])
-    rewards = relabel(latents, successes, distance=encoder.distance).rewards
+    rewards = relabel(latents, successes).rewards
     carried, grasped, another, random = rewards[2:]
     assert carried > grasped > max(another, random)

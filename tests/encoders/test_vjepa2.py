@@ -72,7 +72,7 @@ def test_a_video_of_any_length_becomes_one_finite_latent(checkpoint):
     encoder = VJEPA2Encoder(checkpoint)
     assert isinstance(encoder, TrajectoryEncoder)
     latents = encode_checked(encoder, videos(1, 2, 4, 11), ["a", "b", "c", "d"])
-    assert latents.shape == (4, encoder.latent_dim) == (4, HIDDEN)
+    assert latents.shape == (4, *encoder.latent_shape) == (4, HIDDEN)
     assert latents.dtype == np.float32
     assert encoder.encode([]).shape == (0, HIDDEN)
 
@@ -102,8 +102,8 @@ def test_pooling_by_time_keeps_the_order_of_events(checkpoint):
     path = by_time.encode_paths([video])
     assert path.shape == (1, by_time.num_times, HIDDEN) == (1, 2, HIDDEN)
     latent = by_time.encode([video])
-    assert latent.shape == (1, by_time.latent_dim)
-    np.testing.assert_array_equal(latent[0], path[0].ravel())
+    assert latent.shape == (1, *by_time.latent_shape)
+    np.testing.assert_array_equal(latent, path)
     mean = VJEPA2Encoder(checkpoint).encode([video])
     np.testing.assert_allclose(mean[0], path[0].mean(axis=0), atol=1e-6)
 
@@ -120,13 +120,13 @@ def test_with_a_pooler_beside_it_a_latent_is_a_path_of_moments(own):
     paths = encoder.encode_paths(videos(6, 9))
     assert paths.shape == (2, FRAMES // 2, 5)
     np.testing.assert_allclose(np.linalg.norm(paths, axis=2), 1.0, atol=1e-5)
-    np.testing.assert_array_equal(encoder.encode(videos(6, 9)), paths.reshape(2, -1))
-    assert encoder.latent_dim == FRAMES // 2 * 5
+    np.testing.assert_array_equal(encoder.encode(videos(6, 9)), paths)
+    assert encoder.latent_shape == (FRAMES // 2, 5)
 
 
 def test_the_papers_pooling_and_distance_are_one_argument_away(own):
     encoder = VJEPA2Encoder(with_pooler(own), pooling="mean")
-    assert encoder.latent_dim == HIDDEN
+    assert encoder.latent_shape == (HIDDEN,)
     latents, centers = np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[0.0, 0.0]])
     np.testing.assert_allclose(encoder.distance(latents, centers)[0], [0.0, 5.0])
 
@@ -134,8 +134,8 @@ def test_the_papers_pooling_and_distance_are_one_argument_away(own):
 def test_paths_of_moments_are_compared_by_what_they_came_near_to(own):
     encoder = VJEPA2Encoder(with_pooler(own))
     here, there, beside = np.eye(5)[:3]
-    success = np.concatenate([here, there])
-    stopped, strayed = np.concatenate([here, here]), np.concatenate([beside, here])
+    success = np.stack([here, there])
+    stopped, strayed = np.stack([here, here]), np.stack([beside, here])
     distances, nearest = encoder.distance(
         np.stack([success, stopped, strayed]), np.stack([success])
     )

@@ -11,9 +11,9 @@ import pytest
 
 from srpo_env.rewards.diagnostics import (
     PATIENCE,
-    SignalWatch,
+    SignalMonitor,
     failures_above_success,
-    signal_report,
+    group_statistics,
 )
 from srpo_env.types import Episode, Group
 
@@ -54,7 +54,7 @@ FLAT = group(WON, (False, 2.0, 0.4), (False, 2.0, 0.4), singles=1)
 
 
 def test_the_report_counts_what_each_group_can_teach():
-    report = signal_report([ALL_FAILED, ALL_SUCCEEDED, SHAPED, FLAT])
+    report = group_statistics([ALL_FAILED, ALL_SUCCEEDED, SHAPED, FLAT])
     assert (report.num_groups, report.num_episodes, report.success_rate) == (4, 10, 0.4)
     assert (report.all_failed, report.all_succeeded, report.shaped) == (0.25, 0.25, 0.5)
     assert (report.without_signal, report.flat) == (0.5, 0.25)
@@ -67,7 +67,7 @@ def test_the_report_counts_what_each_group_can_teach():
 
 
 def test_the_report_is_numbers_for_a_logger_and_one_line_for_a_person():
-    report = signal_report([ALL_FAILED, SHAPED])
+    report = group_statistics([ALL_FAILED, SHAPED])
     assert all(isinstance(value, float) for value in report.as_dict().values())
     assert report.as_dict("a/")["a/all_failed"] == 0.5
     assert "\n" not in str(report)
@@ -79,7 +79,7 @@ def test_a_failure_that_an_environment_pays_more_than_a_success_is_counted():
     returns = zip(SHAPED.episodes, (-9.0, -2.0, -10.0), strict=True)
     odd = replace(SHAPED, episodes=tuple(replace(e, env_return=value) for e, value in returns))
     assert failures_above_success(odd) == 1
-    assert signal_report([odd]).failures_above_success == 1
+    assert group_statistics([odd]).failures_above_success == 1
 
 
 @pytest.mark.parametrize(
@@ -91,25 +91,25 @@ def test_a_failure_that_an_environment_pays_more_than_a_success_is_counted():
     ],
 )
 def test_groups_without_signal_raise_an_alarm_that_names_the_cause(silent, cause, caplog):
-    watch = SignalWatch()
-    watch.watch([silent] * (PATIENCE - 1))
+    monitor = SignalMonitor()
+    monitor.update([silent] * (PATIENCE - 1))
     assert not caplog.records
-    watch.watch([silent])
+    monitor.update([silent])
     assert cause in caplog.text
     assert "32 groups in a row carry no training signal" in caplog.text
 
 
 def test_the_alarm_is_repeated_at_each_doubling_and_not_at_each_group(caplog):
-    SignalWatch().watch([ALL_FAILED] * (4 * PATIENCE))
+    SignalMonitor().update([ALL_FAILED] * (4 * PATIENCE))
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 3
 
 
 def test_one_group_with_signal_ends_the_row(caplog):
-    watch = SignalWatch()
-    watch.watch([ALL_FAILED] * (PATIENCE - 1) + [SHAPED] + [ALL_FAILED] * (PATIENCE - 1))
+    monitor = SignalMonitor()
+    monitor.update([ALL_FAILED] * (PATIENCE - 1) + [SHAPED] + [ALL_FAILED] * (PATIENCE - 1))
     assert not caplog.records
 
 
 def test_failures_that_the_encoder_cannot_tell_apart_raise_an_alarm(caplog):
-    SignalWatch().watch([FLAT] * PATIENCE)
-    assert "In 32 groups in a row all failures lie equally far" in caplog.text
+    SignalMonitor().update([FLAT] * PATIENCE)
+    assert "In 32 groups in a row all failures are equally far" in caplog.text

@@ -5,7 +5,6 @@ import pytest
 
 from srpo_env import SelfReferentialProgressWrapper
 from srpo_env.rewards import distances
-from srpo_env.rewards.distances import by_paths
 from tests.corridor import GIVE_UP, STAY, WALK, drive, make_corridor
 
 pytest.importorskip("dtaidistance")
@@ -154,39 +153,23 @@ def test_paths_of_one_time_and_successes_that_do_not_move_can_be_compared(distan
     assert np.isfinite(distance(random_paths(3, num_times=4), still)[0]).all()
 
 
-# --- As latents -----------------------------------------------------------------------------------
+# --- As latents ---
 
 
-def test_latents_hold_the_times_of_a_path_one_after_the_other():
-    failures, successes = random_paths(4, seed=1), random_paths(3, seed=2)
-    expected = distances.coverage_distance(failures, successes)
-    on_latents = by_paths(distances.coverage_distance, num_times=6)
-    found = on_latents(failures.reshape(4, -1), successes.reshape(3, -1))
-    for mine, theirs in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-
-
-def test_latents_of_another_length_are_refused():
-    on_latents = by_paths(distances.coverage_distance, num_times=4)
-    with pytest.raises(ValueError, match=r"\(N, 4 \* dim\), got \(2, 6\)"):
-        on_latents(np.zeros((2, 6)), np.zeros((1, 6)))
-
-
-def test_the_wrapper_takes_a_path_distance_for_latents_that_are_paths():
+def test_the_wrapper_compares_latents_that_are_paths_by_coverage():
     class PlaceAtEachTime:
-        latent_dim = 4
+        latent_shape = (4, 1)
 
         def encode(self, videos):
             times = [np.linspace(0, len(video) - 1, 4).round().astype(int) for video in videos]
             return np.stack(
-                [video[t, 0, 0, 0] for video, t in zip(videos, times, strict=True)]
+                [video[t, 0, 0, :1] for video, t in zip(videos, times, strict=True)]
             ).astype(np.float32)
 
     envs = SelfReferentialProgressWrapper(
         make_corridor(3),
         PlaceAtEachTime(),
         group_size=3,
-        distance=by_paths(distances.coverage_distance, num_times=4),
     )
     envs.reset(seed=0)
     list(drive(envs, [[WALK, GIVE_UP, WALK], [WALK, STAY, WALK], [WALK, STAY, GIVE_UP]]))

@@ -2,55 +2,59 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
 from srpo_env.rewards.memory import SuccessMemory
 
 
-def score(memory, *latent):
-    return memory.score_failure(np.array(latent, np.float32), formula="paper", weight=0.8)
+def point(value):
+    return np.array([value], np.float32)
 
 
-def test_a_failure_before_the_first_success_earns_nothing_but_is_remembered():
-    memory = SuccessMemory(4)["task"]
-    reward, distance = score(memory, 1.0)
-    assert reward == 0.0
-    assert math.isnan(distance)
-    memory.add_success(np.array([0.0], np.float32))
-    # Distances 1 (remembered) and 3: z-scores -1 and 1.
-    assert score(memory, 3.0) == pytest.approx((0.8 / (1 + math.e), 3.0))
+def compared(memory, task, values, successes):
+    points, succeeded = memory.with_new(task, [point(value) for value in values], successes)
+    return points[:, 0].tolist(), succeeded.tolist()
 
 
-def test_it_ranks_by_the_centers_of_today():
-    memory = SuccessMemory(4)["task"]
-    memory.add_success(np.array([0.0], np.float32))
-    score(memory, 1.0)
-    # A new success beside the old one moves their center from 0 to 2.
-    memory.add_success(np.array([4.0], np.float32))
-    assert score(memory, 2.0) == pytest.approx((0.8 / (1 + math.exp(-1)), 0.0))
+def add(memory, task, values, success):
+    memory.add(task, [point(value) for value in values], [success] * len(values))
 
 
-def test_it_forgets_the_oldest():
-    memory = SuccessMemory(2)["task"]
-    for value in (100.0, 0.0, 1.0):
-        memory.add_success(np.array([value], np.float32))
-    np.testing.assert_array_equal(memory.clustering().centers, [[0.5]])
-    for value in (100.0, 200.0, 3.0, 5.0):
-        reward, _ = score(memory, value)
-    # Only 3 and 5 are left to be ranked.
-    assert reward == pytest.approx(0.8 / (1 + math.e))
+def test_new_episodes_are_compared_with_successes_and_failures_of_their_task():
+    memory = SuccessMemory(4)
+    add(memory, "a", [1.0], success=True)
+    add(memory, "a", [2.0, 3.0], success=False)
+    add(memory, "b", [4.0], success=True)
+    assert compared(memory, "a", [5.0], [False]) == (
+        [1.0, 2.0, 3.0, 5.0],
+        [True, False, False, False],
+    )
+    assert compared(memory, "c", [5.0], [True]) == ([5.0], [True])
 
 
-def test_tasks_are_remembered_apart():
+def test_comparing_does_not_change_the_memory():
+    memory = SuccessMemory(1)
+    add(memory, "a", [1.0], success=True)
+    for _ in range(2):
+        assert compared(memory, "a", [2.0], [True]) == ([2.0], [True])
+    assert [latent.item() for latent in memory.successes("a")] == [1.0]
+
+
+def test_the_oldest_are_dropped():
     memory = SuccessMemory(2)
-    memory["a"].add_success(np.array([0.0], np.float32))
-    assert score(memory["b"], 1.0)[0] == 0.0
-    assert score(memory["a"], 1.0)[0] == 0.4
+    add(memory, "a", [1.0, 2.0, 3.0], success=True)
+    assert [latent.item() for latent in memory.successes("a")] == [2.0, 3.0]
+    add(memory, "a", [4.0, 5.0, 6.0], success=False)
+    assert compared(memory, "a", [7.0], [False])[0] == [2.0, 3.0, 6.0, 7.0]
 
 
-def test_a_memory_of_nothing_is_refused():
+def test_all_new_episodes_are_compared_even_if_they_are_more_than_are_kept():
+    memory = SuccessMemory(2)
+    add(memory, "a", [1.0], success=False)
+    assert compared(memory, "a", [2.0, 3.0, 4.0], [False] * 3)[0] == [2.0, 3.0, 4.0]
+
+
+def test_a_memory_of_size_0_is_refused():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         SuccessMemory(0)

@@ -1,4 +1,4 @@
-"""The reward: Eqs. 3 to 5, and the traps that the paper and its released code left open."""
+"""The reward: Eqs. 3 to 5, and the cases that the paper and its released code leave undefined."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from srpo_env.rewards.progress import (
-    EQUAL_DISTANCES,
-    distances_to_centers,
-    progress_rewards,
-    relabel,
-)
+from srpo_env.rewards.distances import coverage_distance, distances_to_centers
+from srpo_env.rewards.progress import EQUAL_DISTANCES, ProgressReward, relabel
 
 
 def test_a_nearer_failure_earns_more():
     # Eq. 5 as printed has it the other way round; the text, the figures and the code agree on this.
-    rewards = progress_rewards(np.array([1.0, 2.0, 4.0]))
+    rewards = ProgressReward().rewards_of(np.array([1.0, 2.0, 4.0]))
     assert rewards[0] > rewards[1] > rewards[2]
 
 
@@ -27,24 +23,24 @@ def test_the_paper_formula_is_a_weighted_sigmoid_of_the_negative_z_score():
     # Distances 1, 2, 3: mean 2, population standard deviation sqrt(2/3), so z is -sqrt(3/2), 0, +.
     z = math.sqrt(1.5)
     expected = [0.8 / (1 + math.exp(-z)), 0.4, 0.8 / (1 + math.exp(z))]
-    np.testing.assert_allclose(progress_rewards(np.array([1.0, 2.0, 3.0])), expected)
+    np.testing.assert_allclose(ProgressReward().rewards_of(np.array([1.0, 2.0, 3.0])), expected)
 
 
 def test_the_siirl_formula_is_a_steep_sigmoid_of_the_min_max_scaled_distance():
     # Scaled to 0, 1/2 and 1; the released code pays 0.6 * sigmoid(10 * (0.5 - scaled)).
     expected = [0.6 / (1 + math.exp(-5)), 0.3, 0.6 / (1 + math.exp(5))]
     np.testing.assert_allclose(
-        progress_rewards(np.array([1.0, 2.0, 3.0]), formula="siirl"), expected
+        ProgressReward("siirl").rewards_of(np.array([1.0, 2.0, 3.0])), expected
     )
 
 
 @pytest.mark.parametrize(("formula", "midpoint"), [("paper", 0.4), ("siirl", 0.3)])
 def test_one_failure_and_equal_distances_get_the_midpoint(formula, midpoint):
-    assert progress_rewards(np.array([7.0]), formula=formula) == [midpoint]
+    assert ProgressReward(formula).rewards_of(np.array([7.0])) == [midpoint]
     # The mean of these rounds, so their standard deviation is 1e-17 and not 0.
     equal = np.full(3, 0.1)
     assert equal.std() > 0
-    np.testing.assert_array_equal(progress_rewards(equal, formula=formula), midpoint)
+    np.testing.assert_array_equal(ProgressReward(formula).rewards_of(equal), midpoint)
 
 
 def test_a_group_without_success_is_not_shaped():
@@ -64,7 +60,7 @@ def test_a_single_success_is_the_center():
     np.testing.assert_array_equal(result.rewards, [1.0, 0.4])
 
 
-def test_groups_do_not_see_each_other():
+def test_groups_are_independent():
     latents = np.array([[0.0], [1.0], [2.0], [100.0], [104.0], [101.0]])
     successes = np.array([True, False, False, True, False, False])
     ids = ["a", "a", "a", "b", "b", "b"]
@@ -80,7 +76,7 @@ def test_the_distance_is_to_the_nearest_center_and_not_squared():
     assert (distances.tolist(), nearest.tolist()) == ([2.0], [1])
 
 
-def test_another_way_to_measure_distance_takes_the_place_of_l2():
+def test_a_custom_distance_replaces_l2():
     def along_the_first_axis(latents, centers):
         gaps = np.abs(latents[:, :1] - centers[:, 0])
         return gaps.min(axis=1), gaps.argmin(axis=1)
@@ -89,7 +85,7 @@ def test_another_way_to_measure_distance_takes_the_place_of_l2():
     successes = np.array([True, False, False])
     by_l2 = relabel(latents, successes)
     assert by_l2.rewards[1] < by_l2.rewards[2]
-    other = relabel(latents, successes, distance=along_the_first_axis)
+    other = relabel(latents, successes, reward=ProgressReward(distance=along_the_first_axis))
     np.testing.assert_array_equal(other.distances, [0, 1, 2])
     assert other.rewards[1] > other.rewards[2]
 
@@ -102,58 +98,137 @@ def test_a_latent_that_is_not_finite_is_an_error_that_names_the_episode(bad):
         relabel(latents, [True, False, False])
 
 
-def test_successes_must_be_bool_since_two_kinds_of_numbers_mean_success_elsewhere():
+def test_successes_must_be_bool():
     with pytest.raises(ValueError, match="bool"):
         relabel(np.zeros((2, 2)), [1.0, 0.0])
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, 1.4, math.nan])
-def test_a_weight_with_which_a_failure_could_beat_a_success_is_refused(weight):
+def test_a_weight_outside_of_0_to_1_is_refused(weight):
     with pytest.raises(ValueError, match=r"\(0, 1\]"):
-        progress_rewards(np.array([1.0]), weight=weight)
+        ProgressReward(weight=weight)
 
 
 def test_an_unknown_formula_is_refused_by_name():
     with pytest.raises(ValueError, match="'papre'"):
-        progress_rewards(np.array([1.0]), formula="papre")
+        ProgressReward("papre")
 
 
-def test_the_smallest_distances_that_there_are_can_be_ranked():
+def test_tiny_distances_can_be_ranked():
     np.testing.assert_allclose(
-        progress_rewards(np.array([1e-200, 2e-200, 3e-200])),
-        progress_rewards(np.array([1.0, 2.0, 3.0])),
+        ProgressReward().rewards_of(np.array([1e-200, 2e-200, 3e-200])),
+        ProgressReward().rewards_of(np.array([1.0, 2.0, 3.0])),
     )
+
+
+def test_negative_distances_are_ranked_like_all_others():
+    def negative_cosine(latents, centers):
+        table = -(latents @ centers.T) / np.linalg.norm(latents, axis=1)[:, None]
+        table /= np.linalg.norm(centers, axis=1)
+        return table.min(axis=1), table.argmin(axis=1)
+
+    latents = [[1, 0], [1, 0.1], [1, 1], [1, 3]]
+    reward = ProgressReward(distance=negative_cosine)
+    rewards = relabel(latents, [True, False, False, False], reward=reward).rewards
+    np.testing.assert_allclose(rewards, [1, 0.61, 0.42, 0.17], atol=0.005)
+
+
+def test_distances_whose_largest_is_0_are_ranked():
+    expected = ProgressReward().rewards_of([0.0, 1.0, 2.0, 3.0])
+    np.testing.assert_allclose(ProgressReward().rewards_of([-3.0, -2.0, -1.0, 0.0]), expected)
+
+
+@pytest.mark.parametrize(
+    ("distance", "message"),
+    [
+        (lambda latents, centers: np.zeros(len(latents)), "does not fit latents of shape"),
+        (lambda latents, centers: (np.zeros(2), np.zeros(3, int)), r"both of shape \(3,\), got"),
+        (
+            lambda latents, centers: (np.full(3, np.nan), np.zeros(3, int)),
+            "must be finite, and is nan",
+        ),
+        (
+            lambda latents, centers: (np.zeros(3), np.full(3, 7)),
+            "must return rows of the 1 centers",
+        ),
+        (coverage_distance, "need latents that are paths"),
+    ],
+)
+def test_what_a_distance_returns_is_checked(distance, message):
+    with pytest.raises(ValueError, match=message):
+        relabel(np.eye(3), [True, False, False], reward=ProgressReward(distance=distance))
+
+
+def test_a_distance_that_is_not_callable_is_refused():
+    with pytest.raises(TypeError, match="`distance` must be a callable"):
+        ProgressReward(distance="cosine")
+
+
+def test_paths_are_compared_by_coverage_and_not_by_l2():
+    # The failure reaches both moments of the success, in another order.
+    paths = [[[0.0], [1.0]], [[1.0], [0.0]], [[0.0], [0.0]]]
+    result = relabel(paths, [True, False, False])
+    np.testing.assert_allclose(result.distances, [0, 0, 0.5])
+
+
+@pytest.mark.parametrize("one", [7, 7.0, np.int64(7), np.array(7), "tensor"])
+def test_group_ids_are_equal_if_their_values_are(one):
+    if one == "tensor":
+        one = pytest.importorskip("torch", reason="needs torch").tensor(7)
+    latents, successes = [[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]], [True, False, False]
+    rewards = relabel(latents, successes, [7, one, one]).rewards
+    np.testing.assert_allclose(rewards, [1, 0.585, 0.215], atol=0.001)
+
+
+def test_group_ids_may_be_a_tensor():
+    torch = pytest.importorskip("torch", reason="needs torch")
+    latents, successes = [[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]], [True, False, False]
+    rewards = relabel(latents, successes, torch.tensor([7, 7, 7])).rewards
+    np.testing.assert_allclose(rewards, [1, 0.585, 0.215], atol=0.001)
+
+
+@pytest.mark.parametrize("nan", [math.nan, np.float32("nan")])
+def test_nan_is_refused_as_a_group_id(nan):
+    with pytest.raises(ValueError, match="must not be NaN"):
+        relabel(np.eye(2), [True, False], [nan, nan])
+
+
+def test_an_outlier_does_not_bring_a_failure_to_the_reward_of_a_success():
+    distances = np.array([1.0] * 2000 + [1e9])
+    assert ProgressReward(weight=1.0).rewards_of(-distances).max() < 1.0
 
 
 # --- Laws ---
 
 # Of subnormal numbers, a multiple is rounded to few digits or to none.
-distance = st.floats(0, 1e6, allow_subnormal=False)
+distance = st.floats(-1e6, 1e6, allow_subnormal=False)
 failures = st.lists(distance, min_size=2, max_size=20).map(np.array)
 
 
 @given(failures, st.sampled_from(["paper", "siirl"]), st.floats(0.01, 1.0))
-def test_rewards_stay_between_nothing_and_the_weight(distances, formula, weight):
-    rewards = progress_rewards(distances, formula=formula, weight=weight)
+def test_rewards_are_between_0_and_the_weight(distances, formula, weight):
+    rewards = ProgressReward(formula, weight).rewards_of(distances)
     assert ((rewards > 0) & (rewards < weight)).all()
 
 
 @given(failures, st.sampled_from(["paper", "siirl"]))
 def test_rewards_fall_as_distances_grow(distances, formula):
     order = np.argsort(distances)
-    assert (np.diff(progress_rewards(distances, formula=formula)[order]) <= 0).all()
+    assert (np.diff(ProgressReward(formula).rewards_of(distances)[order]) <= 0).all()
 
 
 @given(failures, st.sampled_from(["paper", "siirl"]), st.floats(1e-3, 1e3))
 def test_the_unit_of_the_distances_does_not_matter(distances, formula, unit):
-    one, other = (progress_rewards(d, formula=formula) for d in (distances, unit * distances))
+    one, other = (ProgressReward(formula).rewards_of(d) for d in (distances, unit * distances))
     # Distances right at the limit of being equal may round to either side of it.
-    assume(np.ptp(distances) > 2 * EQUAL_DISTANCES * distances.max() or np.ptp(distances) == 0)
+    assume(
+        np.ptp(distances) > 2 * EQUAL_DISTANCES * np.abs(distances).max() or np.ptp(distances) == 0
+    )
     np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(1, 3))
-def test_neither_the_order_of_the_episodes_nor_where_the_latents_lie_matters(seed, size, num_ids):
+def test_rewards_do_not_depend_on_order_scale_or_offset(seed, size, num_ids):
     rng = np.random.default_rng(seed)
     latents, successes = rng.standard_normal((size, 5)), rng.random(size) < 0.5
     ids = rng.integers(num_ids, size=size)

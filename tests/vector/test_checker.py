@@ -1,4 +1,4 @@
-"""What `check_wrapped` finds in environments with one thing wrong each."""
+"""What `check_wrapped` reports about environments with one problem each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check(env_class=Corridor, *, mode=AutoresetMode.NEXT_STEP, encoder=None, **k
     )
 
 
-def test_a_sound_environment_has_no_finding_to_mend(vector, mode, as_dict):
+def test_a_correct_environment_has_no_problems(vector, mode, as_dict):
     envs = make_corridor(2, vector=vector, mode=mode, as_dict=as_dict)
     wrapped = SelfReferentialProgressWrapper(envs, PixelEncoder(), group_size=2)
     with warnings.catch_warnings():
@@ -47,7 +47,7 @@ def test_a_sound_environment_has_no_finding_to_mend(vector, mode, as_dict):
         "autoreset", "ends", "success", "reward", "frames", "encoder", "groups",
     }  # fmt: skip
     assert len(str(report).splitlines()) == len(report.findings)
-    # The encoder is the user's own again, and the groups are taken.
+    # The encoder is restored, and the groups are removed.
     assert isinstance(wrapped.encoder, PixelEncoder)
     assert wrapped.pop_groups() == []
     wrapped.close()
@@ -86,20 +86,24 @@ class Reusing(Corridor):
     [
         (NoFlag, {}, r"No success flag.*\['distance'\].*pass `success`"),
         (Endless, {}, "no episode ended in 200 steps.*TimeLimit"),
-        (Black, {}, "one and the same colour"),
-        (Still, {}, "no frame ever differs"),
-        (Reusing, {"mode": AutoresetMode.SAME_STEP}, "reuses its observation array"),
-        (Corridor, {"group_key": lambda info: [1]}, "`group_key` and `task_key` must return"),
-        (Corridor, {"group_key": lambda info: info["seed"]}, "after 0 steps by KeyError: 'seed'"),
+        (Black, {}, "one single colour"),
+        (Still, {}, "no frame differs"),
+        (Reusing, {"mode": AutoresetMode.SAME_STEP}, "The environment returns one array for both"),
+        (Corridor, {"group_key": lambda info, i: {1}}, "key must be an int, float, bool"),
+        (
+            Corridor,
+            {"group_key": lambda info, i: info["seed"]},
+            "after 0 steps by KeyError: 'seed'",
+        ),
         (Corridor, {"policy": lambda observations: np.zeros(1, int)}, "after 0 steps by"),
     ],
 )
-def test_what_makes_training_impossible_is_an_error(env_class, settings, message):
+def test_problems_that_prevent_training_are_errors(env_class, settings, message):
     with pytest.raises(AssertionError, match=message):
         check(env_class, **settings)
 
 
-def test_reused_arrays_do_no_harm_where_the_reset_comes_later():
+def test_reused_arrays_are_fine_if_the_reset_comes_in_a_later_step():
     assert check(Reusing).findings
 
 
@@ -123,12 +127,12 @@ class Single(ReadingEncoder):
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
-        (Constant(), "one and the same latent"),
+        (Constant(), "returns the same latent"),
         (Random(), "encoding a video again gives another"),
         (Single(), r"ValueError: Single.encode must return shape \(2, 2\)"),
     ],
 )
-def test_an_encoder_that_tells_nothing_is_an_error(encoder, message):
+def test_an_uninformative_encoder_is_an_error(encoder, message):
     with pytest.raises(AssertionError, match=message):
         check(encoder=encoder)
 
@@ -153,24 +157,28 @@ class Passing(Corridor):
         (Corridor, {"policy": lambda observations: np.array([GIVE_UP] * 2)}, "none of 8 episodes"),
         (Paying, {}, "failed episodes returned -2 to -2.*TransformReward"),
         (Passing, {"policy": lambda observations: np.array([WALK] * 2)}, "did not end their"),
-        (Corridor, {"group_key": partial(lambda ids, info: next(ids), count())}, "key of its own"),
+        (
+            Corridor,
+            {"group_key": partial(lambda ids, info, i: next(ids), count())},
+            "has its own key",
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # an environment may deserve a second warning
-def test_what_makes_training_doubtful_is_a_warning(env_class, settings, message):
+def test_problems_that_may_impair_training_are_warnings(env_class, settings, message):
     with pytest.warns(UserWarning, match=message):
         check(env_class, **settings)
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
-def test_options_say_what_to_start_from(mode):
+def test_options_select_task_and_initial_state(mode):
     report = check(mode=mode, options={"task_id": 4, "init_state_id": 2})
     assert "(4, 2) x" in str(report)
     # Gymnasium's automatic resets have no options.
     assert ("(0, 0) x" in str(report)) == (mode is not AutoresetMode.DISABLED)
 
 
-def test_what_is_not_wrapped_is_refused_with_the_way_out():
+def test_an_unwrapped_environment_is_refused():
     with pytest.raises(TypeError, match=r"check_wrapped\(SelfReferentialProgressWrapper\(envs"):
         check_wrapped(make_corridor(2))
 

@@ -1,13 +1,122 @@
-"""Bounded videos."""
+"""Where frames are found, what is refused, and videos of bounded length."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srpo_env.types import FrameRecorder
+from srpo_env.vector.frames import FrameRecorder, FrameSource
+
+IMAGE = spaces.Box(0, 255, (2, 3, 3), np.uint8)
+STATE = spaces.Box(-1, 1, (4,), np.float32)
+
+
+def envs_of(space, **attributes):
+    """A vector environment of which only the spaces and the modes are asked for."""
+    envs = VectorEnv()
+    envs.num_envs = 2
+    envs.single_observation_space = space
+    envs.observation_space = batch_space(space, 2)
+    envs.metadata = {"autoreset_mode": attributes.pop("mode", AutoresetMode.NEXT_STEP)}
+    for name, value in attributes.items():
+        setattr(envs, name, value)
+    return envs
+
+
+# --- Frames ---
+
+
+@pytest.mark.parametrize(
+    ("space", "path"),
+    [
+        (spaces.Dict(agentview=IMAGE, wrist=IMAGE, proprio=STATE), "agentview"),
+        (spaces.Dict(pixels=spaces.Dict(image=IMAGE, image2=IMAGE)), "pixels/image"),
+        (spaces.Dict(agentview_image=IMAGE, robot0_eye_in_hand_image=IMAGE), "agentview_image"),
+        (spaces.Dict(pixels=IMAGE, state=STATE), "pixels"),
+        (spaces.Dict(front=IMAGE, state=STATE), "front"),
+        (IMAGE, ""),
+    ],
+    ids=["libero", "lerobot", "robosuite", "add-render-observation", "only-image", "box"],
+)
+def test_the_third_person_camera_is_found(space, path):
+    source = FrameSource(envs_of(space), None)
+    assert source.path == path
+    observations = envs_of(space).observation_space.sample()
+    batch, single = observations, {} if path else observations[1]
+    if path:
+        for name in path.split("/"):
+            batch = batch[name]
+        for name in reversed(path.split("/")):
+            single = {name: single or batch[1]}
+    np.testing.assert_array_equal(source.batch(observations, {})(1), batch[1])
+    np.testing.assert_array_equal(source.single(single, {}), batch[1])
+
+
+@pytest.mark.parametrize(
+    ("space", "frames", "message"),
+    [
+        (spaces.Dict(left=IMAGE, right=IMAGE), None, r"\['left', 'right'\].*frames=\"left\""),
+        (STATE, None, 'frames="render"'),
+        (spaces.Box(0, 1, (2, 3, 3), np.float32), None, "No camera image"),
+        (spaces.Box(0, 255, (84, 84, 4), np.uint8), None, "No camera image"),
+        (spaces.Dict(wrist=IMAGE), "agentview", r"has? ?.*\['wrist'\]"),
+        (spaces.Dict(state=STATE, wrist=IMAGE), "state", "must name a uint8 Box"),
+        (IMAGE, "render", 'render_mode="rgb_array", got None'),
+    ],
+)
+def test_no_camera_or_an_ambiguous_one_is_an_error_that_says_what_to_pass(space, frames, message):
+    with pytest.raises(ValueError, match=message):
+        FrameSource(envs_of(space), frames)
+
+
+def test_rendering_after_a_same_step_reset_would_show_the_next_episode():
+    envs = envs_of(STATE, mode=AutoresetMode.SAME_STEP, render_mode="rgb_array")
+    with pytest.raises(ValueError, match=r"cannot see an episode's last frame .*RenderInInfo"):
+        FrameSource(envs, "render")
+
+
+def test_a_callable_makes_the_image_of_one_sub_environment():
+    space = spaces.Dict(chw=spaces.Box(0, 255, (3, 4, 5), np.uint8))
+    source = FrameSource(envs_of(space), lambda observation: observation["chw"].transpose(1, 2, 0))
+    observations = envs_of(space).observation_space.sample()
+    expected = observations["chw"][1].transpose(1, 2, 0)
+    np.testing.assert_array_equal(source.batch(observations, {})(1), expected)
+
+
+@pytest.mark.parametrize("frame", [np.zeros((2, 2, 3)), np.zeros((2, 2), np.uint8), None])
+def test_what_a_callable_returns_must_be_an_rgb_image(frame):
+    with pytest.raises(ValueError, match=r"uint8 array or tensor of shape \(height, width, 3\)"):
+        FrameSource(envs_of(STATE), lambda _: frame).single(np.zeros(4), {})
+
+
+def test_frames_can_be_in_the_info():
+    source = FrameSource(envs_of(STATE), "info/camera/front")
+    images = np.arange(2 * 2 * 3 * 3, dtype=np.uint8).reshape(2, 2, 3, 3)
+    infos = {"camera": {"front": images, "_front": np.array([True, True])}}
+    np.testing.assert_array_equal(source.batch(np.zeros((2, 4)), infos)(1), images[1])
+    single = {"camera": {"front": images[0]}}
+    np.testing.assert_array_equal(source.single(np.zeros(4), single), images[0])
+
+
+def test_an_info_without_the_image_is_an_error_that_says_what_it_has():
+    source = FrameSource(envs_of(STATE), "info/camera")
+    infos = {"camera": np.zeros((2, 2, 3, 3), np.uint8), "_camera": np.array([True, False])}
+    source.batch(np.zeros((2, 4)), infos)(0)
+    with pytest.raises(ValueError, match=r"every reset and every step, .* info with \[\]"):
+        source.batch(np.zeros((2, 4)), infos)(1)
+
+
+def test_frames_must_be_a_path_a_callable_or_none():
+    with pytest.raises(TypeError, match="path, a callable or None, got 3"):
+        FrameSource(envs_of(IMAGE), 3)
+
+
+# --- Recorder ---
 
 
 def record(max_frames, num_frames):
@@ -37,7 +146,7 @@ def test_frames_are_distinct_in_order_and_near_their_even_places(max_frames, num
     assert (times[0], times[-1]) == (0, num_frames - 1)
     assert (np.diff(times) > 0).all()
     even = np.linspace(0, num_frames - 1, len(times))
-    assert np.abs(times - even).max() <= recorder.stride / 2
+    assert np.abs(times - even.round()).max() <= recorder.stride / 2
     # The stride stays below the spacing of the even places, so half of it is not much.
     if num_frames > max_frames:
         assert recorder.stride <= (num_frames - 1) / (max_frames - 1)

@@ -2,63 +2,73 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from srpo_env.types import FrameRecorder
-from srpo_env.vector.grouping import EndedEpisode, GroupBook, RunningEpisode
+from srpo_env.vector.frames import FrameRecorder
+from srpo_env.vector.grouping import GroupBook, OpenEpisode
 
 
-def start(book, *ids, key="a"):
-    for i in ids:
-        book.start(RunningEpisode(i, 0, 0, key, None, FrameRecorder(2)))
+class Book:
+    """A book that is filled by episode ids."""
 
+    def __init__(self, group_size):
+        self.book = GroupBook(group_size)
+        self.episodes = {}
 
-def end(book, episode_id, key="a"):
-    video = np.zeros((1, 1, 1, 3), np.uint8)
-    return book.end(EndedEpisode(episode_id, 0, 0, 0, key, None, False, 0.0, 0.0, video))
+    def start(self, *ids, key="a"):
+        for i in ids:
+            self.episodes[i] = OpenEpisode(i, 0, 0, key, None, FrameRecorder(2))
+            self.book.start(self.episodes[i])
+
+    def end(self, episode_id):
+        self.episodes[episode_id].last_step = 0
+        return ids(self.book.take_complete())
+
+    def abandon(self, episode_id):
+        self.book.abandon(self.episodes[episode_id])
 
 
 def ids(groups):
     return [[episode.episode_id for episode in group.ended] for group in groups]
 
 
-def test_the_first_to_end_are_not_a_group_but_the_first_to_start():
+def test_groups_are_filled_in_the_order_of_starts_not_of_ends():
     # Short episodes are the successes: grouped by their ends, one group would get all of them.
-    book = GroupBook(2)
-    start(book, 0, 1, 2, 3)
-    assert end(book, 3) is None
-    assert end(book, 1) is None
-    assert ids([end(book, 0), end(book, 2)]) == [[1, 0], [3, 2]]
+    book = Book(2)
+    book.start(0, 1, 2, 3)
+    assert book.end(3) == []
+    assert book.end(1) == []
+    assert book.end(0) == [[0, 1]]
+    assert book.end(2) == [[2, 3]]
 
 
-def test_keys_have_groups_of_their_own():
-    book = GroupBook(2)
-    start(book, 0, 2, key="a")
-    start(book, 1, 3, key="b")
-    assert end(book, 0) is None
-    assert end(book, 1, "b") is None
-    assert end(book, 2).key == "a"
+def test_keys_have_their_own_groups():
+    book = Book(2)
+    book.start(0, 2, key="a")
+    book.start(1, 3, key="b")
+    assert book.end(0) == []
+    assert book.end(1) == []
+    assert book.end(2) == [[0, 2]]
 
 
-def test_an_abandoned_place_goes_to_the_next_episode_of_the_key():
-    book = GroupBook(2)
-    start(book, 0, 1)
-    end(book, 0)
+def test_the_place_of_an_abandoned_episode_goes_to_the_next_one_of_its_key():
+    book = Book(2)
+    book.start(0, 1)
+    book.end(0)
     book.abandon(1)
-    start(book, 2)
-    assert ids([end(book, 2)]) == [[0, 2]]
-    start(book, 3)
+    book.start(2)
+    assert book.end(2) == [[0, 2]]
+    book.start(3)
     book.abandon(3)
-    assert book.groups == []
+    assert book.book.groups == []
 
 
-def test_closing_takes_what_has_ended_and_groups_the_rest_anew():
-    book = GroupBook(2)
-    start(book, 0, 1, 2, 3)
-    end(book, 0)
-    end(book, 3)
-    assert ids(book.close()) == [[0], [3]]
-    assert [group.running for group in book.groups] == [[1, 2]]
-    assert book.close() == []
-    end(book, 2)
-    assert ids([end(book, 1)]) == [[2, 1]]
+def test_removing_what_ended_groups_the_running_episodes_again():
+    book = Book(2)
+    book.start(0, 1, 2, 3)
+    book.end(0)
+    book.end(3)
+    assert ids(book.book.with_an_end()) == [[0], [3]]
+    book.book.remove_ended()
+    assert [[e.episode_id for e in group.running] for group in book.book.groups] == [[1, 2]]
+    assert book.book.with_an_end() == []
+    book.end(2)
+    assert book.end(1) == [[1, 2]]

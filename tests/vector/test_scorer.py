@@ -1,4 +1,4 @@
-"""Batches for the encoder, and alarms for loops that forget to fetch."""
+"""Batches for the encoder, and warnings for loops that never fetch their groups."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from srpo_env import SelfReferentialProgressWrapper
-from srpo_env.vector import scorer
+from srpo_env import ProgressReward, SelfReferentialProgressWrapper
+from srpo_env.vector import scorer, wrapper
 from tests.corridor import GIVE_UP, STAY, WALK, ReadingEncoder, drive, make_corridor
 
 
@@ -41,7 +41,10 @@ def test_videos_of_open_groups_are_encoded_when_as_many_wait_as_a_group_has(refe
     # Each episode has a key of its own, so that no group is ever complete.
     key = iter(range(99))
     envs, batches = play(
-        [[GIVE_UP] * 3] * 4, group_size=4, group_key=lambda info: next(key), reference=reference
+        [[GIVE_UP] * 3] * 4,
+        group_size=4,
+        group_key=lambda info, i: next(key),
+        reference=reference,
     )
     assert batches == [6]  # two ends of three episodes each, with a step lost to the reset
     assert envs.pop_groups() == []
@@ -59,27 +62,28 @@ def test_with_the_memory_reference_an_episode_is_encoded_at_its_end():
         ("task", "3 groups wait to be scored: .* call `close_groups`"),
     ],
 )
-def test_a_loop_that_never_fetches_is_told_once(reference, message, monkeypatch, caplog):
+def test_a_loop_that_never_fetches_gets_one_warning(reference, message, monkeypatch, caplog):
     monkeypatch.setattr(scorer, "MANY_GROUPS", 3)
+    monkeypatch.setattr(wrapper, "MANY_CLOSED", 3)
     play([[GIVE_UP]] * 9, group_size=1, reference=reference)
     assert len(caplog.records) == 1
     assert re.search(message, caplog.text)
 
 
-def test_keys_that_no_two_episodes_share_are_told(monkeypatch, caplog):
-    monkeypatch.setattr(scorer, "MANY_GROUPS", 3)
+def test_keys_that_no_two_episodes_share_cause_a_warning(monkeypatch, caplog):
+    monkeypatch.setattr(scorer, "MANY_INCOMPLETE", 3)
     key = iter(range(99))
-    settings = {"group_size": 2, "group_key": lambda info: next(key)}
+    settings = {"group_size": 2, "group_key": lambda info, i: next(key)}
     play([[GIVE_UP]] * 3, **settings)  # two have ended, and the third runs
     assert not caplog.records
     envs, _ = play([[GIVE_UP]] * 9, **settings)
     assert envs.pop_groups() == []
     assert len(caplog.records) == 1
-    assert "3 groups wait for their 2 episodes: too few episodes share a group key" in caplog.text
+    assert "3 groups wait for more of their 2 episodes: too few episodes share" in caplog.text
 
 
 def test_the_memory_reference_needs_no_fetching_and_holds_the_newest_groups(monkeypatch, caplog):
-    monkeypatch.setattr(scorer, "MANY_GROUPS", 3)
+    monkeypatch.setattr(wrapper, "MANY_CLOSED", 3)
     envs, _ = play([[GIVE_UP]] * 9, group_size=1, reference="memory")
     assert [group.episodes[0].episode_id for group in envs.pop_groups()] == [2, 3, 4]
     assert not caplog.records
@@ -93,13 +97,15 @@ def test_a_latent_does_not_keep_its_whole_batch_in_memory():
 
 
 @pytest.mark.parametrize("reference", ["group", "task", "memory"])
-def test_distances_are_measured_as_the_wrapper_was_told(reference):
+def test_a_custom_distance_is_used_by_every_reference(reference):
     def walked(latents, centers):
         """Large for those that walked far: the opposite of a good idea."""
         return latents[:, 0], np.zeros(len(latents), int)
 
     script = [[WALK, GIVE_UP, WALK], [WALK, STAY, WALK], [WALK, STAY, GIVE_UP]]
-    envs, _ = play(script, group_size=3, reference=reference, distance=walked)
+    envs, _ = play(
+        script, group_size=3, reference=reference, reward=ProgressReward(distance=walked)
+    )
     envs.close_groups()
     success, stayed, went = envs.pop_groups()[0].episodes
     assert success.success

@@ -494,7 +494,7 @@ def test_a_loop_that_only_rewrites_holds_the_groups_of_one_rollout():
     for _ in range(5):
         buffer = np.array([r[1] for r in drive(envs, [[GIVE_UP, GIVE_UP]] * 3)])
         envs.rewrite(buffer)
-        assert len(envs._scorer.closed) == 3
+        assert envs.num_closed_groups == 3
     assert [group.episodes[0].first_step for group in envs.pop_groups()] == [12, 13, 14]
 
 
@@ -503,7 +503,7 @@ def test_a_loop_that_only_rewrites_holds_the_groups_of_one_rollout():
     [
         (np.zeros((2, 3)), None, r"\(num_steps, 2\), got ndarray of shape \(2, 3\)"),
         (np.zeros(2), None, r"ndarray of shape \(2,\)"),
-        (np.zeros((2, 2, 1)), None, r"\(2, 2, 1\); .* `rewards\[..., 0\]` will do"),
+        (np.zeros((2, 2, 1)), None, r"\(2, 2, 1\); .* `rewards\[..., 0\]` works"),
         ([[0.0, 0.0]], None, "must be an array .* got list"),
         (None, None, "must be an array .* got NoneType"),
         (np.zeros((2, 2), int), None, "floating point"),

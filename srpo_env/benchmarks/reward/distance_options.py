@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from srpo_env.benchmarks.reward.encoders import Paths
-from srpo_env.rewards import distances as alignment
+from srpo_env.rewards import distances as path_distances
 from srpo_env.rewards.clustering import Clustering, success_centers
-from srpo_env.rewards.distances import PathDistance
-from srpo_env.rewards.progress import distances_to_centers
+from srpo_env.rewards.distances import Distance, distances_to_centers
 
 Floats = npt.NDArray[np.float64]
 Centers = Literal["dbscan", "nearest", "mean"]
@@ -22,7 +21,7 @@ Centers = Literal["dbscan", "nearest", "mean"]
 class Option:
     """One way to measure it."""
 
-    distance: PathDistance
+    distance: Distance
     what: str
     pooled: bool = False
     """whether it takes the mean over the times first, as the paper does"""
@@ -33,30 +32,30 @@ class Option:
         return wide.mean(axis=1, keepdims=True) if self.pooled else wide
 
 
-def _l2(paths: Floats, references: Floats) -> alignment.Nearest:
+def _l2(paths: Floats, references: Floats) -> path_distances.Nearest:
     return distances_to_centers(_flat(paths), _flat(references))
 
 
 OPTIONS: dict[str, Option] = {
     "mean": Option(_l2, "the paper: L2 between mean latents", pooled=True),
     "in-step": Option(_l2, "L2 between paths, time by time"),
-    "end": Option(alignment.end_distance, "L2 between the means of their last quarters"),
-    "dtw": Option(alignment.dtw_distance, "dynamic time warping"),
-    "transport": Option(alignment.transport_distance, "optimal transport between their times"),
+    "end": Option(path_distances.end_distance, "L2 between the means of their last quarters"),
+    "dtw": Option(path_distances.dtw_distance, "dynamic time warping"),
+    "transport": Option(path_distances.transport_distance, "optimal transport between their times"),
     "remaining": Option(
-        alignment.remaining_share, "share of the nearest success still to come, by warping"
+        path_distances.remaining_share, "share of the nearest success still to come, by warping"
     ),
     "unreached": Option(
-        alignment.unreached_share, "share of the successes beyond the furthest moment"
+        path_distances.unreached_share, "share of the successes beyond the furthest moment"
     ),
     "coverage": Option(
-        alignment.coverage_distance, "how near it ever came to the moments of a success"
+        path_distances.coverage_distance, "how near it ever came to the moments of a success"
     ),
     "unvisited": Option(
-        alignment.unvisited_share, "share of the moments of a success that it never visited"
+        path_distances.unvisited_share, "share of the moments of a success that it never visited"
     ),
     "ordered": Option(
-        alignment.ordered_coverage_distance, "coverage, the moments met in their order"
+        path_distances.ordered_coverage_distance, "coverage, the moments met in their order"
     ),
 }
 """The ways by name"""

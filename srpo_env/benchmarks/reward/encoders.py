@@ -16,6 +16,7 @@ import numpy.typing as npt
 from srpo_env.encoders.baselines import PixelEncoder, RandomProjectionEncoder
 from srpo_env.encoders.named import named_encoder, split_name
 from srpo_env.encoders.protocol import TrajectoryEncoder
+from srpo_env.types import even_indices
 
 Paths = npt.NDArray[np.float32]
 Sequences = Sequence[npt.NDArray[Any]]
@@ -87,8 +88,7 @@ def shipped() -> list[str]:
 
 def resampled(values: npt.NDArray[Any], num_times: int) -> npt.NDArray[Any]:
     """So many rows at equal distances, the first and the last among them."""
-    times = np.linspace(0, len(values) - 1, num_times).round().astype(int)
-    rows: npt.NDArray[Any] = values[times]
+    rows: npt.NDArray[Any] = values[even_indices(len(values), num_times)]
     return rows
 
 
@@ -111,8 +111,9 @@ def _make_row(name: str, checkpoints: Sequence[str]) -> Row:
     label = name if ":" in name else Path(name).resolve().name
     encode_paths = getattr(encoder, "encode_paths", None)
     if encode_paths is None:
-        # A single latent is a path of one time.
-        return Row(label, lambda videos: encoder.encode(videos)[:, None])
+        # A point is a path of one time.
+        is_path = len(encoder.latent_shape) == 2
+        return Row(label, encoder.encode if is_path else lambda v: encoder.encode(v)[:, None])
     key = None
     # Of another's code, nobody knows what else its latents depend on.
     if ":" not in name:

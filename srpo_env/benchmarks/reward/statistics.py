@@ -25,7 +25,7 @@ from srpo_env.benchmarks.reward.scores import (
     TaskFacts,
     TaskScores,
 )
-from srpo_env.rewards.progress import Formula, progress_rewards
+from srpo_env.rewards.progress import Formula, ProgressReward
 
 Floats = npt.NDArray[np.float64]
 
@@ -170,7 +170,7 @@ def _group_figures(facts: Sequence[TaskFacts], scores: Sequence[TaskScores]) -> 
     result = {**_accuracies(pairs), "overpaid": too_high / sum(len(near) for _, near in pairs)}
     for formula in FORMULAS:
         found = [
-            correlation(truths, progress_rewards(-near, formula=formula)) for truths, near in pairs
+            correlation(truths, ProgressReward(formula).rewards_of(-near)) for truths, near in pairs
         ]
         result[f"correlation_{formula}"] = _mean(np.array(found))
     return result

@@ -1,0 +1,237 @@
+"""Frames of an episode: where an environment keeps them, and how a bounded number is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import Space, spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import iterate
+
+from srpo_env.types import Video, as_array, checked_count, even_indices
+from srpo_env.vector.infos import info_of, look_up
+
+FRAME_PATHS = ("agentview", "pixels/image", "agentview_image", "pixels")
+"""Third-person cameras by convention: this package and LIBERO, lerobot, robosuite"""
+
+IN_INFO = "info/"
+"""Prefix of a path to frames that are in the info instead of the observation"""
+
+Frame = npt.NDArray[np.uint8]
+"""RGB image, ``(height, width, 3)``"""
+FramesOf = Callable[[Any], Any]
+
+
+class FrameSource:
+    """Finds the camera image of each sub-environment in what `step` and `reset` return."""
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any], frames: str | FramesOf | None) -> None:
+        """Finds the camera.
+
+        Args:
+            envs: Vector environment; only its spaces, modes and `render` are used.
+            frames: Path into a Dict observation (``"pixels/image"``) or into the info
+                (``"info/image"``), ``"render"``, a callable that maps the observation of one
+                sub-environment to its image, or ``None`` to search.
+
+        Raises:
+            TypeError: If ``frames`` is something else.
+            ValueError: If no image, or more than one candidate, is found.
+        """
+        if not (frames is None or isinstance(frames, str) or callable(frames)):
+            raise TypeError(f"`frames` must be a path, a callable or None, got {frames!r}")
+        self._envs = envs
+        self._function = frames if callable(frames) else None
+        self._render = frames == "render"
+        self._info_path = ""
+        self.path = ""
+        if self._render:
+            _check_render(envs)
+        elif isinstance(frames, str) and frames.startswith(IN_INFO):
+            # No space describes an info: the first `reset` shows whether the image is there.
+            self._info_path = frames.removeprefix(IN_INFO)
+        elif not callable(frames):
+            space = envs.single_observation_space
+            self.path = _find_camera(space) if frames is None else frames
+            _check_camera(space, self.path)
+
+    @property
+    def in_observations(self) -> bool:
+        """Whether the frames come from the observations, which every reset returns whole."""
+        return not (self._render or self._info_path)
+
+    def single(self, observation: Any, info: Mapping[str, Any]) -> Frame:
+        """Returns the image in the observation or the info of one sub-environment."""
+        if self._info_path:
+            return _frame_in_info(info, self._info_path)
+        if self._function is not None:
+            return checked_frame(self._function(observation))
+        return checked_frame(look_up(observation, self.path) if self.path else observation)
+
+    def batch(self, observations: Any, infos: Any) -> Callable[[int], Frame]:
+        """Returns a function that maps the index of a sub-environment to its image."""
+        if self._info_path:
+            num_envs = self._envs.num_envs
+            return lambda index: _frame_in_info(info_of(infos, index, num_envs), self._info_path)
+        if self._function is not None:
+            singles = list(iterate(self._envs.observation_space, observations))
+            return lambda index: self.single(singles[index], {})
+        if self._render:
+            images: Any = self._envs.render()
+        else:
+            images = look_up(observations, self.path) if self.path else observations
+        return lambda index: checked_frame(images[index])
+
+
+def checked_frame(frame: Any) -> Frame:
+    """Returns an image as a NumPy array.
+
+    Raises:
+        ValueError: If it is not an RGB image in uint8.
+    """
+    image = as_array(frame) if hasattr(frame, "shape") else frame
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or not _is_rgb(image.shape):
+        raise ValueError(
+            "A frame must be a uint8 array or tensor of shape (height, width, 3), got "
+            f"{getattr(frame, 'dtype', type(frame).__name__)} {np.shape(frame)}; pass `frames` a "
+            "callable that converts the observation of one sub-environment"
+        )
+    return image
+
+
+@dataclass
+class FrameRecorder:
+    """Keeps a video of any length in less than ``2 * max_frames`` frames.
+
+    Every `stride`-th frame is kept. When ``2 * max_frames`` are kept, every other one is dropped
+    and the stride doubles. So there are always at least ``max_frames`` to choose from, and a chosen
+    frame is at most half a stride away from its even place. The last frame is passed at the end:
+    frames between the strides need not be copied, because none of them was the last.
+    """
+
+    max_frames: int
+    """Number of frames of the video, at least 2: the first and the last."""
+    num_seen: int = 0
+    stride: int = 1
+    kept: list[Frame] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Validates the setting."""
+        self.max_frames = checked_count("max_frames", self.max_frames, minimum=2)
+
+    def add(self, frame: Frame) -> None:
+        """Records the next frame, which is not the last one.
+
+        Raises:
+            ValueError: If its size differs from that of the first frame.
+        """
+        self.check(frame)
+        if self.num_seen % self.stride == 0:
+            # Copied, because environments reuse the arrays that they return.
+            self.kept.append(np.array(frame))
+            if len(self.kept) == 2 * self.max_frames:
+                self.kept = self.kept[::2]
+                self.stride *= 2
+        self.num_seen += 1
+
+    def check(self, frame: Frame) -> None:
+        """Raises an error if a frame does not fit the recorded ones.
+
+        Raises:
+            ValueError: If its size differs from that of the first frame.
+        """
+        if self.kept and frame.shape != self.kept[0].shape:
+            raise ValueError(
+                "All frames of an episode must have one size, got "
+                f"{frame.shape} after {self.kept[0].shape}; pass `frames` a callable that resizes"
+            )
+
+    def video(self, last_frame: Frame) -> Video:
+        """Returns the frames to encode, evenly spaced, the first and the last among them.
+
+        Returns:
+            Shape ``(num_frames, height, width, 3)``, where ``num_frames`` is ``max_frames``, or
+            the number of frames of the episode if that is smaller.
+
+        Raises:
+            ValueError: If the size of the last frame differs from that of the first.
+        """
+        self.check(last_frame)
+        count = min(self.num_seen + 1, self.max_frames)
+        places = even_indices(self.num_seen + 1, count)[:-1]
+        # Half up: rounding half to even could choose one frame for two places.
+        rows = (2 * places + self.stride) // (2 * self.stride)
+        return np.stack([*(self.kept[row] for row in rows), last_frame])
+
+
+def _check_render(envs: VectorEnv[Any, Any, Any]) -> None:
+    if envs.render_mode != "rgb_array":
+        raise ValueError(
+            'frames="render" needs environments made with render_mode="rgb_array", got '
+            f"{envs.render_mode!r}"
+        )
+    if envs.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP:
+        raise ValueError(
+            'frames="render" cannot see an episode\'s last frame with AutoresetMode.SAME_STEP, '
+            "which resets before anything can be rendered; use NEXT_STEP or DISABLED, or put "
+            'srpo_env.RenderInInfo around each environment and pass frames="info/rendered"'
+        )
+
+
+def _frame_in_info(info: Mapping[str, Any], path: str) -> Frame:
+    frame = look_up(info, path)
+    if frame is None:
+        raise ValueError(
+            f'frames="{IN_INFO}{path}" needs an image in the info of every reset and every step, '
+            f"got an info with {sorted(info)}"
+        )
+    return checked_frame(frame)
+
+
+def _is_rgb(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and shape[2] == 3 and shape[0] > 0 and shape[1] > 0
+
+
+def _is_camera(space: Any) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and _is_rgb(space.shape)
+
+
+def _cameras(space: Space[Any], path: str = "") -> Iterator[str]:
+    if _is_camera(space):
+        yield path
+    if isinstance(space, spaces.Dict):
+        for name, subspace in space.items():
+            yield from _cameras(subspace, f"{path}/{name}" if path else name)
+
+
+def _find_camera(space: Space[Any]) -> str:
+    cameras = list(_cameras(space))
+    known = [path for path in FRAME_PATHS if path in cameras]
+    if known:
+        return known[0]
+    if len(cameras) == 1:
+        return cameras[0]
+    if cameras:
+        raise ValueError(
+            f"Several cameras might show the episode: {cameras}; pass the third-person one, as in "
+            f'frames="{cameras[0]}"'
+        )
+    raise ValueError(
+        f"No camera image (uint8, height x width x 3) in the observations {space}; pass "
+        '`frames="render"` if the environments have render_mode="rgb_array", "info/..." if their '
+        "infos have the image, or a callable that makes it from the observation of one "
+        "sub-environment"
+    )
+
+
+def _check_camera(space: Space[Any], path: str) -> None:
+    found = look_up(space, path) if path else space
+    if not _is_camera(found):
+        raise ValueError(
+            f'frames="{path}" must name a uint8 Box of shape (height, width, 3), got {found}; the '
+            f"observations have {list(_cameras(space)) or 'no such image'}"
+        )
