@@ -7,6 +7,8 @@ compare a few pixels when an episode ends, and raise an error once the evidence 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
@@ -37,10 +39,13 @@ class AutoresetCheck:
             num_envs: Number of sub-environments.
         """
         self._mode = mode
-        self._ends: list[tuple[Floats, float] | None] = [None] * num_envs
+        self._ends: list[_End | None] = [None] * num_envs
+        self._resets: list[Floats | None] = [None] * num_envs
+        """Pixels of the first frame of each sub-environment's first episode, from a real reset."""
         self._num_ends = 0
         self._num_same = 0
         self._num_jumps = 0
+        self._num_returns = 0
 
     def end(self, index: int, first: Frame, previous: Frame, last: Frame) -> None:
         """Notes the end of an episode.
@@ -53,7 +58,11 @@ class AutoresetCheck:
         """
         # An episode that ends where it began cannot be told from a reset.
         moved = _change(first, last) > 0 or _change(first, previous) > 0
-        self._ends[index] = (_pixels(last), _change(previous, last)) if moved else None
+        self._ends[index] = (
+            _End(_pixels(last), _change(previous, last), self._is_reset(index, last))
+            if moved
+            else None
+        )
 
     def start(self, index: int, first: Frame) -> None:
         """Notes the first frame of the next episode.
@@ -61,14 +70,16 @@ class AutoresetCheck:
         Raises:
             RuntimeError: If episodes end and begin in another step than the declared mode says.
         """
+        if self._resets[index] is None:
+            self._resets[index] = _pixels(first)
         end, self._ends[index] = self._ends[index], None
         if end is None or self._num_ends > MIN_JUMPS:
             return
-        last, change_at_end = end
-        change_at_reset = float(np.abs(last - _pixels(first)).mean())
+        change_at_reset = float(np.abs(end.last - _pixels(first)).mean())
         self._num_ends += 1
         self._num_same += change_at_reset == 0
-        self._num_jumps += change_at_end > JUMP_RATIO * change_at_reset
+        self._num_jumps += end.change > JUMP_RATIO * change_at_reset
+        self._num_returns += end.returned
         if self._num_same == self._num_ends == MIN_SAME:
             raise RuntimeError(
                 f"In {MIN_SAME} episodes out of {MIN_SAME}, the last frame is equal to the first "
@@ -79,15 +90,31 @@ class AutoresetCheck:
             )
         if (
             self._mode is not AutoresetMode.SAME_STEP
-            and self._num_jumps == self._num_ends == MIN_JUMPS
+            and max(self._num_jumps, self._num_returns) == self._num_ends == MIN_JUMPS
         ):
             raise RuntimeError(
                 f"In {MIN_JUMPS} episodes out of {MIN_JUMPS}, the image changes at the last step "
-                "as at a reset, and hardly at the reset itself. The environment declares "
+                "as at a reset. The environment declares "
                 f"{self._mode} and seems to return the next episode's first observation in the "
                 "step that ends an episode: set metadata['autoreset_mode'] to SAME_STEP and "
                 "provide infos['final_obs']"
             )
+
+    def _is_reset(self, index: int, last: Frame) -> bool:
+        reset = self._resets[index]
+        return reset is not None and np.array_equal(reset, _pixels(last))
+
+
+@dataclass(frozen=True)
+class _End:
+    """What is remembered of an episode's end until the next one starts."""
+
+    last: Floats
+    """Pixels of the last frame."""
+    change: float
+    """Change at the last step."""
+    returned: bool
+    """Whether the last frame is equal to one after a reset, though the image had changed."""
 
 
 def same_frame(one: Frame, other: Frame) -> bool:

@@ -1,13 +1,14 @@
-"""Packs nested state into named arrays that are data only, and back, to the bit.
+"""Packs nested state into bytes that are data only, and restores it to the bit.
 
-What `pack` returns goes through ``np.savez`` and ``np.load`` without pickle: one JSON text in
-``"header"``, and the arrays that it refers to.
+The bytes are an ``.npz`` archive, which is read without pickle: one JSON text, ``header``, and the
+arrays that it refers to.
 """
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping
+import zipfile
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -19,31 +20,38 @@ Arrays = dict[str, npt.NDArray[Any]]
 HEADER = "header"
 
 
-def pack(tree: Any) -> Arrays:
+def pack(tree: Any) -> bytes:
     """Packs None, numbers, strings, lists, tuples, dicts with string keys, arrays, dataclasses.
 
     Raises:
         TypeError: If there is anything else in the tree.
     """
     arrays: Arrays = {}
-    text = json.dumps(_encode(tree, arrays))
-    return {HEADER: np.array(text), **arrays}
+    header = np.array(json.dumps(_encode(tree, arrays)))
+    archive = io.BytesIO()
+    np.savez(archive, **{HEADER: header}, **arrays)  # type: ignore[arg-type]
+    return archive.getvalue()
 
 
-def unpack(arrays: Mapping[str, Any], classes: tuple[type, ...] = ()) -> Any:
-    """Rebuilds what `pack` was given.
+def unpack(state: bytes, classes: tuple[type, ...] = ()) -> Any:
+    """Restores what `pack` was given.
 
     Args:
-        arrays: From `pack`, or a file that ``np.load`` opened.
+        state: From `pack`.
         classes: Dataclasses that may occur; no others are built.
 
     Raises:
-        ValueError: If this is not a packed state.
+        ValueError: If these are not bytes from `pack`.
     """
-    if HEADER not in arrays:
-        raise ValueError(f"Not a saved state: there is no {HEADER!r} in {sorted(arrays)}")
     known = {cls.__name__: cls for cls in classes}
-    return _decode(json.loads(str(arrays[HEADER])), arrays, known)
+    try:
+        with np.load(io.BytesIO(state), allow_pickle=False) as archive:
+            arrays = dict(archive)
+        return _decode(json.loads(str(arrays[HEADER])), arrays, known)
+    except (zipfile.BadZipFile, EOFError, ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(
+            f"Not a saved state, or a damaged one ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _encode(value: Any, arrays: Arrays) -> Any:
@@ -51,7 +59,7 @@ def _encode(value: Any, arrays: Arrays) -> Any:
         return value
     if isinstance(value, np.ndarray) and value.dtype != object:
         name = f"array_{len(arrays)}"
-        arrays[name] = value.copy()
+        arrays[name] = value
         return {"array": name}
     if isinstance(value, list):
         return [_encode(item, arrays) for item in value]
@@ -65,14 +73,13 @@ def _encode(value: Any, arrays: Arrays) -> Any:
     raise TypeError(f"State must be numbers, strings, arrays and containers of them, got {value!r}")
 
 
-def _decode(value: Any, arrays: Mapping[str, Any], classes: dict[str, type]) -> Any:
+def _decode(value: Any, arrays: Arrays, classes: dict[str, type]) -> Any:
     if isinstance(value, list):
         return [_decode(item, arrays, classes) for item in value]
     if not isinstance(value, dict):
         return value
     if "array" in value:
-        # Copied: two states, or a state and the running wrapper, must not share an array.
-        return np.array(arrays[value["array"]])
+        return arrays[value["array"]]
     if "tuple" in value:
         return tuple(_decode(item, arrays, classes) for item in value["tuple"])
     content = {name: _decode(item, arrays, classes) for name, item in value["dict"].items()}

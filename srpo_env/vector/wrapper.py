@@ -49,6 +49,9 @@ MANY_CLOSED = 1024
 """Closed groups that wait to be fetched before a warning, and the most that are held with the
 memory reference: 8192 episodes in groups of 8, 48 MB of latents of 1408 dimensions"""
 
+STATE = "srpo_env"
+"""Name of the wrapper's state in `state_dict`"""
+
 PARTIAL_RESET_OPTIONS = ("env_idx", "env_ids", "env_indices", "env_id", "indices", "mask")
 """Options by which other libraries reset some of the sub-environments"""
 
@@ -428,19 +431,20 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
     # --- State ---
 
-    def state_dict(self) -> dict[str, Array]:
+    def state_dict(self) -> dict[str, bytes]:
         """Returns the state of the wrapper between two steps, without that of the environments.
 
         Returns:
-            Arrays by name, data only: ``np.savez(path, **envs.state_dict())`` saves them, and
-            ``envs.load_state_dict(np.load(path))`` needs no pickle.
+            One entry, ``"srpo_env"``, an ``.npz`` archive: data only. ``torch.save`` stores it
+            beside other states, and ``torch.load`` reads it with ``weights_only=True``; without
+            torch, ``path.write_bytes(envs.state_dict()["srpo_env"])`` does.
 
         Raises:
             RuntimeError: If the last `step` raised an error and was not repeated.
         """
         if self._transition is not None:
             raise RuntimeError("The last `step` raised an error: repeat it, or call `reset`, first")
-        return serialization.pack(
+        state = serialization.pack(
             {
                 "settings": self._settings(),
                 "step_count": self._step_count,
@@ -454,16 +458,19 @@ class SelfReferentialProgressWrapper(VectorWrapper):
                 "late_task": self._late_task,
             }
         )
+        return {STATE: state}
 
-    def load_state_dict(self, arrays: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned, to the bit.
 
         Raises:
-            ValueError: If the state is of a wrapper with other settings, encoder and distance
-                included.
+            ValueError: If this is not a state, or that of a wrapper with other settings, encoder
+                and distance included.
         """
         classes = (FrameRecorder, OpenEpisode, OpenGroup, Episode, Group, EndedEpisode)
-        state = serialization.unpack(arrays, classes)
+        if STATE not in state_dict:
+            raise ValueError(f"Not a saved state: there is no {STATE!r} in {sorted(state_dict)}")
+        state = serialization.unpack(state_dict[STATE], classes)
         mine = self._settings()
         saved = state["settings"]
         differing = {

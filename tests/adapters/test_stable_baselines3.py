@@ -271,10 +271,10 @@ def test_a_saved_model_and_the_wrappers_state_continue_together(tmp_path):
     model = short_ppo(venv)
     model.learn(4 * 16, callback=ShapedRewards())
     model.save(tmp_path / "model.zip")
-    np.savez(tmp_path / "wrapper.npz", **venv.wrapper.state_dict())
+    torch.save(venv.wrapper.state_dict(), tmp_path / "wrapper.pt")
 
     other = shaped(make_corridor(4, mode=AutoresetMode.SAME_STEP), group_size=4)
-    other.wrapper.load_state_dict(np.load(tmp_path / "wrapper.npz"))
+    other.wrapper.load_state_dict(torch.load(tmp_path / "wrapper.pt", weights_only=True))
     assert other.wrapper.step_count == venv.wrapper.step_count == 16
     loaded = PPO.load(tmp_path / "model.zip", env=other, device="cpu")
     observations = other.reset()

@@ -1,4 +1,4 @@
-"""Packed state is data only and comes back to the bit."""
+"""Packed state is data only and is restored to the bit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from srpo_env.vector import serialization as state
+from srpo_env.vector import serialization
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Point:
     label: str | None
 
 
-def test_what_is_packed_comes_back_to_the_bit_through_a_file_without_pickle():
+def test_packed_state_is_restored_to_the_bit():
     tree = {
         "numbers": [1, 0.1 + 0.2, -math.inf, True, None, 2**53 + 1],
         "key": ("pick", (3, None)),
@@ -26,29 +26,40 @@ def test_what_is_packed_comes_back_to_the_bit_through_a_file_without_pickle():
         "array": np.array([[0.1, math.nan]], np.float32),
         "empty": [],
     }
-    file = io.BytesIO()
-    np.savez(file, **state.pack(tree))
-    file.seek(0)
-    with np.load(file, allow_pickle=False) as arrays:
-        back = state.unpack(arrays, (Point,))
+    back = serialization.unpack(serialization.pack(tree), (Point,))
     np.testing.assert_equal(back, tree)
     assert back["array"].dtype == np.float32
     assert isinstance(back["key"], tuple)
 
 
-def test_later_changes_do_not_reach_what_was_packed():
+def test_packed_state_is_a_copy():
     array = np.zeros(2)
-    packed = state.pack([array])
+    packed = serialization.pack([array])
     array += 1
-    assert state.unpack(packed)[0].tolist() == [0, 0]
+    assert serialization.unpack(packed)[0].tolist() == [0, 0]
 
 
-def test_a_class_that_was_not_named_is_not_built():
-    with pytest.raises(KeyError, match="Point"):
-        state.unpack(state.pack(Point(1.0, "a")))
+def test_classes_that_are_not_listed_are_not_built():
+    with pytest.raises(ValueError, match="KeyError: 'Point'"):
+        serialization.unpack(serialization.pack(Point(1.0, "a")))
 
 
 @pytest.mark.parametrize("value", [{1: 2}, {"a": {3}}, np.array([None]), object()])
-def test_anything_else_is_refused(value):
+def test_other_types_are_refused(value):
     with pytest.raises(TypeError, match="State must be"):
-        state.pack(value)
+        serialization.pack(value)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:50], lambda data: b"", lambda data: b"x" * 9]
+)
+def test_damaged_bytes_are_refused(damage):
+    with pytest.raises(ValueError, match="Not a saved state, or a damaged one"):
+        serialization.unpack(damage(serialization.pack([1])))
+
+
+def test_pickled_objects_are_not_loaded():
+    file = io.BytesIO()
+    np.savez(file, header=np.array([object()]))
+    with pytest.raises(ValueError, match="Not a saved state"):
+        serialization.unpack(file.getvalue())
