@@ -271,6 +271,7 @@ def test_a_saved_model_and_the_wrappers_state_continue_together(tmp_path):
     model = short_ppo(venv)
     model.learn(4 * 16, callback=ShapedRewards())
     model.save(tmp_path / "model.zip")
+    torch = pytest.importorskip("torch")
     torch.save(venv.wrapper.state_dict(), tmp_path / "wrapper.pt")
 
     other = shaped(make_corridor(4, mode=AutoresetMode.SAME_STEP), group_size=4)
