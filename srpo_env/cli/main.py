@@ -19,6 +19,7 @@ from srpo_env import __version__
 COMMANDS = {
     "assets": "show which LIBERO assets are used, or download LIBERO's own",
     "benchmark": "measure speed, side by side with what others use",
+    "check-reward": "check whether the progress reward is any good on your recorded episodes",
     "demos": "record demonstrations of the scripted expert in LIBERO's file format",
     "doctor": "check whether training can run here, and say how to mend what is wrong",
     "record-behaviours": "record successes and failures of many kinds, with their true progress",

@@ -15,10 +15,11 @@ pytest.importorskip("dtaidistance")
 pytest.importorskip("tqdm")
 
 from srpo_env.benchmarks.reward import encoders as reward_encoders
-from srpo_env.benchmarks.reward.benchmark import Settings, measure, num_measurements, to_json
+from srpo_env.benchmarks.reward.benchmark import Settings, measure, num_measurements
 from srpo_env.benchmarks.reward.distance_options import OPTIONS
 from srpo_env.benchmarks.reward.encoders import Row, make_rows
 from srpo_env.benchmarks.reward.latents import save_states, states_file, task_states
+from srpo_env.benchmarks.reward.plain_data import to_json
 from srpo_env.benchmarks.reward.report import CURVES, RANKING, draw, tables
 from srpo_env.cli import main as cli
 from srpo_env.libero.behaviour_files import writing_behaviours

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-
 from srpo_env.benchmarks.reward import metrics, shifts
 from srpo_env.benchmarks.reward.distance_options import OPTIONS, Centers
 from srpo_env.benchmarks.reward.encoders import BASELINES, Row, make_rows
 from srpo_env.benchmarks.reward.latents import PARTS, task_latents, task_states
+from srpo_env.benchmarks.reward.plain_data import plain
 from srpo_env.benchmarks.reward.scores import (
     AS_RECORDED,
     TaskFacts,
@@ -144,7 +141,7 @@ def measure(settings: Settings, progress: Callable[[str], object]) -> dict[str, 
         )
     drawn = Bootstrap.draw(scores.facts, settings.num_samples, settings.seed)
     result = {
-        "settings": _plain(asdict(settings)),
+        "settings": plain(asdict(settings)),
         "definitions": DEFINITIONS,
         "versions": _versions(),
         "episodes": {**_counts(scores.facts, settings.files), "left_out": scores.left_out},
@@ -158,7 +155,7 @@ def measure(settings: Settings, progress: Callable[[str], object]) -> dict[str, 
             both = [rank_within_tasks(scores.facts, x, drawn, AS_RECORDED) for x in (found, pixels)]
             row["lead_over_pixels"] = both[0].lead(both[1])
         result["rows"].append(row)
-    return dict(_plain(result))
+    return dict(plain(result))
 
 
 def _score_file(
@@ -246,23 +243,3 @@ def _counts(facts: Sequence[TaskFacts], files: Sequence[Path]) -> dict[str, Any]
 def _versions() -> dict[str, Any]:
     packages = ("srpo-env", "numpy", "scikit-learn", "scipy")
     return {**{name: importlib.metadata.version(name) for name in packages}, "commit": commit()}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: lists, plain numbers, and null for what is not a number."""
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def to_json(result: dict[str, Any]) -> str:
-    """The result as text."""
-    return json.dumps(result, indent=2, allow_nan=False) + "\n"

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from srpo_env.benchmarks.reward import shifts
 from srpo_env.benchmarks.reward.encoders import Paths, Row
+from srpo_env.benchmarks.reward.metrics import window_ends
 from srpo_env.benchmarks.reward.shifts import SHIFTS
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.libero.demos import recording_settings
@@ -42,11 +43,6 @@ class TaskLatents:
     """whole episodes with changed frames, by the name of the shift; none of states"""
     shifted_windows: dict[str, Paths]
     """the windows of the first `MAX_SHIFTED` successes, with the same changed frames"""
-
-
-def window_ends(num_frames: int, num_windows: int) -> npt.NDArray[np.int64]:
-    """Frames in each window of an episode: from 2, or all there are, to all of them."""
-    return np.linspace(min(2, num_frames), num_frames, num_windows).round().astype(np.int64)
 
 
 def task_latents(

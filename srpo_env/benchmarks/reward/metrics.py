@@ -131,6 +131,15 @@ def interval(samples: Floats) -> tuple[float, float]:
 # --- Curves of progress: the paper's five ---------------------------------------------------------
 
 
+def window_ends(num_frames: int, num_windows: int) -> npt.NDArray[np.int64]:
+    """Returns the number of frames in each growing window of an episode, ``(num_windows,)``.
+
+    All windows start with the episode. The first has 2 frames (1 if there is only one), the last
+    has all of them.
+    """
+    return np.linspace(min(2, num_frames), num_frames, num_windows).round().astype(np.int64)
+
+
 def progress_curve(distances: Floats) -> Floats:
     """Progress of an episode's windows: the farthest is 0, the nearest 1; ``(num_windows,)``.
 
@@ -144,9 +153,17 @@ def progress_curve(distances: Floats) -> Floats:
     return curve
 
 
-def spearman(curve: Floats) -> float:
-    """Rank correlation of progress with time; 0 for a curve that is flat."""
-    return 0.0 if np.ptp(curve) == 0 else float(spearmanr(np.arange(len(curve)), curve).statistic)
+def spearman(curve: Floats, times: npt.NDArray[np.number] | None = None) -> float:
+    """Computes the rank correlation of progress with time, in [-1, 1]; 0 for a flat curve.
+
+    Args:
+        curve: Progress, ``(num_windows,)``.
+        times: Time of each value, ``(num_windows,)``; default: 0, 1, 2, ...
+    """
+    times = np.arange(len(curve)) if times is None else times
+    if np.ptp(curve) == 0 or np.ptp(times) == 0:
+        return 0.0
+    return float(spearmanr(times, curve).statistic)
 
 
 def monotonicity(curve: Floats) -> float:

@@ -10,8 +10,8 @@ pytest.importorskip("dtaidistance")
 
 from srpo_env.benchmarks.reward.distance_options import OPTIONS, centers_without, cluster, distances
 from srpo_env.benchmarks.reward.encoders import make_rows
-from srpo_env.benchmarks.reward.latents import TaskLatents, window_ends
-from srpo_env.benchmarks.reward.metrics import progress_curve
+from srpo_env.benchmarks.reward.latents import TaskLatents
+from srpo_env.benchmarks.reward.metrics import progress_curve, window_ends
 from srpo_env.benchmarks.reward.scores import (
     AS_RECORDED,
     ONE_SIDED,

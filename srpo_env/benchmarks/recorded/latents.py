@@ -1,0 +1,118 @@
+"""Latents of recorded episodes, and of growing prefixes of the successes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from srpo_env.benchmarks.reward.metrics import window_ends
+from srpo_env.encoders.protocol import TrajectoryEncoder, distance_of, encode_checked
+from srpo_env.offline import RecordedEpisode
+from srpo_env.rewards.progress import Distance
+
+Floats = npt.NDArray[np.float64]
+
+NUM_PREFIXES = 10
+"""Growing prefixes of a success"""
+
+MAX_CURVES = 20
+"""Successes of a task whose prefixes are encoded: enough for the mean, and bounds the cost"""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedEpisodes:
+    """Latents of recorded episodes by one encoder."""
+
+    encoder: str
+    distance: Distance
+    tasks: tuple[str, ...]
+    successes: npt.NDArray[np.bool_]
+    """shape ``(num_episodes,)``"""
+    latents: Floats
+    """shape ``(num_episodes, latent_dim)``"""
+    prefixes: Mapping[int, Floats]
+    """latents of the prefixes of some successes, by row, each ``(num_prefixes, latent_dim)``"""
+    times: Mapping[int, Floats]
+    """share of the episode in each prefix, in (0, 1], by row, each ``(num_prefixes,)``"""
+
+
+def encode_episodes(
+    episodes: Iterable[RecordedEpisode],
+    encoders: Mapping[str, TrajectoryEncoder],
+    *,
+    num_prefixes: int = NUM_PREFIXES,
+    batch_size: int = 8,
+    progress: Callable[[], object] | None = None,
+) -> list[EncodedEpisodes]:
+    """Encodes episodes, and growing prefixes of the first `MAX_CURVES` successes of each task.
+
+    Args:
+        episodes: Of any number of tasks; at most ``batch_size`` are held.
+        encoders: By name.
+        num_prefixes: Prefixes of a success; the last is the whole episode.
+        batch_size: Episodes that are encoded in one call, with their prefixes.
+        progress: Called after each episode.
+
+    Returns:
+        The latents of each encoder, in the order of ``encoders``.
+
+    Raises:
+        ValueError: If there is no episode, or an encoder fails on one.
+    """
+    tasks: list[str] = []
+    successes: list[bool] = []
+    latents: dict[str, list[Floats]] = {name: [] for name in encoders}
+    prefixes: dict[str, dict[int, Floats]] = {name: {} for name in encoders}
+    times: dict[int, Floats] = {}
+    batch: list[tuple[int, RecordedEpisode]] = []
+
+    def encode() -> None:
+        ends = {row: window_ends(len(e.video), num_prefixes) for row, e in batch if row in times}
+        videos, labels = [], []
+        for row, episode in batch:
+            windows = ends.get(row, [len(episode.video)])
+            videos += [episode.video[:end] for end in windows]
+            labels += [f"{episode.name} of {episode.source}"] * len(windows)
+        for name, encoder in encoders.items():
+            encoded = encode_checked(encoder, videos, labels).astype(np.float64)
+            first = 0
+            for row, _ in batch:
+                last = first + len(ends.get(row, [0]))
+                latents[name].append(encoded[last - 1])  # the longest prefix is the whole episode
+                if row in ends:
+                    prefixes[name][row] = encoded[first:last]
+                first = last
+        batch.clear()
+
+    num_curves: dict[str, int] = {}
+    for row, episode in enumerate(episodes):
+        tasks.append(episode.task)
+        successes.append(episode.success)
+        if episode.success and num_curves.get(episode.task, 0) < MAX_CURVES:
+            num_curves[episode.task] = num_curves.get(episode.task, 0) + 1
+            num_frames = len(episode.video)
+            times[row] = window_ends(num_frames, num_prefixes) / num_frames
+        batch.append((row, episode))
+        if len(batch) == batch_size:
+            encode()
+        if progress is not None:
+            progress()
+    if batch:
+        encode()
+    if not tasks:
+        raise ValueError("there must be at least one recorded episode, got none")
+    return [
+        EncodedEpisodes(
+            encoder=name,
+            distance=distance_of(encoder),
+            tasks=tuple(tasks),
+            successes=np.array(successes),
+            latents=np.stack(latents[name]),
+            prefixes=prefixes[name],
+            times=times,
+        )
+        for name, encoder in encoders.items()
+    ]

@@ -1,0 +1,59 @@
+"""Checks whether the progress reward is any good on your own recorded episodes.
+
+Needs success labels and no simulator. Every success is compared with the other successes of its
+task: does its progress rise with time, and are failures farther away? Prints tables, a verdict and
+the next step. The exit code is 0 if the reward is usable, 1 if it is not or if there is too little
+data, 2 after an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from srpo_env.benchmarks.recorded.report import draw, report
+from srpo_env.benchmarks.recorded.verdict import check_reward
+from srpo_env.benchmarks.reward.plain_data import to_json
+from srpo_env.cli.recordings import add_recordings, read_source, sources_of
+from srpo_env.encoders.named import HELP, WORLD_MODEL, named_encoder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the recordings, the encoder and the files to write."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_recordings(parser, metavar="EPISODES")
+    parser.add_argument(
+        "--encoder", default=WORLD_MODEL, metavar="NAME", help=f"{HELP} (default: %(default)s)"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="picture to write (.png)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all figures")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the bootstrap (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks the reward, prints the report and writes the files."""
+    sources = sources_of(args.paths)
+    encoder = named_encoder(args.encoder)
+    episodes = (
+        episode
+        for source in sources
+        for episode in read_source(source, camera=args.camera, max_frames=args.max_frames)
+    )
+    with tqdm(desc="encoding", unit="episode", disable=None) as bar:
+        check = check_reward(
+            episodes, encoder, name=args.encoder, seed=args.seed, progress=bar.update
+        )
+    print(report(check))
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(to_json(check.as_dict()))
+        print(f"\nfigures written to {args.json}")
+    if args.plot is not None:
+        args.plot.parent.mkdir(parents=True, exist_ok=True)
+        draw(check).savefig(args.plot)
+        print(f"picture written to {args.plot}")
+    return 0 if check.verdict.status == "usable" else 1

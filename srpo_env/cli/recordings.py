@@ -1,0 +1,109 @@
+"""Arguments that name recorded episodes, and the readers of each kind of recording."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from srpo_env.offline import RecordedEpisode, even_rows, read_lerobot, read_libero
+
+
+def add_recordings(parser: argparse.ArgumentParser, metavar: str = "PATH") -> None:
+    """Adds ``paths``, ``--camera`` and ``--max-frames``."""
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar=metavar,
+        help="HDF5 files in LIBERO's layout or of `srpo-env record-behaviours`, folders of them, "
+        "or folders of LeRobot datasets; episodes of one task are compared with each other, "
+        "whichever file they are in",
+    )
+    parser.add_argument(
+        "--camera",
+        help="name of the images (default: LIBERO's third-person camera, or the only one)",
+    )
+    parser.add_argument(
+        "--max-frames",
+        type=int,
+        default=64,
+        help="number of frames taken of each episode, evenly spaced (default: %(default)s)",
+    )
+
+
+def sources_of(paths: list[Path]) -> list[Path]:
+    """Lists the recordings at these paths: HDF5 files and folders of LeRobot datasets.
+
+    Raises:
+        FileNotFoundError: If there is none at a path.
+    """
+    return [source for path in paths for source in _sources_at(path)]
+
+
+def read_source(
+    source: Path, *, camera: str | None = None, max_frames: int = 64
+) -> Iterator[RecordedEpisode]:
+    """Reads the episodes of one recording.
+
+    Args:
+        source: An HDF5 file or the folder of a LeRobot dataset.
+        camera: Name of the images; default: LIBERO's third-person camera, or the only one.
+        max_frames: Frames taken of each episode, evenly spaced.
+
+    Raises:
+        ImportError: If it is a LeRobot dataset and lerobot is not installed.
+        ValueError: If it cannot be read.
+    """
+    if not source.is_dir():
+        if _holds_behaviours(source):
+            return _read_behaviours(source, max_frames)
+        return read_libero(source, camera=camera or "agentview_rgb", max_frames=max_frames)
+    try:
+        lerobot = importlib.import_module("lerobot.datasets.lerobot_dataset")
+    except ImportError as error:
+        raise ImportError(
+            f"{str(source)!r} is a LeRobot dataset, which lerobot reads: run `pip install lerobot`"
+        ) from error
+    dataset = lerobot.LeRobotDataset(source.name, root=source)
+    return read_lerobot(dataset, camera=camera, max_frames=max_frames)
+
+
+def _holds_behaviours(file: Path) -> bool:
+    import h5py
+
+    from srpo_env.libero.behaviour_files import FORMAT
+
+    try:
+        with h5py.File(file, "r") as content:
+            data = content.get("data")
+            return data is not None and data.attrs.get("format") == FORMAT
+    except OSError as error:
+        raise ValueError(f"{str(file)!r} is not an HDF5 file, or is damaged: {error}") from error
+
+
+def _read_behaviours(file: Path, max_frames: int) -> Iterator[RecordedEpisode]:
+    from srpo_env.libero.behaviour_files import read_behaviours
+
+    for number, episode in enumerate(read_behaviours(file)):
+        yield RecordedEpisode(
+            name=f"data/episode_{number}",
+            task=file.stem,
+            success=episode.success,
+            video=episode.frames[even_rows(len(episode.frames), max_frames)],
+            source=str(file),
+        )
+
+
+def _sources_at(path: Path) -> list[Path]:
+    if not path.exists():
+        raise FileNotFoundError(f"there are no recorded episodes at {str(path)!r}: no such path")
+    if path.is_file() or (path / "meta" / "info.json").is_file():
+        return [path]
+    files = sorted(path.glob("*.hdf5"))
+    if not files:
+        raise FileNotFoundError(
+            f"a folder must hold *.hdf5 files or be a LeRobot dataset, {str(path)!r} is neither"
+        )
+    return files
