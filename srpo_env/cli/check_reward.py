@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from srpo_env.benchmarks.plain_data import to_json
 from srpo_env.benchmarks.recorded.report import draw, report
 from srpo_env.benchmarks.recorded.verdict import check_reward
-from srpo_env.benchmarks.reward.plain_data import to_json
 from srpo_env.cli.recordings import add_recordings, read_source, sources_of
 from srpo_env.encoders.named import HELP, WORLD_MODEL, named_encoder
 

@@ -14,12 +14,12 @@ pytest.importorskip("h5py")
 pytest.importorskip("dtaidistance")
 pytest.importorskip("tqdm")
 
-from srpo_env.benchmarks.reward import encoders as reward_encoders
+from srpo_env.benchmarks.plain_data import to_json
+from srpo_env.benchmarks.reward import encoder_rows
 from srpo_env.benchmarks.reward.benchmark import Settings, measure, num_measurements
 from srpo_env.benchmarks.reward.distance_options import OPTIONS
-from srpo_env.benchmarks.reward.encoders import Row, make_rows
+from srpo_env.benchmarks.reward.encoder_rows import Row, make_rows
 from srpo_env.benchmarks.reward.latents import save_states, states_file, task_states
-from srpo_env.benchmarks.reward.plain_data import to_json
 from srpo_env.benchmarks.reward.report import CURVES, RANKING, draw, tables
 from srpo_env.cli import main as cli
 from srpo_env.libero.behaviour_files import writing_behaviours
@@ -38,7 +38,7 @@ class CountingEncoder:
     def encode_paths(self, videos):
         type(self).encoded += len(videos)
         columns = [np.argmax(video[:, :, :, 0].max(axis=1), axis=1) for video in videos]
-        times = [reward_encoders.resampled(column, 6) for column in columns]
+        times = [encoder_rows.resampled(column, 6) for column in columns]
         return np.stack(times)[..., None].astype(np.float32)
 
 

@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("libero", reason="LIBERO is not installed: pip install 'srpo-env[libero]'")
 
-from srpo_env.benchmarks.sim import comparison, contenders
-from srpo_env.benchmarks.sim.contenders import CHUNK, Side, Upstream, Work
+from srpo_env.benchmarks.sim import benchmark, implementations
 from srpo_env.benchmarks.sim.image_quality import compare_visuals, psnr, ssim
+from srpo_env.benchmarks.sim.implementations import CHUNK, Side, Upstream, Work
 from srpo_env.benchmarks.sim.report import draw_profile, tables
 from srpo_env.benchmarks.sim.step_profile import PARTS, Stopwatch
 from srpo_env.cli import main as cli
@@ -20,7 +20,7 @@ from srpo_env.libero.suites import get_task
 
 pytestmark = pytest.mark.libero
 
-TINY = comparison.Settings(steps=CHUNK, repeats=2, workers=(1,), min_seconds=0.0)
+TINY = benchmark.Settings(steps=CHUNK, repeats=2, workers=(1,), min_seconds=0.0)
 
 
 def gray(value, size=16):
@@ -128,7 +128,7 @@ class Counted(Side):
 
     def __init__(self, monkeypatch):
         self.now, self.done = 0.0, []
-        monkeypatch.setattr(contenders.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(implementations.time, "perf_counter", lambda: self.now)
 
     def _pass(self, what):
         self.now += 0.1
@@ -161,7 +161,7 @@ def test_speed_counts_the_steps_of_all_environments_and_no_rewinding(monkeypatch
 def test_the_memory_is_the_proportional_set_size_of_all_workers(monkeypatch, tmp_path):
     for process, size in ((1, 2000), (2, 500)):
         (tmp_path / str(process)).write_text(f"Rss: 9999 kB\nPss:     {size} kB\nPss_Anon: 7 kB\n")
-    monkeypatch.setattr(contenders, "_SMAPS", str(tmp_path / "{}"))
+    monkeypatch.setattr(implementations, "_SMAPS", str(tmp_path / "{}"))
     side = Counted(monkeypatch)
     side.processes = [1, 2]
     assert side.memory() == 2500 * 1024
@@ -170,7 +170,7 @@ def test_the_memory_is_the_proportional_set_size_of_all_workers(monkeypatch, tmp
 
 
 def test_a_spread_keeps_every_value():
-    assert comparison.spread([3.0, 1.0, 10.0]) == {
+    assert benchmark.spread([3.0, 1.0, 10.0]) == {
         "median": 3.0,
         "min": 1.0,
         "max": 10.0,
@@ -179,10 +179,10 @@ def test_a_spread_keeps_every_value():
 
 
 def test_every_environment_has_its_own_actions_whatever_is_beside_it():
-    two, three = (comparison._work(TINY, num_envs, repeat=1) for num_envs in (2, 3))
+    two, three = (benchmark._work(TINY, num_envs, repeat=1) for num_envs in (2, 3))
     np.testing.assert_array_equal(two.actions, three.actions[:, :2])
     assert (two.actions[:, 0] != two.actions[:, 1]).all()
-    assert (comparison._work(TINY, 2, repeat=2).actions != two.actions).all()
+    assert (benchmark._work(TINY, 2, repeat=2).actions != two.actions).all()
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_a_setting_out_of_its_range_is_an_error(setting, message):
 def test_both_sides_are_measured_on_the_same_work():
     told = []
     settings = replace(TINY, parts=("speed",))
-    result = json.loads(json.dumps(comparison.measure(settings, told.append)))
-    assert len(told) == comparison.num_measurements(settings)
+    result = json.loads(json.dumps(benchmark.measure(settings, told.append)))
+    assert len(told) == benchmark.num_measurements(settings)
     assert [row["kind"] for row in result["speed"]] == ["no camera", "exact", "fast"]
     for row in result["speed"]:
         theirs, ours = row["upstream"], row["ours"]
@@ -250,12 +250,12 @@ def test_the_command_writes_tables_figures_and_a_picture(tmp_path, capfd):
 @pytest.mark.slow
 def test_environments_of_one_worker_share_its_memory():
     settings = replace(TINY, parts=("memory",))
-    rows = list(comparison.measure_memory(settings, lambda what: None))
+    rows = list(benchmark.measure_memory(settings, lambda what: None))
     alone = next(row for row in rows if (row["side"], row["kind"]) == ("ours", "fast"))
-    kind_and_size = ("fast", comparison.MANY_ENVS)
+    kind_and_size = ("fast", benchmark.MANY_ENVS)
     many = next(row for row in rows if (row["kind"], row["envs"]) == kind_and_size)
     assert alone["bytes"] > 50e6
-    assert many["bytes_per_env"] == many["bytes"] / comparison.MANY_ENVS
+    assert many["bytes_per_env"] == many["bytes"] / benchmark.MANY_ENVS
     assert many["bytes_per_env"] < alone["bytes_per_env"] / 2
 
 
@@ -263,7 +263,7 @@ def test_where_libero_cannot_be_run_its_last_words_are_told(monkeypatch):
     def fail(*arguments):
         raise ValueError("last words")
 
-    monkeypatch.setattr(contenders, "make_upstream", fail)
+    monkeypatch.setattr(implementations, "make_upstream", fail)
     with pytest.raises(ConnectionError, match=r"ended in its process: ValueError: last words"):
         Upstream(get_task("libero_object", 0), "no camera", 1)
 

@@ -12,19 +12,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from srpo_env.benchmarks.reward import metrics, shifts
+from srpo_env.benchmarks.plain_data import plain
+from srpo_env.benchmarks.reward import image_shifts, metrics
 from srpo_env.benchmarks.reward.distance_options import OPTIONS, Centers
-from srpo_env.benchmarks.reward.encoders import BASELINES, Row, make_rows
+from srpo_env.benchmarks.reward.encoder_rows import BASELINES, Row, make_rows
 from srpo_env.benchmarks.reward.latents import PARTS, task_latents, task_states
-from srpo_env.benchmarks.reward.plain_data import plain
-from srpo_env.benchmarks.reward.scores import (
+from srpo_env.benchmarks.reward.rankings import Bootstrap, figures, rank_within_tasks
+from srpo_env.benchmarks.reward.task_distances import (
     AS_RECORDED,
     TaskFacts,
     TaskScores,
     facts_of,
     score_task,
 )
-from srpo_env.benchmarks.reward.statistics import Bootstrap, figures, rank_within_tasks
 from srpo_env.libero.behaviour_files import read_behaviours
 from srpo_env.libero.demos import recording_settings
 from srpo_env.machine import commit
@@ -210,12 +210,12 @@ DEFINITIONS: dict[str, Any] = {
     "js": f"in nats, histograms of {metrics.JS_BINS} bins over [0, 1], of the same",
     "smd": "difference of means over the pooled standard deviation, of the same",
     "shifts": {
-        "camera": f"turned by {shifts.MAX_ANGLE / 2:g} to {shifts.MAX_ANGLE:g} "
-        f"degrees, magnified by {shifts.ZOOM[0]:g} to {shifts.ZOOM[1]:g}, moved by "
-        f"up to {shifts.MAX_OFFSET:.0%}",
-        "light": f"{shifts.MAX_DIMMING / 2:.0%} to {shifts.MAX_DIMMING:.0%} darker "
-        f"or lighter, each colour by up to {shifts.MAX_TINT:.0%} besides",
-        "noise": f"normal, of {shifts.NOISE:g} of white on every pixel and frame",
+        "camera": f"turned by {image_shifts.MAX_ANGLE / 2:g} to {image_shifts.MAX_ANGLE:g} "
+        f"degrees, magnified by {image_shifts.ZOOM[0]:g} to {image_shifts.ZOOM[1]:g}, moved by "
+        f"up to {image_shifts.MAX_OFFSET:.0%}",
+        "light": f"{image_shifts.MAX_DIMMING / 2:.0%} to {image_shifts.MAX_DIMMING:.0%} darker "
+        f"or lighter, each colour by up to {image_shifts.MAX_TINT:.0%} besides",
+        "noise": f"normal, of {image_shifts.NOISE:g} of white on every pixel and frame",
         "placement": "compared with successes from other initial states only",
     },
 }

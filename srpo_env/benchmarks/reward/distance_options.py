@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.benchmarks.reward.encoders import Paths
+from srpo_env.benchmarks.reward.encoder_rows import Paths
 from srpo_env.rewards import distances as path_distances
 from srpo_env.rewards.clustering import Clustering, success_centers
 from srpo_env.rewards.distances import Distance, distances_to_centers

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.benchmarks.reward import shifts
-from srpo_env.benchmarks.reward.encoders import Paths, Row
+from srpo_env.benchmarks.reward import image_shifts
+from srpo_env.benchmarks.reward.encoder_rows import Paths, Row
+from srpo_env.benchmarks.reward.image_shifts import SHIFTS
 from srpo_env.benchmarks.reward.metrics import window_ends
-from srpo_env.benchmarks.reward.shifts import SHIFTS
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.libero.demos import recording_settings
 
@@ -154,7 +154,7 @@ def save_states(path: Path, states: Sequence[Floats]) -> None:
 
 def _shifts() -> list[Any]:
     """What decides the shifts."""
-    return [value for name, value in sorted(vars(shifts).items()) if name.isupper()
+    return [value for name, value in sorted(vars(image_shifts).items()) if name.isupper()
             and isinstance(value, float | tuple)]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from srpo_env.benchmarks.sim.contenders import CHUNK, Kind, make_upstream
+from srpo_env.benchmarks.sim.implementations import CHUNK, Kind, make_upstream
 from srpo_env.libero.assets import prepare_libero
 from srpo_env.libero.env import LiberoEnv
 from srpo_env.libero.gl import choose_gl

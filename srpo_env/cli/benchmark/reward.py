@@ -15,12 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from srpo_env.benchmarks.plain_data import to_json
 from srpo_env.benchmarks.reward.benchmark import Settings, measure, num_measurements
 from srpo_env.benchmarks.reward.distance_options import OPTIONS
-from srpo_env.benchmarks.reward.encoders import BASELINES, make_rows, shipped
-from srpo_env.benchmarks.reward.plain_data import to_json
+from srpo_env.benchmarks.reward.encoder_rows import BASELINES, make_rows, shipped
 from srpo_env.benchmarks.reward.report import draw, tables
-from srpo_env.benchmarks.reward.strategies import (
+from srpo_env.benchmarks.reward.strategy_clusters import (
     ONE_WAY,
     OTHER_WAY,
     measure_strategies,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from srpo_env.benchmarks.sim.comparison import PARTS, Settings, describe, measure, num_measurements
+from srpo_env.benchmarks.sim.benchmark import PARTS, Settings, describe, measure, num_measurements
 from srpo_env.benchmarks.sim.report import draw_profile, header, tables
 from srpo_env.cli.assets import announcement_left_out
 from srpo_env.libero.suites import check_suite_name

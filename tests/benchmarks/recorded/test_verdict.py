@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from srpo_env import PixelEncoder
+from srpo_env.benchmarks.plain_data import to_json
 from srpo_env.benchmarks.recorded.report import draw, report
 from srpo_env.benchmarks.recorded.verdict import check_reward
-from srpo_env.benchmarks.reward.plain_data import to_json
 from tests.benchmarks.recorded.toy_recordings import Blind, LastPosition, recorded, walks
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from srpo_env.benchmarks.reward.distance_options import OPTIONS, cluster
-from srpo_env.benchmarks.reward.encoders import Row
+from srpo_env.benchmarks.reward.encoder_rows import Row
 from srpo_env.benchmarks.reward.latents import task_states
 from srpo_env.libero.behaviour_files import read_behaviours
 

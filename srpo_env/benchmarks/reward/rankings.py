@@ -19,7 +19,7 @@ from srpo_env.benchmarks.reward.metrics import (
     rank_sums,
     right_pairs,
 )
-from srpo_env.benchmarks.reward.scores import (
+from srpo_env.benchmarks.reward.task_distances import (
     AS_RECORDED,
     ONE_SIDED,
     TaskFacts,

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("PIL")
 
-from srpo_env.benchmarks.reward.shifts import (
+from srpo_env.benchmarks.reward.image_shifts import (
     MAX_DIMMING,
     MAX_TINT,
     NOISE,

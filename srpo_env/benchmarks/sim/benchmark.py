@@ -18,7 +18,8 @@ from typing import Any, TypeVar, get_args
 
 import numpy as np
 
-from srpo_env.benchmarks.sim.contenders import (
+from srpo_env.benchmarks.sim.image_quality import compare_visuals
+from srpo_env.benchmarks.sim.implementations import (
     CHUNK,
     Kind,
     Ours,
@@ -27,7 +28,6 @@ from srpo_env.benchmarks.sim.contenders import (
     Work,
     quieten_upstream,
 )
-from srpo_env.benchmarks.sim.image_quality import compare_visuals
 from srpo_env.benchmarks.sim.step_profile import profile_step
 from srpo_env.libero.assets import check_suite, resolve_assets
 from srpo_env.libero.suites import MAX_STEPS, Task, check_suite_name, get_task, tasks_of

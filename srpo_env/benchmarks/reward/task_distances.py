@@ -20,7 +20,7 @@ from srpo_env.benchmarks.reward.distance_options import (
     cluster,
     distances,
 )
-from srpo_env.benchmarks.reward.encoders import Paths
+from srpo_env.benchmarks.reward.encoder_rows import Paths
 from srpo_env.benchmarks.reward.latents import TaskLatents
 from srpo_env.benchmarks.reward.metrics import (
     jensen_shannon,

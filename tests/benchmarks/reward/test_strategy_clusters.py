@@ -3,8 +3,8 @@ import pytest
 
 pytest.importorskip("h5py")
 
-from srpo_env.benchmarks.reward.encoders import make_rows
-from srpo_env.benchmarks.reward.strategies import measure_strategies, strategies_table
+from srpo_env.benchmarks.reward.encoder_rows import make_rows
+from srpo_env.benchmarks.reward.strategy_clusters import measure_strategies, strategies_table
 from tests.benchmarks.reward.toy_episodes import slide, write_file
 
 

@@ -9,10 +9,11 @@ pytest.importorskip("h5py")
 pytest.importorskip("dtaidistance")
 
 from srpo_env.benchmarks.reward.distance_options import OPTIONS, centers_without, cluster, distances
-from srpo_env.benchmarks.reward.encoders import make_rows
+from srpo_env.benchmarks.reward.encoder_rows import make_rows
 from srpo_env.benchmarks.reward.latents import TaskLatents
 from srpo_env.benchmarks.reward.metrics import progress_curve, window_ends
-from srpo_env.benchmarks.reward.scores import (
+from srpo_env.benchmarks.reward.rankings import Bootstrap, figures
+from srpo_env.benchmarks.reward.task_distances import (
     AS_RECORDED,
     ONE_SIDED,
     PLACEMENT,
@@ -22,7 +23,6 @@ from srpo_env.benchmarks.reward.scores import (
     make_groups,
     score_task,
 )
-from srpo_env.benchmarks.reward.statistics import Bootstrap, figures
 from srpo_env.rewards.progress import relabel
 from tests.benchmarks.reward.toy_episodes import slide, toy_episodes
 
