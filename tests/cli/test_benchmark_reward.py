@@ -1,4 +1,4 @@
-"""The whole benchmark on a sliding square, and the shortest run with the simulator."""
+"""The benchmark on a sliding square, and short runs with the simulator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.benchmarks.reward.toy_episodes import slide, toy_episodes, write_epis
 
 
 class CountingEncoder:
-    """The square's place and nothing else; counts what it is asked for."""
+    """Encodes the place of the square, and counts the encoded videos."""
 
     latent_shape = (1,)
     encoded = 0
@@ -49,7 +49,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(files, tmp_path_factory):
-    said = []
+    steps = []
     settings = Settings(
         files,
         tmp_path_factory.mktemp("latents"),
@@ -57,8 +57,8 @@ def result(files, tmp_path_factory):
         num_windows=4,
         num_samples=20,
     )
-    found = measure(settings, said.append)
-    assert len(said) == num_measurements(settings)
+    found = measure(settings, steps.append)
+    assert len(steps) == num_measurements(settings)
     return found
 
 
@@ -76,7 +76,7 @@ def test_there_is_a_row_for_each_encoder_option_and_kind_of_centers(result):
     assert ("pixels", "coverage", "nearest") not in rows
 
 
-def test_the_result_is_json_and_says_what_its_figures_are(result):
+def test_the_result_is_json_with_definitions(result):
     read = json.loads(to_json(result))
     assert read["episodes"] | {"recording": None} == {
         "tasks": 2,
@@ -101,7 +101,7 @@ def test_coverage_ranks_the_sliding_square(result):
     assert row["shifts"]["camera"]["group"]["tau"] > 0.9
 
 
-def test_the_lead_over_pixels_is_the_difference_of_two_rows(result):
+def test_the_lead_over_pixels_is_the_difference_of_two_taus(result):
     taus = {
         r["encoder"]: r["task"]["tau"]
         for r in result["rows"]
@@ -115,7 +115,7 @@ def test_the_lead_over_pixels_is_the_difference_of_two_rows(result):
             assert row["lead_over_pixels"]["tau"] == pytest.approx(expected)
 
 
-def test_the_table_has_every_row_under_its_headings(result):
+def test_the_tables_have_every_row_and_heading(result):
     text = tables({"given": result})
     assert "12 successes and 20 failures of 2 tasks, toy assets" in text
     rows = [line for line in text.splitlines() if line.startswith(("pixels", "random-projection"))]
@@ -131,22 +131,22 @@ def test_the_picture_can_be_drawn(result, tmp_path):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-def test_a_second_run_measures_the_same(files, result, tmp_path):
+def test_a_second_run_gives_the_same_figures(files, result, tmp_path):
     settings = Settings(files, tmp_path, encoders=("pixels",), num_windows=4, num_samples=20)
     again = measure(settings, lambda _: None)
     rows = [row for row in result["rows"] if row["encoder"] == "pixels"]
     assert json.dumps(again["rows"]) == json.dumps(rows)
 
 
-def test_latents_that_cost_something_are_kept(files, tmp_path, monkeypatch):
+def test_latents_are_cached_by_key(files, tmp_path, monkeypatch):
     encoder = CountingEncoder()
     row = Row("slow", encoder.encode_paths, key="weights")
     monkeypatch.setattr("srpo_env.benchmarks.reward.benchmark.make_rows", lambda names: [row])
     settings = Settings(files, tmp_path, encoders=("slow",), options=("mean",), num_windows=3)
     first = measure(settings, lambda _: None)
     encoded = CountingEncoder.encoded
-    # Of each of 32 episodes: itself, three windows, three shifts; of 12 successes, the windows
-    # under each shift.
+    # 32 episodes: whole, three windows and three shifts each; 12 successes: three windows under
+    # each of three shifts.
     assert encoded == 32 * 7 + 12 * 9
     again = measure(settings, lambda _: None)
     assert CountingEncoder.encoded == encoded
@@ -163,23 +163,23 @@ def test_any_encoder_can_be_a_row(own_encoder):
     assert row.encode_paths([toy_episodes()[0].frames]).shape == (1, 6, 1)
 
 
-def test_states_beside_a_file_are_taken_and_not_played_again(tmp_path):
+def test_recorded_states_are_read_instead_of_replayed(tmp_path):
     episodes = toy_episodes()
     file = write_file(tmp_path / "toy.hdf5", episodes)
     places = [episode.progress[:, None] for episode in episodes]
     save_states(states_file(file), places)
-    for mine, theirs in zip(task_states(file, episodes, tmp_path), places, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    for read, expected in zip(task_states(file, episodes, tmp_path), places, strict=True):
+        np.testing.assert_array_equal(read, expected)
     settings = Settings((file,), tmp_path, encoders=("state",), options=("coverage",))
     (row,) = measure(settings, lambda _: None)["rows"]
     assert row["group"]["tau"] == pytest.approx(1)
-    assert set(row["shifts"]) == {"placement"}  # no camera
+    assert set(row["shifts"]) == {"placement"}  # no frames to shift
 
 
-def test_episodes_that_cannot_be_played_again_have_no_state(tmp_path):
+def test_episodes_without_replay_settings_have_no_states(tmp_path):
     with writing_behaviours(tmp_path / "toy.hdf5", {}) as write:
         write(toy_episodes()[0])
-    with pytest.raises(ValueError, match=r"must say `chunk` .* leave out the row 'state'"):
+    with pytest.raises(ValueError, match=r"settings `chunk` .* leave out the row 'state'"):
         task_states(tmp_path / "toy.hdf5", toy_episodes()[:1], tmp_path)
 
 
@@ -188,14 +188,14 @@ def test_an_encoder_of_one_latent_gives_paths_of_one_time():
     assert row.encode_paths([toy_episodes()[0].frames]).shape == (1, 1, 8 * 16 * 16 * 3)
 
 
-def test_random_projection_keeps_the_distances_of_pixels():
+def test_random_projection_keeps_pixel_distances():
     pixels, projected = make_rows(["pixels", "random-projection"])
     videos = [episode.frames for episode in toy_episodes()[:4]]
     a, b = (row.encode_paths(videos).reshape(4, -1) for row in (pixels, projected))
     assert np.linalg.norm(b[0] - b[3]) == pytest.approx(np.linalg.norm(a[0] - a[3]), rel=0.2)
 
 
-def test_a_random_v_jepa_is_the_same_in_every_run():
+def test_an_untrained_vjepa_is_reproducible():
     pytest.importorskip("transformers")
     import torch
 
@@ -217,7 +217,7 @@ def test_a_random_v_jepa_is_the_same_in_every_run():
         (["no-such-checkpoint"], FileNotFoundError, "the name of one that ships"),
     ],
 )
-def test_what_is_no_encoder_is_refused(own_encoder, names, error, message):
+def test_an_invalid_encoder_name_is_an_error(own_encoder, names, error, message):
     if error is FileNotFoundError:
         pytest.importorskip("transformers")
     with pytest.raises(error, match=message):
@@ -233,7 +233,7 @@ def test_what_is_no_encoder_is_refused(own_encoder, names, error, message):
         ({"num_windows": 1}, "`num_windows` must be at least 3"),
     ],
 )
-def test_wrong_settings_are_refused(files, tmp_path, settings, message):
+def test_a_setting_out_of_range_is_an_error(files, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         Settings(files, tmp_path, **settings)
 
@@ -241,7 +241,7 @@ def test_wrong_settings_are_refused(files, tmp_path, settings, message):
 # --- The command ----------------------------------------------------------------------------------
 
 
-def test_the_command_judges_given_episodes(files, tmp_path, capsys):
+def test_the_command_evaluates_given_episodes(files, tmp_path, capsys):
     arguments = ["--episodes", str(files[0].parent), "--out", str(tmp_path), "--windows", "3"]
     arguments += ["--encoder", "pixels", "--options", "mean", "coverage"]
     assert cli.main(["benchmark", "reward", *arguments]) == 0
@@ -256,66 +256,64 @@ def test_the_command_judges_given_episodes(files, tmp_path, capsys):
 def test_tasks_with_nothing_to_rank_are_left_out_and_named(files, tmp_path):
     easy = write_file(tmp_path / "easy.hdf5", [slide(np.linspace(0, 1, 8)) for _ in range(3)])
     settings = {"encoders": ("pixels",), "options": ("mean",), "num_windows": 3}
-    said = []
+    steps = []
     both = Settings((files[0], easy), tmp_path, **settings)
-    found = measure(both, said.append)
+    found = measure(both, steps.append)
     assert (found["episodes"]["tasks"], found["episodes"]["left_out"]) == (1, ["easy"])
-    assert len(said) == num_measurements(both)
-    assert "left out, with too few of either: easy" in tables({"policy": found})
-    with pytest.raises(ValueError, match=r"two failures at least .* none of easy has"):
+    assert len(steps) == num_measurements(both)
+    assert "left out, too few successes or failures: easy" in tables({"policy": found})
+    with pytest.raises(ValueError, match=r"two failures to rank, and none of easy has"):
         measure(Settings((easy,), tmp_path, **settings), lambda _: None)
 
 
-def test_a_folder_without_episodes_is_refused(tmp_path, capsys):
+def test_a_folder_without_episodes_is_an_error(tmp_path, capsys):
     assert cli.main(["benchmark", "reward", "--episodes", str(tmp_path)]) == 2
     assert "`--episodes` must be a folder with *.hdf5 files" in capsys.readouterr().err
 
 
 @pytest.mark.libero
 @pytest.mark.slow
-def test_recorded_episodes_are_judged_beside_the_state_that_made_them(
-    tmp_path, monkeypatch, capsys
-):
+def test_the_command_records_and_evaluates_scripted_episodes(tmp_path, monkeypatch, capsys):
     pytest.importorskip("libero", reason="LIBERO is not installed: pip install 'srpo-env[libero]'")
     from srpo_env.cli.benchmark import reward
 
     monkeypatch.setitem(reward.SIZES, "small", (2, 3, "40"))
     arguments = ["--size", "small", "--tasks", "7", "--out", str(tmp_path), "--windows", "3"]
     arguments += ["--encoder", "state", "--encoder", "pixels", "--options", "mean", "coverage"]
-    assert cli.main(["benchmark", "reward", "--of", "scripted", *arguments]) == 0
+    assert cli.main(["benchmark", "reward", "--sets", "scripted", *arguments]) == 0
     found = json.loads((tmp_path / "figures.json").read_text())["scripted"]
     assert (found["episodes"]["successes"], found["episodes"]["failures"]) == (2, 3)
     rows = {(row["encoder"], row["option"], row["centers"]): row for row in found["rows"]}
     state = rows["state", "coverage", "dbscan"]
     assert state["task"]["tau"] == pytest.approx(1)
     assert state["curves"]["others"]["spearman"] > 0.9
-    assert set(state["shifts"]) == set()  # no camera, and one initial state only
+    assert set(state["shifts"]) == set()  # no frames to shift, and one initial state only
 
 
 @pytest.mark.libero
-def test_a_policys_episodes_are_recorded_with_their_states(tmp_path):
+def test_policy_episodes_are_recorded_with_states(tmp_path):
     pytest.importorskip("libero", reason="LIBERO is not installed: pip install 'srpo-env[libero]'")
     from srpo_env.benchmarks.reward.policy_episodes import PolicyRecording, record_policy
     from srpo_env.libero.behaviour_files import read_behaviours
 
     recording = PolicyRecording(per_state=2, init_states=(40,), max_steps=20, image_size=32)
-    played = []
-    file = record_policy(7, tmp_path, recording, progress=played.append)
+    recorded = []
+    file = record_policy(7, tmp_path, recording, progress=recorded.append)
     first, second = read_behaviours(file)
     assert (first.kind, first.num_steps, first.init_state_id) == ("policy", 20, 40)
     assert first.frames.shape == (4, 32, 32, 3)  # at 0, 8, 16 and 20 steps
     assert (first.frames != second.frames).any()  # sampled
-    states = task_states(file, [first, second], tmp_path / "no")
+    states = task_states(file, [first, second], tmp_path / "unused")
     assert [len(s) for s in states] == [4, 4]
     assert np.linalg.norm(states[0][-1] - states[0][0]) > 0.01  # metres: it moved
     assert record_policy(7, tmp_path, recording) == file
-    assert len(played) == 2
+    assert len(recorded) == 2
     with pytest.raises(FileExistsError, match="recorded with other settings"):
         record_policy(7, tmp_path, replace(recording, temperature=0.5))
 
 
 @pytest.mark.libero
-def test_an_episode_that_went_otherwise_has_no_state(tmp_path):
+def test_a_replay_that_differs_is_an_error(tmp_path):
     pytest.importorskip("libero", reason="LIBERO is not installed: pip install 'srpo-env[libero]'")
     from srpo_env.benchmarks.reward.simulator_states import replay_states
     from srpo_env.libero.behaviours import play
@@ -327,5 +325,5 @@ def test_an_episode_that_went_otherwise_has_no_state(tmp_path):
     simulation.close()
     (states,) = replay_states([episode], chunk=8, max_steps=16)
     assert states.shape == (3, 7)
-    with pytest.raises(ValueError, match=r"must go as it was recorded, and 'random' of task 7"):
+    with pytest.raises(ValueError, match=r"must equal the recording.* 'random' of task 7"):
         replay_states([replace(episode, progress=episode.progress + 0.1)], chunk=8, max_steps=16)

@@ -10,7 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from srpo_env.benchmarks.recorded.latents import EncodedEpisodes
-from srpo_env.benchmarks.reward.metrics import draw_counts, interval, progress_curve, spearman
+from srpo_env.benchmarks.reward.metrics import (
+    draw_counts,
+    interval,
+    mean_of_known,
+    progress_curve,
+    spearman,
+)
 from srpo_env.rewards.clustering import success_centers
 
 Floats = npt.NDArray[np.float64]
@@ -74,12 +80,12 @@ class TaskCheck:
     @property
     def correlation(self) -> float:
         """Mean rank correlation; NaN with fewer than two successes."""
-        return _mean(self.correlations)
+        return mean_of_known(self.correlations)
 
     @property
     def separation(self) -> float:
         """AUC in [0, 1]; NaN with fewer than two successes or without a failure."""
-        return _mean(self.is_farther)
+        return mean_of_known(self.is_farther)
 
     @property
     def spread(self) -> float:
@@ -158,7 +164,7 @@ def check_latents(
         tasks=tasks,
         correlation=_estimate([task.correlation for task in tasks], correlations),
         separation=_estimate([task.separation for task in tasks], separations),
-        spread=_mean([task.spread for task in tasks]),
+        spread=mean_of_known([task.spread for task in tasks]),
     )
 
 
@@ -201,11 +207,4 @@ def _check_task(task: str, encoded: EncodedEpisodes, rows: npt.NDArray[np.intp])
 def _estimate(values: list[float], samples: list[Floats]) -> Estimate:
     if not samples:
         return Estimate(float("nan"), float("nan"), float("nan"))
-    return Estimate(_mean(values), *interval(np.mean(samples, axis=0)))
-
-
-def _mean(values: npt.ArrayLike) -> float:
-    """Returns the mean of what is not NaN; NaN for nothing."""
-    numbers = np.asarray(values, np.float64)
-    known = numbers[~np.isnan(numbers)]
-    return float(known.mean()) if known.size else float("nan")
+    return Estimate(mean_of_known(values), *interval(np.mean(samples, axis=0)))

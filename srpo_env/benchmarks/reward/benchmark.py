@@ -1,6 +1,6 @@
-"""How truly a progress reward ranks failures: what ``srpo-env benchmark reward`` measures.
+"""Measures how well progress rewards rank failures, for ``srpo-env benchmark reward``.
 
-Nothing here prints; the result is plain data, described at :func:`measure`.
+Nothing here prints; :func:`measure` describes the result, which is plain data.
 """
 
 from __future__ import annotations
@@ -20,48 +20,48 @@ from srpo_env.benchmarks.reward.latents import PARTS, task_latents, task_states
 from srpo_env.benchmarks.reward.rankings import Bootstrap, figures, rank_within_tasks
 from srpo_env.benchmarks.reward.task_distances import (
     AS_RECORDED,
-    TaskFacts,
-    TaskScores,
-    facts_of,
-    score_task,
+    TaskDistances,
+    TaskLabels,
+    measure_task,
+    task_labels,
 )
 from srpo_env.libero.behaviour_files import read_behaviours
 from srpo_env.libero.demos import recording_settings
 from srpo_env.machine import commit
 
 PAPER = "mean"
-"""Name of the paper's own option"""
+"""Name of the paper's option"""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     files: tuple[Path, ...]
-    """of episodes, one task in each, as ``srpo-env record-behaviours`` records them"""
+    """files of ``srpo-env record-behaviours``, one task in each"""
     cache: Path
-    """folder for latents"""
+    """folder of cached latents"""
     encoders: tuple[str, ...] = tuple(BASELINES)
     options: tuple[str, ...] = tuple(OPTIONS)
     all_centers: tuple[str, ...] = (PAPER,)
-    """options that are measured with every kind of centers; the others with DBSCAN's"""
+    """options that are measured with every kind of centers; the others use DBSCAN's only"""
     group_size: int = 8
     num_windows: int = 10
-    """growing windows of an episode, for the curves of progress"""
+    """number of growing windows per episode, for the progress curves"""
     num_samples: int = 1000
-    """of the bootstrap"""
+    """number of bootstrap samples"""
     seed: int = 0
-    """of the bootstrap"""
+    """random seed of the bootstrap"""
 
     def __post_init__(self) -> None:
         """Checks the settings.
 
         Raises:
-            ValueError: If one is out of its range.
+            ValueError: If a setting is out of range.
         """
-        for name, least in (("group_size", 3), ("num_windows", 3), ("num_samples", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
+        for name, minimum in (("group_size", 3), ("num_windows", 3), ("num_samples", 1)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"`{name}` must be at least {minimum}, got {getattr(self, name)}")
         for name, values in (("options", self.options), ("all_centers", self.all_centers)):
             unknown = sorted(set(values) - set(OPTIONS))
             if unknown:
@@ -71,7 +71,7 @@ class Settings:
                 raise ValueError(f"`{name}` must name at least one, got none")
 
     def columns(self) -> list[tuple[str, Centers]]:
-        """Options and centers, in the order of the table."""
+        """Returns options and centers in the order of the table."""
         kinds: tuple[Centers, ...] = get_args(Centers)
         return [
             (option, centers)
@@ -81,98 +81,103 @@ class Settings:
 
 
 @dataclass
-class _Scores:
-    """By row, option and centers, those of each task."""
+class _Measured:
+    """Labels of the tasks, and their distances by row, option and centers."""
 
-    facts: list[TaskFacts] = field(default_factory=list)
+    labels: list[TaskLabels] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     """tasks with fewer than two successes or two failures"""
-    found: dict[tuple[str, str, Centers], list[TaskScores]] = field(default_factory=dict)
+    distances: dict[tuple[str, str, Centers], list[TaskDistances]] = field(default_factory=dict)
 
 
 def num_measurements(settings: Settings) -> int:
-    """How often :func:`measure` says what it does."""
+    """Returns how often :func:`measure` calls ``progress``."""
     return len(settings.files) * len(settings.encoders) * (len(PARTS) + len(settings.columns()))
 
 
 def measure(settings: Settings, progress: Callable[[str], object]) -> dict[str, Any]:
-    """Encodes the episodes by every row and judges the rewards of every option.
+    """Encodes the episodes with every encoder and evaluates every distance option.
 
     Args:
         settings: What to measure.
-        progress: Is told what was done, :func:`num_measurements` times.
+        progress: Called with a description after each of :func:`num_measurements` steps.
 
     Returns:
         Data for JSON: ``settings``, ``definitions``, ``versions``, ``episodes`` (counts, and tasks
-        that are ``left_out`` for too few successes or failures), and ``rows``, one for each
-        encoder, option and kind of centers:
+        that are ``left_out`` because they have too few successes or failures), and ``rows``, one
+        for each encoder, option and kind of centers:
 
-        * ``task``: ranking of all failures of a task, compared with all of its successes: Kendall's
-          ``tau`` of minus the distance with the furthest true progress, over all pairs of failures
-          of the same task, with its ``interval`` (95%, bootstrap over tasks and failures);
-          ``tau_of_final``: with the true progress at the episode's end; ``accuracy`` of pairs: of
-          all, of those less than a stage (0.2) apart, and of the others;
+        * ``task``: ranking of all failures of a task, compared with all successes of the task.
+          ``tau``: Kendall's tau between the negative distance and the maximum oracle progress, over
+          all pairs of failures of the same task; ``interval``: its 95% interval, by bootstrap over
+          tasks and failures; ``tau_of_final``: the same with the oracle progress at the episode's
+          end; ``accuracy``: share of pairs in the right order, of all pairs, of those less than a
+          stage (0.2) apart, and of those at least a stage apart;
         * ``group``: the same in groups as in training, compared with the group's own successes
-          (interval over tasks and groups); ``overpaid``: share of failures that rank above one
-          which got a stage further at least; ``correlation_paper`` and ``correlation_siirl``: of
-          the formula's rewards with furthest true progress. Ranks are the same for both formulas;
-        * ``lead_over_pixels``: difference of the tasks' tau to the same option on pixels;
-        * ``rank_errors``: by kind of failure, rank by reward less rank by truth, as a share; above
-          0, the kind is paid too much;
-        * ``shifts``: the rankings when all episodes of a task are changed alike, as a batch in
-          training would be (``task``, ``group``), and when the failures alone are (``one_sided``);
-          ``spearman``: of successes beside others, with the same frames;
-          ``placement``: each failure compared with successes from other initial states only;
-        * ``curves``: the paper's five; with ``others`` a success is compared with other successes,
-          with ``self`` with its own end.
+          (interval over tasks and groups). ``overpaid``: share of failures that rank above a
+          failure with at least a stage more oracle progress; ``correlation_paper`` and
+          ``correlation_siirl``: Pearson's correlation of the formula's rewards with the maximum
+          oracle progress. Both formulas give the same ranks;
+        * ``lead_over_pixels``: tau within tasks minus that of the same option on pixels;
+        * ``rank_errors``: mean of rank by reward minus rank by oracle, as a share, by kind of
+          failure; above 0, the kind is paid too much;
+        * ``shifts``: rankings if all episodes of a task are shifted in the same way, as a batch in
+          training would be (``task``, ``group``), and if only the failures are (``one_sided``);
+          ``spearman``: correlation of the shifted successes' curves with time; ``placement``: each
+          failure is compared with successes from other initial states only;
+        * ``curves``: the paper's five metrics; with ``others``, a success is compared with the
+          other successes; with ``self``, with its own end.
 
     Raises:
-        FileNotFoundError: If a file or a checkpoint is not there.
-        ValueError: If a file holds something else, or no task can be judged.
+        FileNotFoundError: If a file or a checkpoint does not exist.
+        ValueError: If a file has another format, or no task has enough successes and failures.
     """
     rows = make_rows(settings.encoders)
-    scores = _Scores()
+    measured = _Measured()
     for file in settings.files:
-        _score_file(file, rows, settings, scores, progress)
-    if not scores.facts:
+        _measure_file(file, rows, settings, measured, progress)
+    if not measured.labels:
         raise ValueError(
-            "a task must have two successes and two failures at least for its failures to be "
-            f"ranked, and none of {', '.join(scores.left_out)} has"
+            "at least one task must have two successes and two failures to rank, and none of "
+            f"{', '.join(measured.left_out)} has: record more episodes"
         )
-    drawn = Bootstrap.draw(scores.facts, settings.num_samples, settings.seed)
+    bootstrap = Bootstrap.draw(measured.labels, settings.num_samples, settings.seed)
     result = {
         "settings": plain(asdict(settings)),
         "definitions": DEFINITIONS,
         "versions": _versions(),
-        "episodes": {**_counts(scores.facts, settings.files), "left_out": scores.left_out},
+        "episodes": {**_counts(measured.labels, settings.files), "left_out": measured.left_out},
         "rows": [],
     }
-    for (name, option, centers), found in scores.found.items():
+    for (name, option, centers), distances in measured.distances.items():
         row: dict[str, Any] = {"encoder": name, "option": option, "centers": centers}
-        row.update(figures(scores.facts, found, drawn))
-        pixels = scores.found.get(("pixels", option, centers))
+        row.update(figures(measured.labels, distances, bootstrap))
+        pixels = measured.distances.get(("pixels", option, centers))
         if pixels is not None and name != "pixels":
-            both = [rank_within_tasks(scores.facts, x, drawn, AS_RECORDED) for x in (found, pixels)]
-            row["lead_over_pixels"] = both[0].lead(both[1])
+            own, baseline = (
+                rank_within_tasks(measured.labels, one, bootstrap, AS_RECORDED)
+                for one in (distances, pixels)
+            )
+            row["lead_over_pixels"] = own.lead(baseline)
         result["rows"].append(row)
     return dict(plain(result))
 
 
-def _score_file(
+def _measure_file(
     file: Path,
     rows: Sequence[Row],
     settings: Settings,
-    scores: _Scores,
+    measured: _Measured,
     progress: Callable[[str], object],
 ) -> None:
     episodes = list(read_behaviours(file))
-    facts = facts_of(file.stem, episodes, settings.group_size)
-    if facts is None:
-        scores.left_out.append(file.stem)
+    labels = task_labels(file.stem, episodes, settings.group_size)
+    if labels is None:
+        measured.left_out.append(file.stem)
         for _ in range(num_measurements(settings) // len(settings.files)):
             progress(f"{file.stem}: left out")
         return
-    scores.facts.append(facts)
+    measured.labels.append(labels)
     for row in rows:
         states = None
         if row.sees_states:
@@ -184,56 +189,58 @@ def _score_file(
             states,
             num_windows=settings.num_windows,
             cache=settings.cache,
-            progress=functools.partial(_tell, progress, row),
+            progress=functools.partial(_report, progress, row),
         )
         for option, centers in settings.columns():
-            found = score_task(facts, latents, option, centers, everything=centers == "dbscan")
-            scores.found.setdefault((row.name, option, centers), []).append(found)
+            distances = measure_task(
+                labels, latents, option, centers, with_shifts_and_curves=centers == "dbscan"
+            )
+            measured.distances.setdefault((row.name, option, centers), []).append(distances)
             progress(f"{row.name}: {option}")
 
 
-def _tell(progress: Callable[[str], object], row: Row, part: str) -> None:
+def _report(progress: Callable[[str], object], row: Row, part: str) -> None:
     progress(f"{row.name}: {part}")
 
 
-# --- What the figures are -------------------------------------------------------------------------
+# --- Definitions of the figures -------------------------------------------------------------------
 
 DEFINITIONS: dict[str, Any] = {
-    "options": {name: option.what for name, option in OPTIONS.items()},
-    "furthest": "most true progress seen at any frame of the episode; five stages of 0.2",
+    "options": {name: option.description for name, option in OPTIONS.items()},
+    "max_progress": "maximum oracle progress over the frames of the episode; five stages of 0.2",
     "tau": "Kendall's tau-b over all pairs of failures of the same task, or group",
     "curves": "frames 0 to t for growing t; distances flipped and scaled to [0, 1] per episode",
-    "spearman": "rank correlation of a success's curve with time",
-    "monotonicity": "share of a success's windows that rise",
+    "spearman": "rank correlation of a success's progress curve with time",
+    "monotonicity": "share of steps in which a success's progress curve rises",
     "mmd": f"squared, Gaussian kernel of bandwidth {metrics.MMD_BANDWIDTH}, of the last "
     "window's progress, successes against failures",
     "js": f"in nats, histograms of {metrics.JS_BINS} bins over [0, 1], of the same",
     "smd": "difference of means over the pooled standard deviation, of the same",
     "shifts": {
-        "camera": f"turned by {image_shifts.MAX_ANGLE / 2:g} to {image_shifts.MAX_ANGLE:g} "
+        "camera": f"rotated by {image_shifts.MAX_ANGLE / 2:g} to {image_shifts.MAX_ANGLE:g} "
         f"degrees, magnified by {image_shifts.ZOOM[0]:g} to {image_shifts.ZOOM[1]:g}, moved by "
         f"up to {image_shifts.MAX_OFFSET:.0%}",
         "light": f"{image_shifts.MAX_DIMMING / 2:.0%} to {image_shifts.MAX_DIMMING:.0%} darker "
-        f"or lighter, each colour by up to {image_shifts.MAX_TINT:.0%} besides",
-        "noise": f"normal, of {image_shifts.NOISE:g} of white on every pixel and frame",
+        f"or brighter, and each colour by up to {image_shifts.MAX_TINT:.0%} in addition",
+        "noise": f"normal, standard deviation {image_shifts.NOISE:g} of white, on every pixel",
         "placement": "compared with successes from other initial states only",
     },
 }
-"""In words, with every constant; part of the JSON"""
+"""Definitions of the figures with all constants; part of the JSON"""
 
 
-def _counts(facts: Sequence[TaskFacts], files: Sequence[Path]) -> dict[str, Any]:
+def _counts(labels: Sequence[TaskLabels], files: Sequence[Path]) -> dict[str, Any]:
     kinds: dict[str, int] = {}
-    for task in facts:
+    for task in labels:
         for kind in task.kinds:
             kinds[kind] = kinds.get(kind, 0) + 1
     recording = recording_settings(files[0]) or {}
     return {
-        "tasks": len(facts),
-        "successes": int(sum(task.successes.sum() for task in facts)),
-        "failures": int(sum(len(task.failed) for task in facts)),
-        "groups": int(sum(len(task.groups) for task in facts)),
-        "groups_of_one_state": all(task.same_state for task in facts),
+        "tasks": len(labels),
+        "successes": int(sum(task.successes.sum() for task in labels)),
+        "failures": int(sum(len(task.failed) for task in labels)),
+        "groups": int(sum(len(task.groups) for task in labels)),
+        "groups_of_one_state": all(task.same_state for task in labels),
         "kinds": dict(sorted(kinds.items())),
         "assets": recording.get("assets"),
         "recording": recording,

@@ -1,4 +1,4 @@
-"""How the distance of a failure from the successes can be measured, each way by a name."""
+"""Options for the distance of a failure from the successes, by name."""
 
 from __future__ import annotations
 
@@ -6,28 +6,35 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from srpo_env.benchmarks.reward.encoder_rows import Paths
 from srpo_env.rewards import distances as path_distances
 from srpo_env.rewards.clustering import Clustering, success_centers
 from srpo_env.rewards.distances import Distance, distances_to_centers
+from srpo_env.types import Floats
 
-Floats = npt.NDArray[np.float64]
+
 Centers = Literal["dbscan", "nearest", "mean"]
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to measure it."""
+    """One distance between paths of latents."""
 
     distance: Distance
-    what: str
+    description: str
     pooled: bool = False
-    """whether it takes the mean over the times first, as the paper does"""
+    """whether the mean over the times is taken first, as in the paper"""
 
     def points(self, paths: Paths) -> Floats:
-        """What is clustered and compared, ``(N, num_times, dim)``; of one time if pooled."""
+        """Returns what is clustered and compared: the paths, or their means if ``pooled``.
+
+        Args:
+            paths: Shape ``(N, num_times, dim)``.
+
+        Returns:
+            Shape ``(N, num_times, dim)``, or ``(N, 1, dim)`` if ``pooled``.
+        """
         wide = np.asarray(paths, np.float64)
         return wide.mean(axis=1, keepdims=True) if self.pooled else wide
 
@@ -37,41 +44,48 @@ def _l2(paths: Floats, references: Floats) -> path_distances.Nearest:
 
 
 OPTIONS: dict[str, Option] = {
-    "mean": Option(_l2, "the paper: L2 between mean latents", pooled=True),
+    "mean": Option(_l2, "L2 between mean latents (the paper's)", pooled=True),
     "in-step": Option(_l2, "L2 between paths, time by time"),
-    "end": Option(path_distances.end_distance, "L2 between the means of their last quarters"),
+    "end": Option(path_distances.end_distance, "L2 between the means of the last quarters"),
     "dtw": Option(path_distances.dtw_distance, "dynamic time warping"),
-    "transport": Option(path_distances.transport_distance, "optimal transport between their times"),
+    "transport": Option(path_distances.transport_distance, "optimal transport between the times"),
     "remaining": Option(
-        path_distances.remaining_share, "share of the nearest success still to come, by warping"
+        path_distances.remaining_share,
+        "share of the nearest success that was still to come, by time warping",
     ),
     "unreached": Option(
-        path_distances.unreached_share, "share of the successes beyond the furthest moment"
+        path_distances.unreached_share,
+        "share of the successes that lies beyond the path's furthest moment",
     ),
     "coverage": Option(
-        path_distances.coverage_distance, "how near it ever came to the moments of a success"
+        path_distances.coverage_distance,
+        "smallest distance to each moment of a success, averaged over its moments",
     ),
     "unvisited": Option(
-        path_distances.unvisited_share, "share of the moments of a success that it never visited"
+        path_distances.unvisited_share, "share of a success's moments that the path never visited"
     ),
     "ordered": Option(
-        path_distances.ordered_coverage_distance, "coverage, the moments met in their order"
+        path_distances.ordered_coverage_distance,
+        "coverage, with the success's moments visited in their order",
     ),
 }
-"""The ways by name"""
+"""All options by name"""
 
 
 def distances(
     option: Option, paths: Paths, successes: Paths, centers: Centers = "dbscan"
 ) -> Floats:
-    """Distance of each path from the successes, ``(N,)``.
+    """Computes the distance of each path from the successes.
 
     Args:
-        option: How it is measured.
-        paths: ``(N, num_times, dim)``.
-        successes: ``(M, num_times, dim)``, at least one.
-        centers: What of them is compared with: the means of DBSCAN's clusters, each success, or
-            the mean of all.
+        option: The distance to use.
+        paths: Shape ``(N, num_times, dim)``.
+        successes: Shape ``(M, num_times, dim)``, at least one.
+        centers: What represents the successes: the means of DBSCAN's clusters, each success, or
+            the mean of all successes.
+
+    Returns:
+        Shape ``(N,)``, lower is better.
     """
     points = option.points(successes)
     if centers == "dbscan":
@@ -83,14 +97,17 @@ def distances(
 
 
 def cluster(option: Option, successes: Paths) -> Clustering:
-    """DBSCAN's clusters of the successes, as the option compares them."""
+    """Clusters the successes with DBSCAN, as the option compares them."""
     return success_centers(_flat(option.points(successes)))
 
 
 def centers_without(option: Option, successes: Paths, clustering: Clustering, index: int) -> Floats:
-    """Centers that do not know one of the successes; ``(num_centers, num_times, dim)``, or none.
+    """Returns the centers without one success, for leave-one-out comparisons.
 
-    The clusters stay as they are, and the mean of its own is taken over the others.
+    The clusters stay the same; only the mean of that success's cluster is taken over its others.
+
+    Returns:
+        Shape ``(num_centers, num_times, dim)``, with no rows if there is no other success.
     """
     points = option.points(successes)
     label = clustering.labels[index]

@@ -1,4 +1,4 @@
-"""The rows of the benchmark: whatever turns an episode into a path of latents."""
+"""Rows of the benchmark: encoders that turn an episode into a path of latents."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Paths = npt.NDArray[np.float32]
 Sequences = Sequence[npt.NDArray[Any]]
 
 BASELINES = {
-    "pixels": "frames averaged to 16 x 16",
-    "random-projection": "these through a random matrix, to 256 numbers each",
-    "state": "hand, object and fingers as the simulator knows them: the ceiling",
-    "random-vjepa": "a V-JEPA 2 with random weights, of the shipped one's size",
+    "pixels": "frames averaged to 16 x 16 pixels",
+    "random-projection": "the same frames, projected to 256 dimensions by a random matrix",
+    "state": "positions of hand, object and fingers from the simulator: an upper bound",
+    "random-vjepa": "an untrained V-JEPA 2 with random weights, as large as the bundled one",
 }
-"""Rows without training, and what their latents are"""
+"""Rows that need no training, and descriptions of their latents"""
 
 NUM_TIMES = 16
-"""times of a path where no model decides them: as many frames as the shipped V-JEPA 2 looks at"""
+"""Number of times in a path if no model sets it: the number of frames of the bundled V-JEPA 2"""
 
 SMALL_MODEL: dict[str, Any] = {
     "crop_size": 112,
@@ -45,30 +45,31 @@ SMALL_MODEL: dict[str, Any] = {
     "pred_num_attention_heads": 3,
     "pred_num_mask_tokens": 1,
 }
-"""Configuration of the random V-JEPA 2 where no checkpoint gives one"""
+"""Configuration of the untrained V-JEPA 2 if no checkpoint provides one"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One encoder that is judged."""
+    """One encoder of the benchmark."""
 
     name: str
     encode_paths: Callable[[Sequences], Paths]
-    """of videos, or of sequences of states, to ``(N, num_times, dim)``"""
+    """encodes videos, or sequences of states, to ``(N, num_times, dim)``"""
     key: str | None = None
-    """what else would give the same latents, which are then kept; None if they cost nothing"""
+    """cache key of the latents: equal keys give equal latents; None if they are not cached"""
     sees_states: bool = False
+    """whether it encodes states instead of videos"""
 
 
 def make_rows(names: Sequence[str]) -> list[Row]:
     """Makes rows by name.
 
     Args:
-        names: Each one of `BASELINES`, or what `named_encoder` takes.
+        names: Names of `BASELINES`, or names that `named_encoder` accepts.
 
     Raises:
-        ValueError: If a name is given twice, or makes no encoder.
-        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If a name is given twice, or does not name an encoder.
+        FileNotFoundError: If a checkpoint does not exist.
     """
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
@@ -78,8 +79,8 @@ def make_rows(names: Sequence[str]) -> list[Row]:
     return [_make_row(name, checkpoints) for name in names]
 
 
-def shipped() -> list[str]:
-    """Names of the checkpoints of V-JEPA 2 that ship, pooled their own way and as in the paper."""
+def bundled_checkpoints() -> list[str]:
+    """Lists the bundled checkpoints of V-JEPA 2, with the paper's pooling and with their own."""
     from srpo_env.encoders import vjepa2
 
     names = sorted(file.parent.name for file in vjepa2.WEIGHTS.glob("*/config.json"))
@@ -87,7 +88,7 @@ def shipped() -> list[str]:
 
 
 def resampled(values: npt.NDArray[Any], num_times: int) -> npt.NDArray[Any]:
-    """So many rows at equal distances, the first and the last among them."""
+    """Selects evenly spaced rows, including the first and the last."""
     rows: npt.NDArray[Any] = values[even_indices(len(values), num_times)]
     return rows
 
@@ -115,7 +116,7 @@ def _make_row(name: str, checkpoints: Sequence[str]) -> Row:
         is_path = len(encoder.latent_shape) == 2
         return Row(label, encoder.encode if is_path else lambda v: encoder.encode(v)[:, None])
     key = None
-    # Of another's code, nobody knows what else its latents depend on.
+    # Not for user code: its latents may depend on more than its name.
     if ":" not in name:
         from srpo_env.encoders.vjepa2 import VJEPA2Encoder
 

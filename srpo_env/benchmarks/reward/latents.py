@@ -1,4 +1,4 @@
-"""Latents of a file's episodes: whole, over growing windows, and shifted; kept once computed."""
+"""Latents of a file's episodes: whole, over growing windows, and with shifted frames; cached."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from srpo_env.libero.demos import recording_settings
 Floats = npt.NDArray[np.float64]
 
 SHIFTED_WINDOWS = {f"{shift} windows": shift for shift in SHIFTS}
-"""Windows with changed frames, and the name of the change"""
+"""Names of the windows with shifted frames, and of their shifts"""
 
 PARTS = ("whole", "windows", *SHIFTS, *SHIFTED_WINDOWS)
-"""What is encoded of the episodes"""
+"""Parts of the episodes that are encoded"""
 
 MAX_SHIFTED = 20
-"""successes of a task whose windows are encoded with changed frames, being many"""
+"""Successes of a task whose windows are encoded with shifted frames; bounds the cost"""
 
 
 @dataclass(frozen=True)
 class TaskLatents:
-    """What a row made of the episodes of one file."""
+    """Latents of the episodes of one file by one row."""
 
     whole: Paths
     """``(num_episodes, num_times, dim)``"""
     windows: Paths
-    """of windows that begin with the episode and grow, ``(num_episodes, num_windows, ...)``"""
+    """growing windows from the episode's start, ``(num_episodes, num_windows, ...)``"""
     shifted: dict[str, Paths]
-    """whole episodes with changed frames, by the name of the shift; none of states"""
+    """whole episodes with shifted frames, by the name of the shift; empty for states"""
     shifted_windows: dict[str, Paths]
-    """the windows of the first `MAX_SHIFTED` successes, with the same changed frames"""
+    """windows of the first `MAX_SHIFTED` successes with shifted frames, by the name of the shift"""
 
 
 def task_latents(
@@ -55,15 +55,15 @@ def task_latents(
     cache: Path,
     progress: Callable[[str], object],
 ) -> TaskLatents:
-    """Encodes the episodes of a file, or reads what was encoded before.
+    """Encodes the episodes of a file, or reads their latents from the cache.
 
     Args:
         row: The encoder.
-        file: Where the episodes come from.
-        episodes: All of it.
-        states: Those of each episode, for a row that sees them.
-        num_windows: Of each episode's growing windows.
-        cache: Folder of what is kept.
+        file: File of the episodes.
+        episodes: All episodes of the file.
+        states: States of each episode; needed if the row encodes states.
+        num_windows: Number of growing windows per episode.
+        cache: Folder of the cached latents.
         progress: Called after each of `PARTS`.
     """
     sequences: list[npt.NDArray[Any]]
@@ -72,10 +72,11 @@ def task_latents(
         sequences = list(states)
     else:
         sequences = [episode.frames for episode in episodes]
-    kept = cache / f"{row.name}-{_digest([row.key, _digest_of(file), num_windows, _shifts()])}.npz"
+    digest = _digest([row.key, _file_digest(file), num_windows, _shift_constants()])
+    cached = cache / f"{row.name}-{digest}.npz"
     parts: dict[str, Paths] = {}
-    if row.key is not None and kept.is_file():
-        with np.load(kept) as arrays:
+    if row.key is not None and cached.is_file():
+        with np.load(cached) as arrays:
             parts = dict(arrays)
     missing = [name for name in PARTS if name not in parts]
     if row.sees_states:
@@ -85,7 +86,7 @@ def task_latents(
             parts[name] = _encode(row, name, episodes, sequences, num_windows)
         progress(name)
     if row.key is not None and missing:
-        _save(kept, parts)
+        _save(cached, parts)
     return TaskLatents(
         parts["whole"],
         parts["windows"],
@@ -101,10 +102,10 @@ def _encode(
     sequences: Sequence[npt.NDArray[Any]],
     num_windows: int,
 ) -> Paths:
-    """One of `PARTS`; ``sequences`` are the episodes' frames, or states."""
+    """Encodes one of `PARTS`; ``sequences`` are the frames or states of the episodes."""
     if shift_name := SHIFTED_WINDOWS.get(part, part if part in SHIFTS else None):
         shift = SHIFTS[shift_name](episodes[0].task_id)
-        # Of all episodes in their order: some changes draw anew for each.
+        # Shifts all episodes in order, because noise draws new numbers for each.
         sequences = [shift(frames) for frames in sequences]
     if part in SHIFTED_WINDOWS:
         succeeded = [s for s, episode in zip(sequences, episodes, strict=True) if episode.success]
@@ -117,43 +118,48 @@ def _encode(
 
 
 def task_states(file: Path, episodes: Sequence[BehaviourEpisode], cache: Path) -> list[Floats]:
-    """The simulator's states at the times of each episode's frames, ``(num_frames, 7)``.
+    """Returns the simulator's states at the times of each episode's frames.
 
-    Read from beside the file, or else the episodes are played again, once.
+    Reads them from the file beside the episodes or from the cache; otherwise replays the episodes
+    once and caches the states.
+
+    Returns:
+        Each ``(num_frames, 7)``.
 
     Raises:
-        ValueError: If the episodes cannot be played again, or one goes otherwise than recorded.
+        ValueError: If the episodes cannot be replayed, or a replay differs from the recording.
     """
-    beside = states_file(file)
-    kept = beside if beside.is_file() else cache / f"states-{_digest_of(file)[:16]}.npz"
-    if not kept.is_file():
+    recorded = states_file(file)
+    cached = recorded if recorded.is_file() else cache / f"states-{_file_digest(file)[:16]}.npz"
+    if not cached.is_file():
         recording = recording_settings(file) or {}
         if "chunk" not in recording or "max_steps" not in recording:
             raise ValueError(
-                f"{str(file)!r} must say `chunk` and `max_steps` for its episodes to be played "
-                f"again, or {beside.name} must lie beside it: leave out the row 'state'"
+                f"the row 'state' needs {recorded.name} beside {str(file)!r}, or the settings "
+                "`chunk` and `max_steps` in that file to replay its episodes, and both are "
+                "missing: leave out the row 'state'"
             )
-        # Imported here: everything else is done without a simulator.
+        # Imported here: everything else runs without a simulator.
         from srpo_env.benchmarks.reward.simulator_states import replay_states
 
         chunk, max_steps = recording["chunk"], recording["max_steps"]
-        save_states(kept, replay_states(episodes, chunk=chunk, max_steps=max_steps))
-    with np.load(kept) as arrays:
+        save_states(cached, replay_states(episodes, chunk=chunk, max_steps=max_steps))
+    with np.load(cached) as arrays:
         return np.split(arrays["states"], np.cumsum(arrays["lengths"])[:-1])
 
 
 def states_file(file: Path) -> Path:
-    """Where the states of a file's episodes are, if they were noted when it was recorded."""
+    """Returns the path of a file's states, which exists if they were recorded with the episodes."""
     return file.with_suffix(".states.npz")
 
 
 def save_states(path: Path, states: Sequence[Floats]) -> None:
-    """Writes what `task_states` reads."""
+    """Writes states in the format that `task_states` reads."""
     _save(path, {"states": np.concatenate(states), "lengths": np.array(list(map(len, states)))})
 
 
-def _shifts() -> list[Any]:
-    """What decides the shifts."""
+def _shift_constants() -> list[Any]:
+    """Returns the constants that define the shifts, for the cache key."""
     return [value for name, value in sorted(vars(image_shifts).items()) if name.isupper()
             and isinstance(value, float | tuple)]  # fmt: skip
 
@@ -162,7 +168,7 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _digest_of(file: Path) -> str:
+def _file_digest(file: Path) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(2**20):

@@ -1,7 +1,7 @@
-"""How good a progress reward is, in numbers: pure functions over arrays.
+"""Metrics of a progress reward: pure functions over arrays.
 
-First what training needs, the ranking of failures; then the five figures of the paper, which are
-about curves of progress over growing windows of an episode.
+First the ranking of failures, which is what training uses; then the paper's five metrics of
+progress curves over growing windows of an episode.
 """
 
 from __future__ import annotations
@@ -13,84 +13,86 @@ from scipy.stats import spearmanr
 Floats = npt.NDArray[np.float64]
 
 STAGE = 0.2
-"""true progress that one of the five stages is worth"""
+"""Oracle progress of one of a task's five stages"""
 
 MMD_BANDWIDTH = 0.1
-"""standard deviation of the Gaussian kernel, in progress, which is in [0, 1]"""
+"""Standard deviation of the Gaussian kernel, in units of progress, which is in [0, 1]"""
 
 JS_BINS = 20
-"""bins of equal width over [0, 1]"""
+"""Number of bins of equal width over [0, 1]"""
 
 
 # --- Ranking of failures --------------------------------------------------------------------------
 
 
-def rank_sums(truths: Floats, scores: Floats, weights: Floats | None = None) -> Floats:
-    """What Kendall's tau-b is made of; sums over tasks or groups make the tau of all their pairs.
+def rank_sums(oracle: Floats, scores: Floats, weights: Floats | None = None) -> Floats:
+    """Computes the sums that make up Kendall's tau-b.
+
+    Sums of several tasks or groups can be added: `kendall_tau` then covers the pairs within each.
 
     Args:
-        truths: Of ``n`` episodes, ``(n,)``.
-        scores: Large is good, ``(n,)``.
+        oracle: Oracle progress of ``n`` episodes, ``(n,)``.
+        scores: Their scores, higher is better, ``(n,)``.
         weights: How often each episode counts, ``(num_samples, n)``; default: once. An episode
-            that a bootstrap draws twice is no pair with itself.
+            that a bootstrap draws twice forms no pair with itself.
 
     Returns:
-        Twice the pairs in the right order less those in the wrong one, those that differ in truth,
-        and those that differ in score; ``(3, num_samples)``.
+        Twice the number of concordant pairs minus discordant pairs, of pairs that differ in oracle
+        progress, and of pairs that differ in score; ``(3, num_samples)``.
     """
-    counts = np.ones((1, len(truths))) if weights is None else weights
-    true, scored = _signs(truths), _signs(scores)
+    counts = np.ones((1, len(oracle))) if weights is None else weights
+    true, scored = _signs(oracle), _signs(scores)
     return np.stack([_pairs(counts, matrix) for matrix in (true * scored, true**2, scored**2)])
 
 
 def kendall_tau(sums: Floats) -> Floats:
-    """Kendall's tau-b of `rank_sums`; 1: same order, -1: reversed.
+    """Computes Kendall's tau-b from `rank_sums`: 1 for the same order, -1 for the reverse.
 
     Args:
         sums: ``(3, num_samples)``.
 
     Returns:
-        ``(num_samples,)``; NaN where all truths, or all scores, are equal.
+        ``(num_samples,)``; NaN where all oracle values, or all scores, are equal.
     """
     return _share(sums[0], np.sqrt(sums[1] * sums[2]))
 
 
-def right_pairs(
-    truths: Floats, scores: Floats, *, least_gap: float = 0.0, most_gap: float = np.inf
+def correct_pairs(
+    oracle: Floats, scores: Floats, *, min_gap: float = 0.0, max_gap: float = np.inf
 ) -> Floats:
-    """How many pairs have their scores in the order of their truths, equal scores counting half.
+    """Counts pairs whose scores are in the order of their oracle progress; ties count half.
 
     Args:
-        truths: Of ``n`` episodes, ``(n,)``.
-        scores: Large is good, ``(n,)``.
-        least_gap: Pairs count whose truths differ by this at least, and at all.
-        most_gap: And by less than this.
+        oracle: Oracle progress of ``n`` episodes, ``(n,)``.
+        scores: Their scores, higher is better, ``(n,)``.
+        min_gap: Only pairs whose oracle progress differs, and by at least this much, count.
+        max_gap: Only pairs whose oracle progress differs by less than this count.
 
     Returns:
-        Right pairs and counted pairs, ``(2,)``.
+        Number of correct pairs and number of counted pairs, ``(2,)``.
     """
-    gaps = np.abs(truths[:, None] - truths)
-    counted = np.triu((gaps > 0) & (gaps >= least_gap) & (gaps < most_gap))
-    right = (_signs(truths) * _signs(scores) + 1) / 2
-    return np.array([(right * counted).sum(), counted.sum()])
+    gaps = np.abs(oracle[:, None] - oracle)
+    counted = np.triu((gaps > 0) & (gaps >= min_gap) & (gaps < max_gap))
+    correct = (_signs(oracle) * _signs(scores) + 1) / 2
+    return np.array([(correct * counted).sum(), counted.sum()])
 
 
-def overpaid(truths: Floats, scores: Floats, *, least_gap: float = STAGE) -> int:
-    """How many failures rank above one which truly got further.
+def overpaid(oracle: Floats, scores: Floats, *, min_gap: float = STAGE) -> int:
+    """Counts failures that score higher than one that came further by at least ``min_gap``.
 
     Args:
-        truths: Of ``n`` episodes, ``(n,)``.
-        scores: Large is good, ``(n,)``.
-        least_gap: How much further, at least.
+        oracle: Oracle progress of ``n`` failures, ``(n,)``.
+        scores: Their scores, higher is better, ``(n,)``.
+        min_gap: Difference of oracle progress.
     """
-    further = truths[None, :] - truths[:, None] >= least_gap
+    further = oracle[None, :] - oracle[:, None] >= min_gap
     return int((further & (scores[:, None] > scores)).any(axis=1).sum())
 
 
-def correlation(truths: Floats, rewards: Floats) -> float:
-    """Pearson's correlation; NaN where either has no spread."""
-    x, y = truths - truths.mean(), rewards - rewards.mean()
-    if np.ptp(truths) == 0 or np.ptp(rewards) == 0:
+def correlation(oracle: Floats, rewards: Floats) -> float:
+    """Computes Pearson's correlation; NaN where either has no spread."""
+    x, y = oracle - oracle.mean(), rewards - rewards.mean()
+    if np.ptp(oracle) == 0 or np.ptp(rewards) == 0:
         return float("nan")
     return float(x @ y / np.sqrt((x @ x) * (y @ y)))
 
@@ -100,7 +102,7 @@ def _signs(values: Floats) -> Floats:
 
 
 def _pairs(counts: Floats, matrix: Floats) -> Floats:
-    """Sums of a symmetric matrix over weighted pairs, ``(num_samples,)``."""
+    """Sums a symmetric matrix over weighted pairs, ``(num_samples,)``."""
     sums: Floats = ((counts @ matrix) * counts).sum(axis=1)
     return sums
 
@@ -115,20 +117,31 @@ def _share(part: Floats, whole: Floats) -> Floats:
 
 
 def draw_counts(rng: np.random.Generator, size: int, num_samples: int) -> Floats:
-    """How often each of ``size`` is drawn, with replacement; ``(num_samples, size)``."""
+    """Draws bootstrap samples: how often each of ``size`` items is drawn, with replacement.
+
+    Returns:
+        Counts that sum to ``size`` in each row, ``(num_samples, size)``.
+    """
     return rng.multinomial(size, np.full(size, 1 / size), size=num_samples).astype(np.float64)
 
 
 def interval(samples: Floats) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentiles of bootstrap samples; NaN without any."""
-    there = samples[~np.isnan(samples)]
-    if len(there) == 0:
+    """Returns the 2.5 and 97.5 percentiles of bootstrap samples; NaN if there are none."""
+    known = samples[~np.isnan(samples)]
+    if len(known) == 0:
         return float("nan"), float("nan")
-    low, high = np.percentile(there, [2.5, 97.5])
+    low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)
 
 
-# --- Curves of progress: the paper's five ---------------------------------------------------------
+def mean_of_known(values: npt.ArrayLike) -> float:
+    """Returns the mean of the values that are not NaN; NaN if there are none."""
+    numbers = np.asarray(values, np.float64)
+    known = numbers[~np.isnan(numbers)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+# --- Progress curves: the paper's five metrics ----------------------------------------------------
 
 
 def window_ends(num_frames: int, num_windows: int) -> npt.NDArray[np.int64]:
@@ -141,9 +154,13 @@ def window_ends(num_frames: int, num_windows: int) -> npt.NDArray[np.int64]:
 
 
 def progress_curve(distances: Floats) -> Floats:
-    """Progress of an episode's windows: the farthest is 0, the nearest 1; ``(num_windows,)``.
+    """Scales the distances of an episode's windows to progress: farthest 0, nearest 1.
 
-    0.5 throughout if all are equally far.
+    Args:
+        distances: Distance of each window from the successes, ``(num_windows,)``.
+
+    Returns:
+        Progress in [0, 1], ``(num_windows,)``; 0.5 throughout if all distances are equal.
 
     Source: SRPO (arXiv:2511.15605v2), appendix B.
     """
@@ -167,14 +184,15 @@ def spearman(curve: Floats, times: npt.NDArray[np.number] | None = None) -> floa
 
 
 def monotonicity(curve: Floats) -> float:
-    """Share of steps in which progress rises."""
+    """Returns the share of steps in which progress rises, in [0, 1]."""
     return float((np.diff(curve) > 0).mean())
 
 
 def mmd(successes: Floats, failures: Floats, bandwidth: float = MMD_BANDWIDTH) -> float:
-    """Squared maximum mean discrepancy of final progress, in [0, 2]; 0 for equal samples.
+    """Computes the squared maximum mean discrepancy of final progress, in [0, 2].
 
-    Gaussian kernel ``exp(-(x - y)^2 / (2 bandwidth^2))``; pairs of a sample with itself count.
+    0 for equal samples. The kernel is ``exp(-(x - y)^2 / (2 bandwidth^2))``; pairs of a value with
+    itself count (the biased estimator).
     """
 
     def mean_kernel(x: Floats, y: Floats) -> float:
@@ -185,7 +203,7 @@ def mmd(successes: Floats, failures: Floats, bandwidth: float = MMD_BANDWIDTH) -
 
 
 def jensen_shannon(successes: Floats, failures: Floats, bins: int = JS_BINS) -> float:
-    """Jensen-Shannon divergence of final progress in nats, from 0 to ln 2, by histograms."""
+    """Computes the Jensen-Shannon divergence of final progress from histograms, in [0, ln 2]."""
     edges = np.linspace(0, 1, bins + 1)
     p, q = (np.histogram(values, edges)[0] / len(values) for values in (successes, failures))
     middle = (p + q) / 2
@@ -193,11 +211,11 @@ def jensen_shannon(successes: Floats, failures: Floats, bins: int = JS_BINS) -> 
 
 
 def _relative_entropy(p: Floats, q: Floats) -> float:
-    there = p > 0
-    return float((p[there] * np.log(p[there] / q[there])).sum())
+    occupied = p > 0
+    return float((p[occupied] * np.log(p[occupied] / q[occupied])).sum())
 
 
-def mean_difference(successes: Floats, failures: Floats) -> float:
-    """Difference of the means in units of the pooled standard deviation; NaN if that is 0."""
+def standardized_mean_difference(successes: Floats, failures: Floats) -> float:
+    """Divides the difference of the means by the pooled standard deviation; NaN if that is 0."""
     spread = np.sqrt((successes.var() + failures.var()) / 2)
     return float((successes.mean() - failures.mean()) / spread) if spread > 0 else float("nan")

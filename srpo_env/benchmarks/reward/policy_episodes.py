@@ -1,6 +1,6 @@
-"""Episodes of a policy itself: its own successes and failures, in groups as in training.
+"""Records episodes of a policy, with groups of several episodes per initial state as in training.
 
-Scripted failures follow the expert's path until they stop, and are easier to rank than these.
+They are harder to rank than scripted failures, which follow the expert's path until they stop.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from srpo_env.policy.checkpoint import resolve_checkpoint
 Floats = npt.NDArray[np.float64]
 
 KIND = "policy"
-"""What these episodes have for a kind"""
+"""Kind of these episodes"""
 
 SETTLE_STEPS = 10
 
 
 @dataclass(frozen=True)
 class PolicyRecording:
-    """What to record of each task."""
+    """Settings of a recording, for each task."""
 
     policy: str = "libero-object"
-    """a checkpoint's path, or the name of one that ships"""
+    """path of a checkpoint, or name of a bundled one"""
     temperature: float = 1.0
-    """of its actions, as in training"""
+    """sampling temperature of the actions, as in training"""
     per_state: int = 8
-    """episodes from each initial state: a group"""
+    """episodes per initial state, which form a group"""
     init_states: tuple[int, ...] = tuple(range(40, 50))
     max_steps: int = 160
-    """control steps after which a failure is cut off, as in training"""
+    """control steps after which a failure is truncated, as in training"""
     image_size: int = 128
     visuals: Visuals | None = None
     seed: int = 0
@@ -61,20 +61,22 @@ def record_policy(
     *,
     progress: Callable[[BehaviourEpisode], object] | None = None,
 ) -> Path:
-    """Records a policy in one task of libero_object, states included; a file that is there is kept.
+    """Records a policy in one task of libero_object, with simulator states.
+
+    An existing file that was recorded with the same settings is kept.
 
     Args:
         task_id: The task, in LIBERO's order.
-        folder: Where the file goes; made if need be.
-        recording: What to record.
-        progress: Called with each episode that is recorded.
+        folder: Folder of the file; created if it does not exist.
+        recording: Settings of the recording.
+        progress: Called with each recorded episode.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        FileExistsError: If the file is there and was recorded otherwise.
-        FileNotFoundError: If there is no such policy.
+        FileExistsError: If the file exists and was recorded with other settings.
+        FileNotFoundError: If the policy does not exist.
     """
     task, assets = get_task(SUITE, task_id), resolve_assets().kind
     path = folder / f"{task.name}_{assets}.hdf5"
@@ -96,7 +98,7 @@ def record_policy(
         )
     policy = load_policy(recording.policy)
     simulation = Simulation(task, recording.image_size, recording.visuals)
-    found = []
+    states_of_episodes = []
     try:
         with writing_behaviours(path, settings) as write:
             for init_state_id in recording.init_states:
@@ -106,11 +108,11 @@ def record_policy(
                         simulation, policy, init_state_id, seed, recording
                     )
                     write(episode)
-                    found.append(states)
+                    states_of_episodes.append(states)
                     if progress is not None:
                         progress(episode)
-            # Before the file appears: where that is, its states are.
-            save_states(states_file(path), found)
+            # Before the file appears, so that a finished file always has its states.
+            save_states(states_file(path), states_of_episodes)
     finally:
         simulation.close()
     return path
@@ -123,18 +125,18 @@ def play_policy(
     seed: int,
     recording: PolicyRecording,
 ) -> tuple[BehaviourEpisode, Floats]:
-    """Lets a policy act up to success or the limit.
+    """Plays one episode of a policy, until success or the step limit.
 
     Args:
         simulation: A task of libero_object.
-        policy: What acts.
-        init_state_id: Which of the task's stored initial states to start from.
-        seed: Of the policy's actions.
-        recording: Temperature and limit.
+        policy: The policy.
+        init_state_id: Index of the stored initial state to start from.
+        seed: Random seed of the sampled actions.
+        recording: Temperature and step limit.
 
     Returns:
-        The episode, with a frame after each chunk of the policy's actions, and the states at the
-        times of its frames, ``(num_frames, 7)``.
+        The episode, with a frame after each chunk of actions, and the states at the times of its
+        frames, ``(num_frames, 7)``.
     """
     task = simulation.task
     simulation.reset(task.init_states()[init_state_id])

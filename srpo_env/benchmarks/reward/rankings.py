@@ -1,4 +1,4 @@
-"""From distances to figures: rankings over all tasks, with bootstrap intervals."""
+"""Rankings of failures over all tasks, from their distances, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -11,67 +11,68 @@ import numpy.typing as npt
 
 from srpo_env.benchmarks.reward.metrics import (
     STAGE,
+    correct_pairs,
     correlation,
     draw_counts,
     interval,
     kendall_tau,
+    mean_of_known,
     overpaid,
     rank_sums,
-    right_pairs,
 )
 from srpo_env.benchmarks.reward.task_distances import (
     AS_RECORDED,
     ONE_SIDED,
-    TaskFacts,
-    TaskScores,
+    TaskDistances,
+    TaskLabels,
 )
 from srpo_env.rewards.progress import Formula, ProgressReward
 
 Floats = npt.NDArray[np.float64]
 
 FORMULAS: tuple[Formula, ...] = get_args(Formula)
-"""Both fall with the distance, so that their ranks are the same"""
+"""Both decrease with the distance, so their rankings are equal"""
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Counts of what is drawn: tasks, and in each task failures and groups. The same for all rows.
+    """How often each task, failure and group is drawn. All rows use the same samples.
 
-    So the difference of two rows has an interval too.
+    The difference of two rows therefore has an interval too.
     """
 
     tasks: Floats
-    """``(num_samples, num_tasks)``"""
+    """shape ``(num_samples, num_tasks)``"""
     failures: list[Floats]
     """of each task, ``(num_samples, num_failures)``"""
     groups: list[Floats]
     """of each task, ``(num_samples, num_groups)``"""
 
     @classmethod
-    def draw(cls, facts: Sequence[TaskFacts], num_samples: int, seed: int) -> Bootstrap:
-        """Draws with replacement, as many as there are."""
+    def draw(cls, labels: Sequence[TaskLabels], num_samples: int, seed: int) -> Bootstrap:
+        """Draws samples with replacement, each as large as the data."""
         rng = np.random.default_rng(seed)
         return cls(
-            draw_counts(rng, len(facts), num_samples),
-            [draw_counts(rng, len(task.failed), num_samples) for task in facts],
-            [draw_counts(rng, max(1, len(task.groups)), num_samples) for task in facts],
+            draw_counts(rng, len(labels), num_samples),
+            [draw_counts(rng, len(task.failed), num_samples) for task in labels],
+            [draw_counts(rng, max(1, len(task.groups)), num_samples) for task in labels],
         )
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Kendall's tau of one row and option, over the pairs of all tasks, and bootstrap samples."""
+    """Kendall's tau of one row and option over the pairs of all tasks, and bootstrap samples."""
 
     tau: float
     samples: Floats
 
     @property
     def figures(self) -> dict[str, Any]:
-        """For JSON."""
+        """Tau and its 95% interval, for JSON."""
         return {"tau": self.tau, "interval": interval(self.samples)}
 
     def lead(self, other: Ranking) -> dict[str, Any]:
-        """How much better it ranks, for JSON."""
+        """Returns the difference of the two taus and its 95% interval, for JSON."""
         return {
             "tau": self.tau - other.tau,
             "interval": interval(self.samples - other.samples),
@@ -79,53 +80,59 @@ class Ranking:
 
 
 def rank_within_tasks(
-    facts: Sequence[TaskFacts], scores: Sequence[TaskScores], drawn: Bootstrap, condition: str
+    labels: Sequence[TaskLabels],
+    distances: Sequence[TaskDistances],
+    bootstrap: Bootstrap,
+    condition: str,
 ) -> Ranking:
-    """Ranking of failures within their task: over all pairs of failures of the same task."""
+    """Ranks the failures of each task, over all pairs of failures of the same task."""
     sums, samples = [], []
-    for task, score, counts in zip(facts, scores, drawn.failures, strict=True):
-        truths, near = task.furthest[task.failed], -score.ranking[condition]
-        sums.append(rank_sums(truths, near))
-        samples.append(rank_sums(truths, near, counts))
-    return _over_tasks(sums, samples, drawn)
+    for task, measured, counts in zip(labels, distances, bootstrap.failures, strict=True):
+        oracle, scores = task.max_progress[task.failed], -measured.ranking[condition]
+        sums.append(rank_sums(oracle, scores))
+        samples.append(rank_sums(oracle, scores, counts))
+    return _over_tasks(sums, samples, bootstrap)
 
 
 def rank_within_groups(
-    facts: Sequence[TaskFacts], scores: Sequence[TaskScores], drawn: Bootstrap, condition: str
+    labels: Sequence[TaskLabels],
+    distances: Sequence[TaskDistances],
+    bootstrap: Bootstrap,
+    condition: str,
 ) -> Ranking:
-    """Ranking of failures within their group: over all pairs of failures of the same group."""
+    """Ranks the failures of each group, over all pairs of failures of the same group."""
     sums, samples = [], []
-    for task, score, counts in zip(facts, scores, drawn.groups, strict=True):
-        of_groups = np.zeros((3, counts.shape[1]))
-        for column, (group, distances) in enumerate(
-            zip(task.groups, score.groups[condition], strict=True)
+    for task, measured, counts in zip(labels, distances, bootstrap.groups, strict=True):
+        group_sums = np.zeros((3, counts.shape[1]))
+        for column, (group, values) in enumerate(
+            zip(task.groups, measured.groups[condition], strict=True)
         ):
-            of_groups[:, column] = rank_sums(task.furthest[group.failures], -distances)[:, 0]
-        sums.append(of_groups.sum(axis=1, keepdims=True))
-        samples.append(of_groups @ counts.T)
-    return _over_tasks(sums, samples, drawn)
+            group_sums[:, column] = rank_sums(task.max_progress[group.failures], -values)[:, 0]
+        sums.append(group_sums.sum(axis=1, keepdims=True))
+        samples.append(group_sums @ counts.T)
+    return _over_tasks(sums, samples, bootstrap)
 
 
-def _over_tasks(sums: list[Floats], samples: list[Floats], drawn: Bootstrap) -> Ranking:
-    total = np.einsum("tks,st->ks", np.stack(samples), drawn.tasks)
+def _over_tasks(sums: list[Floats], samples: list[Floats], bootstrap: Bootstrap) -> Ranking:
+    total = np.einsum("tks,st->ks", np.stack(samples), bootstrap.tasks)
     return Ranking(float(kendall_tau(np.sum(sums, axis=0))[0]), kendall_tau(total))
 
 
 def figures(
-    facts: Sequence[TaskFacts], scores: Sequence[TaskScores], drawn: Bootstrap
+    labels: Sequence[TaskLabels], distances: Sequence[TaskDistances], bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """All figures of one row and option, for JSON; see `reward.measure` for their meaning."""
-    conditions = list(scores[0].ranking)
+    """Computes all figures of one row and option, for JSON; `benchmark.measure` explains them."""
+    conditions = list(distances[0].ranking)
     result: dict[str, Any] = {
         "task": {
-            **rank_within_tasks(facts, scores, drawn, AS_RECORDED).figures,
-            **_task_figures(facts, scores),
+            **rank_within_tasks(labels, distances, bootstrap, AS_RECORDED).figures,
+            **_task_figures(labels, distances),
         },
         "group": {
-            **rank_within_groups(facts, scores, drawn, AS_RECORDED).figures,
-            **_group_figures(facts, scores),
+            **rank_within_groups(labels, distances, bootstrap, AS_RECORDED).figures,
+            **_group_figures(labels, distances),
         },
-        "rank_errors": _rank_errors(facts, scores),
+        "rank_errors": _rank_errors(labels, distances),
         "shifts": {},
         "curves": {},
     }
@@ -133,83 +140,87 @@ def figures(
         if condition == AS_RECORDED:
             continue
         name = condition.removesuffix(ONE_SIDED)
-        of_shift = result["shifts"].setdefault(name, {})
+        shift_figures = result["shifts"].setdefault(name, {})
         prefix = "one_sided_" if condition.endswith(ONE_SIDED) else ""
-        of_shift[prefix + "task"] = rank_within_tasks(facts, scores, drawn, condition).figures
-        if condition in scores[0].groups:
-            of_shift[prefix + "group"] = rank_within_groups(facts, scores, drawn, condition).figures
-    for shift in scores[0].shifted_curves:
-        spearmans = np.array([score.shifted_curves[shift] for score in scores])
-        result["shifts"][shift]["spearman"] = _mean(spearmans)
-    for reference in scores[0].curves:
-        five = [score.curves[reference] for score in scores]
+        by_task = rank_within_tasks(labels, distances, bootstrap, condition)
+        shift_figures[prefix + "task"] = by_task.figures
+        if condition in distances[0].groups:
+            by_group = rank_within_groups(labels, distances, bootstrap, condition)
+            shift_figures[prefix + "group"] = by_group.figures
+    for shift in distances[0].shifted_curves:
+        spearmans = [measured.shifted_curves[shift] for measured in distances]
+        result["shifts"][shift]["spearman"] = mean_of_known(spearmans)
+    for reference in distances[0].curves:
+        by_task_curves = [measured.curves[reference] for measured in distances]
         result["curves"][reference] = {
-            name: _mean(np.array([task[name] for task in five])) for name in five[0]
+            name: mean_of_known([curves[name] for curves in by_task_curves])
+            for name in by_task_curves[0]
         }
     return result
 
 
-def _task_figures(facts: Sequence[TaskFacts], scores: Sequence[TaskScores]) -> dict[str, float]:
-    of_final, pairs = [], []
-    for task, score in zip(facts, scores, strict=True):
-        near = -score.ranking[AS_RECORDED]
-        of_final.append(rank_sums(task.final[task.failed], near))
-        pairs.append((task.furthest[task.failed], near))
-    return {"tau_of_final": float(kendall_tau(np.sum(of_final, axis=0))[0]), **_accuracies(pairs)}
+def _task_figures(
+    labels: Sequence[TaskLabels], distances: Sequence[TaskDistances]
+) -> dict[str, float]:
+    final_sums, pairs = [], []
+    for task, measured in zip(labels, distances, strict=True):
+        scores = -measured.ranking[AS_RECORDED]
+        final_sums.append(rank_sums(task.final_progress[task.failed], scores))
+        pairs.append((task.max_progress[task.failed], scores))
+    tau_of_final = float(kendall_tau(np.sum(final_sums, axis=0))[0])
+    return {"tau_of_final": tau_of_final, **_accuracies(pairs)}
 
 
-def _group_figures(facts: Sequence[TaskFacts], scores: Sequence[TaskScores]) -> dict[str, float]:
+def _group_figures(
+    labels: Sequence[TaskLabels], distances: Sequence[TaskDistances]
+) -> dict[str, float]:
     pairs = [
-        (task.furthest[group.failures], -distances)
-        for task, score in zip(facts, scores, strict=True)
-        for group, distances in zip(task.groups, score.groups[AS_RECORDED], strict=True)
+        (task.max_progress[group.failures], -values)
+        for task, measured in zip(labels, distances, strict=True)
+        for group, values in zip(task.groups, measured.groups[AS_RECORDED], strict=True)
     ]
     if not pairs:
         return {}
-    too_high = sum(overpaid(truths, near) for truths, near in pairs)
-    result = {**_accuracies(pairs), "overpaid": too_high / sum(len(near) for _, near in pairs)}
+    num_overpaid = sum(overpaid(oracle, scores) for oracle, scores in pairs)
+    num_failures = sum(len(scores) for _, scores in pairs)
+    result = {**_accuracies(pairs), "overpaid": num_overpaid / num_failures}
     for formula in FORMULAS:
-        found = [
-            correlation(truths, ProgressReward(formula).rewards_of(-near)) for truths, near in pairs
-        ]
-        result[f"correlation_{formula}"] = _mean(np.array(found))
+        result[f"correlation_{formula}"] = mean_of_known(
+            [
+                correlation(oracle, ProgressReward(formula).rewards_of(-scores))
+                for oracle, scores in pairs
+            ]
+        )
     return result
 
 
 def _accuracies(pairs: Sequence[tuple[Floats, Floats]]) -> dict[str, float]:
-    """Shares of all pairs of truths and scores that are in the right order."""
+    """Computes the shares of pairs of failures whose scores are in the oracle's order."""
     result = {}
     for name, gaps in (
         ("accuracy", {}),
-        ("accuracy_within_a_stage", {"most_gap": STAGE}),
-        ("accuracy_a_stage_apart", {"least_gap": STAGE}),
+        ("accuracy_within_a_stage", {"max_gap": STAGE}),
+        ("accuracy_a_stage_apart", {"min_gap": STAGE}),
     ):
-        found = [right_pairs(truths, scores, **gaps) for truths, scores in pairs]
-        right, counted = np.sum(found, axis=0)
-        result[name] = float(right / counted) if counted else float("nan")
+        counts = [correct_pairs(oracle, scores, **gaps) for oracle, scores in pairs]
+        correct, counted = np.sum(counts, axis=0)
+        result[name] = float(correct / counted) if counted else float("nan")
     return result
 
 
-def _rank_errors(facts: Sequence[TaskFacts], scores: Sequence[TaskScores]) -> dict[str, float]:
-    """By kind of failure: mean rank by reward less that by truth, as a share of the failures.
+def _rank_errors(
+    labels: Sequence[TaskLabels], distances: Sequence[TaskDistances]
+) -> dict[str, float]:
+    """Computes the mean of rank by reward minus rank by oracle, by kind of failure.
 
-    Above 0, the kind is paid too much.
+    In shares of the task's failures; above 0, the kind is paid too much.
     """
-    errors: dict[str, list[float]] = {}
-    for task, score in zip(facts, scores, strict=True):
-        truths, near = task.furthest[task.failed], -score.ranking[AS_RECORDED]
-        shares = (_ranks(near) - _ranks(truths)) / len(truths)
-        for row, share in zip(task.failed, shares, strict=True):
-            errors.setdefault(task.kinds[row], []).append(float(share))
-    return {kind: float(np.mean(found)) for kind, found in sorted(errors.items())}
-
-
-def _ranks(values: Floats) -> Floats:
     from scipy.stats import rankdata
 
-    return np.asarray(rankdata(values), np.float64)
-
-
-def _mean(values: Floats) -> float:
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if len(there) else float("nan")
+    errors: dict[str, list[float]] = {}
+    for task, measured in zip(labels, distances, strict=True):
+        oracle, scores = task.max_progress[task.failed], -measured.ranking[AS_RECORDED]
+        shares = (rankdata(scores) - rankdata(oracle)) / len(oracle)
+        for row, share in zip(task.failed, shares, strict=True):
+            errors.setdefault(task.kinds[row], []).append(float(share))
+    return {kind: float(np.mean(values)) for kind, values in sorted(errors.items())}

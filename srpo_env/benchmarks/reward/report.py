@@ -1,4 +1,4 @@
-"""What ``srpo-env benchmark reward`` measured, as a table and as a picture."""
+"""Tables and picture of what ``srpo-env benchmark reward`` measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which people with colour-blindness can tell apart too.
+# Okabe and Ito's palette, which is safe for colour-blind readers.
 COLORS = ("#999999", "#E69F00", "#000000", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#0072B2")
 MARKERS = "osD^vP*X"
 
@@ -44,7 +44,7 @@ class Column(NamedTuple):
     name: str
     cell: Callable[[dict[str, Any]], str]
     above: str = ""
-    """heading of this column and those that follow"""
+    """heading above this column and those that follow"""
 
 
 def _figure(part: str, name: str) -> Callable[[dict[str, Any]], str]:
@@ -65,7 +65,7 @@ RANKING = [
     *NAMES,
     Column("tau [95%]", lambda row: _tau(row["task"]), "failures of a task"),
     Column("lead", _lead),
-    Column("end", _figure("task", "tau_of_final")),
+    Column("final", _figure("task", "tau_of_final")),
     Column("pairs", _figure("task", "accuracy")),
     Column("near", _figure("task", "accuracy_within_a_stage")),
     Column("far", _figure("task", "accuracy_a_stage_apart")),
@@ -75,11 +75,11 @@ RANKING = [
     Column("r paper", _figure("group", "correlation_paper")),
     Column("siirl", _figure("group", "correlation_siirl")),
 ]
-"""Of every row"""
+"""Columns of the ranking table, which has all rows"""
 
 CURVES = [
     *NAMES[:2],
-    Column("rho", _curve("spearman"), "curves of progress"),
+    Column("rho", _curve("spearman"), "progress curves"),
     Column("(self)", _curve("spearman", "self")),
     Column("mono", _curve("monotonicity")),
     Column("(self)", _curve("monotonicity", "self")),
@@ -95,38 +95,38 @@ CURVES = [
     Column("light", _rho_under("light")),
     Column("noise", _rho_under("noise")),
 ]
-"""Of the rows with DBSCAN's centers"""
+"""Columns of the curves table, which has the rows with DBSCAN's centers"""
 
 LEGEND = f"""\
-tau       Kendall's tau of minus the distance with furthest true progress, over all pairs of one
-          task, or group; lead: over pixels by the same option; end: with true progress at the
-          episode's end instead
-pairs     share in the right order; near: of those less than a stage apart, far: of the others
-overpaid  failures that rank above one which truly got a stage further, or more
-r         correlation of the formula's rewards with true progress; ranks are the same for both
-rho       Spearman of a success's progress over growing windows with time, beside other successes;
-          (self): beside its own end, as in the paper; mono, MMD, JS, SMD likewise. Options that
-          count what was reached or visited rise with the window by nature
-shifted   camera, light and noise: all episodes of a task changed alike; placed: successes from
-          other initial states only; rho of a task's first {MAX_SHIFTED} successes"""
+tau       Kendall's tau between the negative distance and the maximum oracle progress, over all
+          pairs of failures of a task or group; lead: minus the tau of the same option on pixels;
+          final: with the oracle progress at the episode's end instead of its maximum
+pairs     share of pairs in the right order; near: pairs less than a stage (0.2) apart; far: others
+overpaid  share of failures that rank above a failure with at least a stage more oracle progress
+r         Pearson correlation of the formula's rewards with oracle progress; ranks are equal
+rho       Spearman correlation of a success's progress over growing windows with time, compared with
+          the other successes; (self): with its own end, as in the paper; mono (monotonicity), MMD,
+          JS, SMD likewise. Options that count visited moments rise with the window by definition
+shifted   camera, light and noise: all episodes of a task shifted in the same way; placed: compared
+          with successes from other initial states only; rho: a task's first {MAX_SHIFTED} successes"""
 
 
 TITLES = {
-    "scripted": "failures of many kinds, scripted",
-    "policy": "a policy's own failures",
+    "scripted": "scripted failures of many kinds",
+    "policy": "failures of a policy",
     "given": "given episodes",
 }
-"""What each set of episodes is"""
+"""Titles of the sets of episodes"""
 
 
 def tables(results: dict[str, dict[str, Any]]) -> str:
-    """All rows of each set of episodes, and what the columns mean."""
+    """Returns the tables of each set of episodes, and a legend of the columns."""
     parts = [f"{TITLES[name].upper()}\n{table(result)}" for name, result in results.items()]
     return "\n\n".join([*parts, LEGEND])
 
 
 def table(result: dict[str, Any]) -> str:
-    """All rows, under what they are of."""
+    """Returns the tables of one set of episodes, under a description of the episodes."""
     episodes = result["episodes"]
     groups = "one initial state each" * episodes["groups_of_one_state"] or "mixed initial states"
     head = (
@@ -135,7 +135,7 @@ def table(result: dict[str, Any]) -> str:
         f"up to {result['settings']['group_size']}, {groups}"
     )
     if episodes["left_out"]:
-        head += f"\nleft out, with too few of either: {', '.join(episodes['left_out'])}"
+        head += f"\nleft out, too few successes or failures: {', '.join(episodes['left_out'])}"
     curves = [row for row in result["rows"] if row["curves"]]
     return "\n\n".join([head, _columns(RANKING, result["rows"]), _columns(CURVES, curves)])
 
@@ -165,7 +165,7 @@ def _columns(columns: list[Column], rows: list[dict[str, Any]]) -> str:
 
 
 def draw(results: dict[str, dict[str, Any]]) -> Figure:
-    """Draws how well failures are ranked, by option and encoder, and what shifts do to it."""
+    """Draws Kendall's tau by option and encoder, and its minimum under shifts."""
     from matplotlib.figure import Figure
 
     rows = [row for result in results.values() for row in result["rows"]]
@@ -192,19 +192,19 @@ def draw(results: dict[str, dict[str, Any]]) -> Figure:
             _draw_shifts(right, mine, options, offset, style)
         episodes = result["episodes"]
         left.set_title(
-            f"{TITLES[name]}: {episodes['failures']} beside {episodes['successes']} successes, "
+            f"{TITLES[name]}: {episodes['failures']} failures, {episodes['successes']} successes, "
             f"{episodes['tasks']} tasks, {episodes['assets']} assets\n\nwithin a task",
             fontsize=10,
             loc="left",
         )
         middle.set_title("within a group", fontsize=10, loc="left")
-        right.set_title("within a task, the least under shift", fontsize=10, loc="left")
+        right.set_title("within a task, minimum over shifts", fontsize=10, loc="left")
         for axes in (left, middle, right):
             _dress(axes, len(options))
     panels[0][0].set_yticks(range(len(options)), options)
     panels[0][0].invert_yaxis()
     for axes in panels[-1]:
-        axes.set_xlabel("Kendall's tau with true progress")
+        axes.set_xlabel("Kendall's tau with oracle progress")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=min(6, len(encoders)), frameon=False
@@ -236,7 +236,7 @@ def _draw_column(
         low, high = (found["tau"] if end is None else end for end in found["interval"])
         axes.plot([low, high], [place + offset] * 2, color=style["color"], linewidth=1.5)
         axes.plot([found["tau"]], [place + offset], markersize=6, **style, label=label)
-        label = "_"  # once in the legend
+        label = "_"  # only the first point has a legend entry
 
 
 def _draw_shifts(
@@ -249,5 +249,5 @@ def _draw_shifts(
     for place, option in enumerate(options):
         shifts = rows.get(option, {}).get("shifts", {})
         taus = [tau for name in shifts if (tau := _shift(shifts, name)) is not None]
-        if len(taus) > 1:  # of states, placement alone; nothing to compare
+        if len(taus) > 1:  # states have placement only
             axes.plot([min(taus)], [place + offset], markersize=6, **style)

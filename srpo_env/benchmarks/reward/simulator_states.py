@@ -1,6 +1,6 @@
-"""What the simulator knew of recorded episodes: they are played again, and looked at from within.
+"""Simulator states of recorded episodes, obtained by replaying them.
 
-A latent made from it is the ceiling of what a video can tell; no part of any reward.
+Used as latents, they are an upper bound for encoders of videos; no reward uses them.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from srpo_env.libero.suites import get_task
 Floats = npt.NDArray[np.float64]
 
 
-class WatchedSimulation(Simulation):
-    """Notes the state at every look of the camera, in place of an image."""
+class StateRecordingSimulation(Simulation):
+    """Records the state instead of rendering an image."""
 
     def __init__(self, task_id: int) -> None:
         """Builds a task of libero_object."""
         super().__init__(get_task(SUITE, task_id), image_size=1)
-        self.seen: list[Floats] = []
+        self.states: list[Floats] = []
 
     def render(self, camera: str) -> npt.NDArray[np.uint8]:
-        """Notes the state; the image is one black pixel."""
-        self.seen.append(state_of(self))
+        """Records the state and returns one black pixel."""
+        self.states.append(state_of(self))
         return np.zeros((1, 1, 3), np.uint8)
 
 
 def state_of(simulation: Simulation) -> Floats:
-    """Grip point, object to move, both seen from the basket, and the fingers' opening.
+    """Returns positions of gripper and object relative to the basket, and the gripper's opening.
 
-    All in metres, so that one unit serves distances between states, ``(7,)``.
+    Returns:
+        Shape ``(7,)``, all in metres, so that distances between states have one unit.
     """
     data = simulation.data
     target, basket = (
@@ -54,25 +55,25 @@ def replay_states(
     max_steps: int,
     progress: Callable[[], object] | None = None,
 ) -> list[Floats]:
-    """Plays episodes of one task again; nothing is rendered.
+    """Replays episodes of one task without rendering.
 
     Args:
-        episodes: As they were recorded.
+        episodes: The recorded episodes.
         chunk: Control steps between two frames.
-        max_steps: Control steps after which a failure was cut off.
+        max_steps: Control steps after which a failure was truncated.
         progress: Called after each episode.
 
     Returns:
         The states at the times of each episode's frames, ``(num_frames, 7)``.
 
     Raises:
-        ValueError: If an episode goes otherwise than it did when it was recorded.
+        ValueError: If the progress of a replay differs from the recording.
     """
-    simulation = WatchedSimulation(episodes[0].task_id)
-    found = []
+    simulation = StateRecordingSimulation(episodes[0].task_id)
+    states = []
     for episode in episodes:
-        simulation.seen = []
-        again = play(
+        simulation.states = []
+        replay = play(
             simulation,
             episode.kind,
             episode.init_state_id,
@@ -80,15 +81,16 @@ def replay_states(
             chunk=chunk,
             max_steps=max_steps,
         )
-        if not np.array_equal(again.progress, episode.progress):
+        if not np.array_equal(replay.progress, episode.progress):
             raise ValueError(
-                f"an episode that is played again must go as it was recorded, and {episode.kind!r} "
-                f"of task {episode.task_id} from initial state {episode.init_state_id} with seed "
-                f"{episode.seed} did not: was it recorded with other assets, or by another version "
-                "of srpo-env or MuJoCo? Leave out the row 'state', or record it anew"
+                f"the replay of an episode must equal the recording, but it differs for kind "
+                f"{episode.kind!r} of task {episode.task_id}, initial state "
+                f"{episode.init_state_id}, seed {episode.seed}: it was probably recorded with "
+                "other assets or another version of srpo-env or MuJoCo. Leave out the row "
+                "'state', or record the episodes again"
             )
-        found.append(np.stack(simulation.seen))
+        states.append(np.stack(simulation.states))
         if progress is not None:
             progress()
     simulation.close()
-    return found
+    return states

@@ -1,7 +1,7 @@
-"""Whether clustering tells strategies apart: an expert that goes one way, and one that goes two.
+"""Counts clusters of successes with one strategy and with two, to check the clustering (Eq. 3).
 
-Eq. 3 of the paper clusters the successes because a task can be solved in several ways. Here it is:
-from one initial state, the expert carries the object low or high over all else.
+The paper clusters successes because a task can be solved in several ways. In these episodes, all
+from one initial state, the expert carries the object either low or high.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from srpo_env.benchmarks.reward.encoder_rows import Row
 from srpo_env.benchmarks.reward.latents import task_states
 from srpo_env.libero.behaviour_files import read_behaviours
 
-ONE_WAY, OTHER_WAY = "slow", "high"
-"""Kinds of episodes that succeed"""
+ONE_STRATEGY, OTHER_STRATEGY = "slow", "high"
+"""Kinds of successful episodes"""
 
 LATENTS = {"mean": "mean", "path": "in-step"}
-"""What of a row is clustered, and the option that compares it so"""
+"""Latents that are clustered, and the option that compares them"""
 
 
 def measure_strategies(
     files: Sequence[Path], rows: Sequence[Row], cache: Path, progress: Callable[[str], object]
 ) -> list[dict[str, Any]]:
-    """Counts clusters where the expert went one way, and where it went both.
+    """Counts the clusters of successes of one strategy, and of both strategies together.
 
     Args:
-        files: Of episodes of `ONE_WAY` and `OTHER_WAY`, one task in each.
+        files: Episodes of the kinds `ONE_STRATEGY` and `OTHER_STRATEGY`, one task in each file.
         rows: The encoders.
         cache: Folder for states.
         progress: Called for each file and row.
 
     Returns:
         For each row and each of `LATENTS`: ``one`` and ``two``, the number of clusters in each
-        task; ``one_is_one`` and ``two_are_several``, shares of the tasks with exactly one, and with
-        more than one.
+        task with one strategy and with two; ``one_is_one`` and ``two_are_several``, the shares of
+        tasks with exactly one cluster, and with more than one.
 
     Raises:
-        ValueError: If a file lacks one of the two ways.
+        ValueError: If a file lacks one of the two kinds.
     """
     counts: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for file in files:
         episodes = [episode for episode in read_behaviours(file) if episode.success]
         kinds = np.array([episode.kind for episode in episodes])
-        if not {ONE_WAY, OTHER_WAY} <= set(kinds):
+        if not {ONE_STRATEGY, OTHER_STRATEGY} <= set(kinds):
             raise ValueError(
-                f"{str(file)!r} must hold successes of the kinds {ONE_WAY!r} and {OTHER_WAY!r}, "
-                f"got {sorted(set(kinds.tolist()))}"
+                f"{str(file)!r} must hold successes of the kinds {ONE_STRATEGY!r} and "
+                f"{OTHER_STRATEGY!r}, got {sorted(set(kinds.tolist()))}"
             )
         for row in rows:
             sequences = [episode.frames for episode in episodes]
@@ -60,7 +60,7 @@ def measure_strategies(
             for name, option in LATENTS.items():
                 one, two = (
                     cluster(OPTIONS[option], part).num_clusters
-                    for part in (paths[kinds == ONE_WAY], paths)
+                    for part in (paths[kinds == ONE_STRATEGY], paths)
                 )
                 counts.setdefault((row.name, name), []).append((one, two))
             progress(f"{row.name}: strategies")
@@ -78,10 +78,11 @@ def measure_strategies(
 
 
 def strategies_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The counts as text."""
+    """Returns the counts as text."""
     lines = [
-        "CLUSTERS OF SUCCESSES, of each task, by DBSCAN\n",
-        f"{'encoder':20}{'latents':9}{'one way':26}{'= 1':>5}   {'two ways':26}{'> 1':>5}",
+        "CLUSTERS OF SUCCESSES, per task, by DBSCAN\n",
+        f"{'encoder':20}{'latents':9}{'one strategy':26}{'= 1':>5}   "
+        f"{'two strategies':26}{'> 1':>5}",
     ]
     for row in rows:
         one, two = (" ".join(map(str, row[name])) for name in ("one", "two"))

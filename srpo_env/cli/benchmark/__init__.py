@@ -1,4 +1,4 @@
-"""Measures rewards against the truth, and speed side by side with what others use."""
+"""Measures rewards against the simulator's progress, and speed against LIBERO's environment."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import argparse
 import importlib
 
 BENCHMARKS = {
-    "reward": "progress rewards against the truth: how well failures are ranked",
-    "sim": "LIBERO's simulator against LIBERO's own: speed, resets, memory, images",
+    "reward": "how well progress rewards rank failures, against the simulator's progress",
+    "sim": "speed, resets, memory and images of the simulation, against LIBERO's own environment",
 }
-"""Name of each benchmark, which is also its module's here, and what it measures."""
+"""Names of the benchmarks, which are also the names of their modules, and descriptions."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the benchmark's name; its own arguments follow."""
+    """Adds the name of the benchmark, which takes the remaining arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.usage = f"{parser.prog} [--help] BENCHMARK ..."
-    lines = [f"  {name:10} {does}" for name, does in BENCHMARKS.items()]
+    lines = [f"  {name:10} {description}" for name, description in BENCHMARKS.items()]
     parser.epilog = "\n".join(["benchmarks:", *lines])
     parser.add_argument("benchmark", metavar="BENCHMARK", choices=BENCHMARKS, help="see below")
     parser.add_argument(
-        "arguments", metavar="...", nargs=argparse.REMAINDER, help="the benchmark's own"
+        "arguments", metavar="...", nargs=argparse.REMAINDER, help="arguments of the benchmark"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the benchmark, whose module is like a command's."""
+    """Runs the benchmark's module, which has the same functions as a subcommand's."""
     benchmark = importlib.import_module(f"{__name__}.{args.benchmark}")
     parser = argparse.ArgumentParser(
         prog=f"srpo-env benchmark {args.benchmark}", description=benchmark.__doc__

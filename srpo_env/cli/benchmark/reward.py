@@ -1,9 +1,9 @@
-"""Measures how truly a progress reward ranks failures, against the simulator's own state.
+"""Measures how well progress rewards rank failures, against the simulator's progress (the oracle).
 
-Records episodes: scripted ones, successes and failures of many kinds, and a policy's own, in groups
-as in training. Encodes them with every encoder, and compares the distances of failures from the
-successes with how far each truly came. Episodes and latents are kept in the folder, so that a
-second run is quick.
+Records scripted episodes (successes and failures of many kinds) and episodes of a policy, in groups
+as in training. Encodes them with every encoder, and compares the failures' distances from the
+successes with their oracle progress. Episodes and latents are cached in the folder, so a second run
+is fast.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tqdm import tqdm
 from srpo_env.benchmarks.plain_data import to_json
 from srpo_env.benchmarks.reward.benchmark import Settings, measure, num_measurements
 from srpo_env.benchmarks.reward.distance_options import OPTIONS
-from srpo_env.benchmarks.reward.encoder_rows import BASELINES, make_rows, shipped
+from srpo_env.benchmarks.reward.encoder_rows import BASELINES, bundled_checkpoints, make_rows
 from srpo_env.benchmarks.reward.report import draw, tables
 from srpo_env.benchmarks.reward.strategy_clusters import (
-    ONE_WAY,
-    OTHER_WAY,
+    ONE_STRATEGY,
+    OTHER_STRATEGY,
     measure_strategies,
     strategies_table,
 )
@@ -31,87 +31,94 @@ from srpo_env.cli.demos import numbers
 from srpo_env.encoders.named import HELP
 
 SIZES = {"full": (70, 45, "40-49"), "small": (9, 18, "40-42")}
-"""Scripted successes and failures of each task, and initial states: those that training leaves
-alone. Of a policy, eight episodes from each"""
+"""Number of scripted successes and failures per task, and initial states, which training never
+uses; a policy plays eight episodes from each"""
 
 SETS = ("scripted", "policy", "strategies")
-"""Episodes that are recorded; of the last, the clusters are counted"""
+"""Sets of episodes; the clusters of successes are counted in the last"""
 
 STRATEGIES_STATE, STRATEGIES_EPISODES = 45, 16
-"""The initial state of that set, and its episodes of each task, half of each way"""
+"""Initial state of that set, and its number of episodes per task, half of each strategy"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the episodes, the encoders and the options."""
+    """Adds the arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "\n".join(
         [
-            "encoders without training:",
-            *(f"  {name:18} {what}" for name, what in BASELINES.items()),
+            "encoders that need no training:",
+            *(f"  {name:18} {description}" for name, description in BASELINES.items()),
             "",
-            "options, how the distance from the successes is measured:",
-            *(f"  {name:18} {option.what}" for name, option in OPTIONS.items()),
+            "options for the distance from the successes:",
+            *(f"  {name:18} {option.description}" for name, option in OPTIONS.items()),
         ]
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("results/reward"),
-        help="folder for episodes, latents, figures.json, table.txt and picture.png "
+        help="folder of episodes, latents, figures.json, table.txt and picture.png "
         "(default: %(default)s)",
     )
     parser.add_argument(
         "--episodes",
         type=Path,
-        help="folder that `srpo-env record-behaviours` recorded; default: record some",
+        help="folder that `srpo-env record-behaviours` recorded (default: record episodes)",
     )
     parser.add_argument(
-        "--of", nargs="+", choices=SETS, default=list(SETS), help="what to record (default: both)"
+        "--sets", nargs="+", choices=SETS, default=list(SETS), help="what to record (default: all)"
     )
     parser.add_argument(
         "--policy",
         default="libero-object",
-        help="a checkpoint's path, or the name of one that ships (default: %(default)s)",
+        help="path of a checkpoint, or name of a bundled one (default: %(default)s)",
     )
     parser.add_argument(
         "--encoder",
         action="append",
         metavar="NAME",
-        help=f"one of those below, or {HELP}; may be repeated (default: all below, and what ships)",
+        help=f"one of those below, or {HELP}; may be repeated (default: all below and all bundled)",
     )
     parser.add_argument(
-        "--options", nargs="+", choices=OPTIONS, default=list(OPTIONS), help="default: all"
+        "--options",
+        nargs="+",
+        choices=OPTIONS,
+        default=list(OPTIONS),
+        help="default: all",
     )
     parser.add_argument(
         "--all-centers",
         nargs="*",
         choices=OPTIONS,
         default=["mean"],
-        help="options that are measured with DBSCAN's centers, the nearest success and the mean "
-        "success (default: mean); the others with DBSCAN's",
+        help="options that are measured with DBSCAN's centers, with the nearest success and with "
+        "the mean success (default: mean); the others use DBSCAN's centers only",
     )
     parser.add_argument(
         "--size",
         choices=SIZES,
         default="full",
-        help="of what is recorded; full: 700 scripted successes and 450 failures, 800 episodes of "
-        "a policy; small: 90, 180 and 240 (default: %(default)s)",
+        help="number of recorded episodes; full: 700 scripted successes, 450 scripted failures and "
+        "800 episodes of a policy; small: 90, 180 and 240 (default: %(default)s)",
     )
-    parser.add_argument("--tasks", default="all", help="that are recorded, as in 0-4,7; or all")
+    parser.add_argument("--tasks", default="all", help="tasks to record, such as 0-4,7, or all")
     parser.add_argument(
-        "--windows", type=int, default=10, help="of each episode's curve (default: %(default)s)"
+        "--windows",
+        type=int,
+        default=10,
+        help="windows of a progress curve (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Records, measures, prints the tables and writes the files."""
-    names = args.encoder or [*BASELINES, *shipped()]
+    """Records episodes, measures, prints the tables and writes the files."""
+    names = args.encoder or [*BASELINES, *bundled_checkpoints()]
     results = {}
     with announcement_left_out():
         sets = (
-            {"given": _given(args.episodes)}
+            {"given": _existing(args.episodes)}
             if args.episodes
-            else {name: _recorded(name, args) for name in args.of if name != "strategies"}
+            else {name: _recorded(name, args) for name in args.sets if name != "strategies"}
         )
         for name, files in sets.items():
             settings = Settings(
@@ -124,9 +131,9 @@ def run(args: argparse.Namespace) -> int:
             )
             total = num_measurements(settings)
             with tqdm(total=total, desc=f"measuring, {name}", disable=None) as bar:
-                results[name] = measure(settings, functools.partial(_tell, bar))
+                results[name] = measure(settings, functools.partial(_report, bar))
         clusters = []
-        if "strategies" in args.of and not args.episodes:
+        if "strategies" in args.sets and not args.episodes:
             clusters = _clusters(_recorded("strategies", args), names, args.out / "latents")
     text = "\n\n".join([tables(results), *([strategies_table(clusters)] if clusters else [])])
     print(f"\n{text}")
@@ -141,27 +148,27 @@ def run(args: argparse.Namespace) -> int:
 
 def _clusters(files: list[Path], names: list[str], cache: Path) -> list[dict[str, Any]]:
     with tqdm(total=len(files) * len(names), desc="counting clusters", disable=None) as bar:
-        return measure_strategies(files, make_rows(names), cache, functools.partial(_tell, bar))
+        return measure_strategies(files, make_rows(names), cache, functools.partial(_report, bar))
 
 
-def _tell(bar: tqdm, what: str) -> None:
-    bar.set_postfix_str(what)
+def _report(bar: tqdm, step: str) -> None:
+    bar.set_postfix_str(step)
     bar.update()
 
 
-def _given(folder: Path) -> list[Path]:
+def _existing(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.hdf5")) if folder.is_dir() else [folder]
     if not files or not files[0].is_file():
         raise FileNotFoundError(
-            f"`--episodes` must be a folder with *.hdf5 files, got {str(folder)!r}; "
-            "`srpo-env record-behaviours` records some"
+            f"`--episodes` must be a folder with *.hdf5 files, got {str(folder)!r}: record them "
+            "with `srpo-env record-behaviours`"
         )
     return files
 
 
 def _recorded(name: str, args: argparse.Namespace) -> list[Path]:
-    """Records what is not there yet; each size in folders of its own."""
-    # Imported here: recorded episodes are judged without a simulator.
+    """Records the missing files of a set; each size has its own folder."""
+    # Imported here: existing episodes are evaluated without a simulator.
     from srpo_env.benchmarks.reward.policy_episodes import PolicyRecording, record_policy
     from srpo_env.libero.behaviour_recording import SUITE, BehaviourRecording, record_behaviours
     from srpo_env.libero.suites import tasks_of
@@ -169,16 +176,16 @@ def _recorded(name: str, args: argparse.Namespace) -> list[Path]:
     successes, failures, init_states = SIZES[args.size]
     states = tuple(numbers(init_states, "init states"))
     scripted = BehaviourRecording(successes=successes, failures=failures, init_states=states)
-    of_policy = PolicyRecording(policy=args.policy, init_states=states)
+    policy = PolicyRecording(policy=args.policy, init_states=states)
     strategies = BehaviourRecording(
         successes=STRATEGIES_EPISODES,
         failures=0,
         init_states=(STRATEGIES_STATE,),
-        success_kinds=(ONE_WAY, OTHER_WAY),
+        success_kinds=(ONE_STRATEGY, OTHER_STRATEGY),
     )
     per_task = {
         "scripted": successes + failures,
-        "policy": of_policy.per_state * len(states),
+        "policy": policy.per_state * len(states),
         "strategies": STRATEGIES_EPISODES,
     }[name]
     every_task = range(len(tasks_of(SUITE)))
@@ -197,7 +204,7 @@ def _recorded(name: str, args: argparse.Namespace) -> list[Path]:
                 files.append(done.file)
             else:
                 files.append(
-                    record_policy(task_id, folder, of_policy, progress=lambda _: bar.update())
+                    record_policy(task_id, folder, policy, progress=lambda _: bar.update())
                 )
-            bar.update(number * per_task - bar.n)  # of a file that was there
+            bar.update(number * per_task - bar.n)  # counts the episodes of an existing file
     return files

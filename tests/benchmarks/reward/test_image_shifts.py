@@ -21,41 +21,41 @@ def video(seed=0, size=64):
 
 
 @pytest.mark.parametrize("name", SHIFTS)
-def test_a_shift_changes_every_frame_and_keeps_their_form(name):
+def test_a_shift_changes_every_frame_and_keeps_shape_and_type(name):
     before = video()
     after = SHIFTS[name](0)(before)
     assert after.shape == before.shape
     assert after.dtype == np.uint8
     assert all((a != b).any() for a, b in zip(after, before, strict=True))
-    np.testing.assert_array_equal(before, video())  # in place, it would shift twice
+    np.testing.assert_array_equal(before, video())  # not shifted in place
 
 
 @pytest.mark.parametrize("name", SHIFTS)
-def test_a_task_always_has_the_same_shift_and_another_task_another(name):
+def test_the_shift_is_fixed_by_the_task(name):
     first, again, other = (SHIFTS[name](task_id)(video()) for task_id in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
 
 @pytest.mark.parametrize("make", [camera, light])
-def test_camera_and_light_are_the_same_for_all_frames_and_episodes(make):
+def test_camera_and_light_are_equal_for_all_frames(make):
     shift, frame = make(1), video()[:1]
     np.testing.assert_array_equal(shift(np.repeat(frame, 3, axis=0)), np.repeat(shift(frame), 3, 0))
 
 
 @pytest.mark.parametrize("task_id", range(10))
-def test_the_turned_camera_leaves_no_empty_corner(task_id):
+def test_the_rotated_image_has_no_empty_corner(task_id):
     assert camera(task_id)(np.full((1, 64, 64, 3), 200, np.uint8)).min() == 200
 
 
-def test_the_camera_enlarges_what_it_sees():
+def test_the_camera_magnifies():
     frames = np.zeros((1, 128, 128, 3), np.uint8)
     frames[:, 54:74, 54:74] = 255
     assert 1.15**2 < camera(0)(frames).mean() / frames.mean() < 1.25**2
 
 
 @pytest.mark.parametrize("task_id", range(10))
-def test_light_changes_brightness_by_as_much_as_it_says(task_id):
+def test_light_changes_brightness_within_its_limits(task_id):
     gray = np.full((1, 4, 4, 3), 100, np.uint8)
     gains = light(task_id)(gray)[0, 0, 0] / 100
     overall = gains.mean() - 1
@@ -63,7 +63,7 @@ def test_light_changes_brightness_by_as_much_as_it_says(task_id):
     assert np.abs(gains - 1).max() > MAX_DIMMING / 2 - MAX_TINT * 1.2
 
 
-def test_noise_is_as_strong_as_it_says_and_new_in_every_frame():
+def test_noise_has_its_deviation_and_is_independent_between_frames():
     gray = np.full((2, 64, 64, 3), 128, np.uint8)
     first, second = noise(0)(gray).astype(float) - 128
     assert first.std() == pytest.approx(255 * NOISE, rel=0.05)

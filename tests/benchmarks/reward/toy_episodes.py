@@ -1,4 +1,4 @@
-"""Episodes without a simulator: a bright square slides from left to right and succeeds there."""
+"""Toy episodes: a bright square slides from left to right and succeeds at the right edge."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIZE, WIDTH = 32, 4
 
 
 def slide(places, task_id=0, init_state_id=0, seed=0, kind="slide"):
-    """An episode in which the square is at these places, shares of the way, 1 for success."""
+    """Makes an episode from the places of the square, in [0, 1]; it succeeds if the last is 1."""
     frames = np.full((len(places), SIZE, SIZE, 3), 40 + 10 * task_id, np.uint8)
     for frame, place in zip(frames, places, strict=True):
         left, top = round(place * (SIZE - WIDTH)), 10 + 2 * init_state_id
@@ -24,20 +24,20 @@ def slide(places, task_id=0, init_state_id=0, seed=0, kind="slide"):
 
 
 def toy_episodes(task_id=0, num_states=2):
-    """For each initial state, three successes and five failures that stop at other places."""
+    """Makes three successes, and five failures that stop earlier, for each initial state."""
     episodes = []
     for state in range(num_states):
         for number in range(3):
-            way = np.linspace(0, 1, 8 + number)
-            episodes.append(slide(way, task_id, state, seed=number, kind="success"))
+            places = np.linspace(0, 1, 8 + number)
+            episodes.append(slide(places, task_id, state, seed=number, kind="success"))
         for number in range(5):
-            way = np.minimum(np.linspace(0, 1, 12), 0.15 + 0.17 * number + 0.01 * state)
-            episodes.append(slide(way, task_id, state, seed=number, kind=f"stops_{number}"))
+            places = np.minimum(np.linspace(0, 1, 12), 0.15 + 0.17 * number + 0.01 * state)
+            episodes.append(slide(places, task_id, state, seed=number, kind=f"stops_{number}"))
     return episodes
 
 
 def write_episodes(folder, task_ids=(0, 1)):
-    """One file for each task, as ``srpo-env record-behaviours`` has them."""
+    """Writes one file per task, in the format of ``srpo-env record-behaviours``."""
     folder.mkdir()
     return tuple(
         write_file(folder / f"task_{task_id}.hdf5", toy_episodes(task_id)) for task_id in task_ids
