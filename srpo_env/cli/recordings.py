@@ -17,19 +17,21 @@ def add_recordings(parser: argparse.ArgumentParser, metavar: str = "PATH") -> No
         nargs="+",
         type=Path,
         metavar=metavar,
-        help="HDF5 files in LIBERO's layout or of `srpo-env record-behaviours`, folders of them, "
-        "or folders of LeRobot datasets; episodes of one task are compared with each other, "
-        "whichever file they are in",
+        help="HDF5 files in LIBERO's layout or of `srpo-env record-behaviours`, folders with such "
+        "files, or LeRobot dataset folders; all episodes of a task are compared with each other, "
+        "across files",
     )
     parser.add_argument(
         "--camera",
-        help="name of the images (default: LIBERO's third-person camera, or the only one)",
+        metavar="NAME",
+        help="which images to use (default: the third-person camera of LIBERO, or the only one)",
     )
     parser.add_argument(
         "--max-frames",
         type=int,
         default=64,
-        help="number of frames taken of each episode, evenly spaced (default: %(default)s)",
+        metavar="N",
+        help="frames of each episode that the encoder sees, evenly spaced (default: %(default)s)",
     )
 
 
@@ -64,7 +66,7 @@ def read_source(
         lerobot = importlib.import_module("lerobot.datasets.lerobot_dataset")
     except ImportError as error:
         raise ImportError(
-            f"{str(source)!r} is a LeRobot dataset, which lerobot reads: run `pip install lerobot`"
+            f"{str(source)!r} is a LeRobot dataset and needs lerobot: run `pip install lerobot`"
         ) from error
     dataset = lerobot.LeRobotDataset(source.name, root=source)
     return read_lerobot(dataset, camera=camera, max_frames=max_frames)
@@ -98,12 +100,12 @@ def _read_behaviours(file: Path, max_frames: int) -> Iterator[RecordedEpisode]:
 
 def _sources_at(path: Path) -> list[Path]:
     if not path.exists():
-        raise FileNotFoundError(f"there are no recorded episodes at {str(path)!r}: no such path")
+        raise FileNotFoundError(f"No recorded episodes at {str(path)!r}: no such path")
     if path.is_file() or (path / "meta" / "info.json").is_file():
         return [path]
     files = sorted(path.glob("*.hdf5"))
     if not files:
         raise FileNotFoundError(
-            f"a folder must hold *.hdf5 files or be a LeRobot dataset, {str(path)!r} is neither"
+            f"A folder must contain *.hdf5 files or be a LeRobot dataset, got {str(path)!r}"
         )
     return files

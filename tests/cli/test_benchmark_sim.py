@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic by hand, and the shortest run of each of its parts."""
+"""The benchmark's arithmetic against hand calculations, and a short run of each part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytest.importorskip("libero", reason="LIBERO is not installed: pip install 'srpo
 
 from srpo_env.benchmarks.sim import benchmark, implementations
 from srpo_env.benchmarks.sim.image_quality import compare_visuals, psnr, ssim
-from srpo_env.benchmarks.sim.implementations import CHUNK, Side, Upstream, Work
+from srpo_env.benchmarks.sim.implementations import CHUNK, Implementation, Upstream, Work
 from srpo_env.benchmarks.sim.report import draw_profile, tables
 from srpo_env.benchmarks.sim.step_profile import PARTS, Stopwatch
 from srpo_env.cli import main as cli
@@ -36,17 +36,17 @@ def test_psnr_of_images_that_differ_by_one_everywhere():
 
 def test_psnr_counts_all_pixels_and_channels():
     image = gray(0, size=2)
-    image[0, 0, 0] = 6  # of 12 numbers one is off by 6: mean square error 3
+    image[0, 0, 0] = 6  # one of 12 values differs by 6: mean square error 3
     assert psnr(image, gray(0, size=2)) == pytest.approx(10 * np.log10(255**2 / 3))
 
 
-def test_equal_images_are_as_similar_as_can_be():
+def test_equal_images_have_infinite_psnr_and_ssim_1():
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     assert psnr(image, image) == np.inf
     assert ssim(image, image) == 1.0
 
 
-def test_ssim_of_even_images_compares_their_brightness_alone():
+def test_ssim_of_uniform_images_compares_brightness_only():
     # No variance, so that only the first factor of Eq. 13 is left; C1 is (0.01 * 255)^2.
     c1 = 2.55**2
     expected = (2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)
@@ -85,7 +85,7 @@ def test_ssim_equals_a_slow_sum_over_windows():
 
 
 @pytest.mark.parametrize("measure", [psnr, ssim])
-def test_images_of_different_shapes_are_not_compared(measure):
+def test_images_of_different_shapes_are_an_error(measure):
     with pytest.raises(ValueError, match=r"same shape, got \(16, 16, 3\) and \(12, 12, 3\)"):
         measure(gray(0), gray(0, size=12))
 
@@ -95,7 +95,7 @@ def test_an_image_smaller_than_ssims_window_is_an_error():
         ssim(gray(0, size=10), gray(0, size=10))
 
 
-def test_thin_visuals_have_fewer_faces_and_look_much_alike():
+def test_fast_visuals_have_fewer_faces_and_similar_images():
     found = compare_visuals([get_task("libero_object", 0)], num_states=1, moving_steps=4)
     (faces,) = found["tasks"]
     assert 0 < faces["fast"] <= faces["exact"]
@@ -108,7 +108,7 @@ def test_thin_visuals_have_fewer_faces_and_look_much_alike():
 # --- Timing -------------------------------------------------------------------------------------
 
 
-def test_nested_parts_count_for_the_inner_one():
+def test_nested_calls_count_for_the_inner_part():
     times = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])
     watch = Stopwatch(lambda: next(times))
     inner = watch.timed("physics", lambda: None)
@@ -121,27 +121,27 @@ def test_nested_parts_count_for_the_inner_one():
     assert set(seconds) == set(PARTS)
 
 
-class Counted(Side):
-    """Takes a tenth of a second for everything, by a clock of its own."""
+class FakeImplementation(Implementation):
+    """Takes 0.1 s for every call, by its own clock."""
 
-    name, num_envs = "counted", 2
+    name, num_envs = "fake", 2
 
     def __init__(self, monkeypatch):
-        self.now, self.done = 0.0, []
+        self.now, self.calls = 0.0, []
         monkeypatch.setattr(implementations.time, "perf_counter", lambda: self.now)
 
-    def _pass(self, what):
+    def _call(self, name):
         self.now += 0.1
-        self.done.append(what)
+        self.calls.append(name)
 
     def reset(self, work):
-        self._pass("reset")
+        self._call("reset")
 
     def rewind(self, work):
-        self._pass("rewind")
+        self._call("rewind")
 
     def step(self, work):
-        self._pass("step")
+        self._call("step")
 
     def close(self):
         pass
@@ -151,25 +151,25 @@ def work_of(num_envs=2, num_chunks=3):
     return Work(get_task("libero_object", 0), 0, np.zeros((num_chunks, num_envs, CHUNK, 7)))
 
 
-def test_speed_counts_the_steps_of_all_environments_and_no_rewinding(monkeypatch):
-    side = Counted(monkeypatch)
-    assert side.steps_per_second(work_of(), min_seconds=0.25) == pytest.approx(2 * 3 * 8 / 0.1)
-    assert side.done == ["step", "rewind", "step", "rewind", "step"]
-    assert side.time_reset(work_of()) == pytest.approx(0.1)
+def test_speed_counts_the_steps_of_all_environments_without_rewinding(monkeypatch):
+    fake = FakeImplementation(monkeypatch)
+    assert fake.steps_per_second(work_of(), min_seconds=0.25) == pytest.approx(2 * 3 * 8 / 0.1)
+    assert fake.calls == ["step", "rewind", "step", "rewind", "step"]
+    assert fake.time_reset(work_of()) == pytest.approx(0.1)
 
 
 def test_the_memory_is_the_proportional_set_size_of_all_workers(monkeypatch, tmp_path):
     for process, size in ((1, 2000), (2, 500)):
         (tmp_path / str(process)).write_text(f"Rss: 9999 kB\nPss:     {size} kB\nPss_Anon: 7 kB\n")
-    monkeypatch.setattr(implementations, "_SMAPS", str(tmp_path / "{}"))
-    side = Counted(monkeypatch)
-    side.processes = [1, 2]
-    assert side.memory() == 2500 * 1024
-    side.processes = [3]
-    assert side.memory() is None
+    monkeypatch.setattr(implementations, "SMAPS", str(tmp_path / "{}"))
+    fake = FakeImplementation(monkeypatch)
+    fake.processes = [1, 2]
+    assert fake.memory() == 2500 * 1024
+    fake.processes = [3]
+    assert fake.memory() is None
 
 
-def test_a_spread_keeps_every_value():
+def test_a_spread_has_all_values():
     assert benchmark.spread([3.0, 1.0, 10.0]) == {
         "median": 3.0,
         "min": 1.0,
@@ -178,11 +178,11 @@ def test_a_spread_keeps_every_value():
     }
 
 
-def test_every_environment_has_its_own_actions_whatever_is_beside_it():
-    two, three = (benchmark._work(TINY, num_envs, repeat=1) for num_envs in (2, 3))
+def test_an_environments_actions_do_not_depend_on_the_number_of_environments():
+    two, three = (benchmark.make_work(TINY, num_envs, repeat=1) for num_envs in (2, 3))
     np.testing.assert_array_equal(two.actions, three.actions[:, :2])
     assert (two.actions[:, 0] != two.actions[:, 1]).all()
-    assert (benchmark._work(TINY, 2, repeat=2).actions != two.actions).all()
+    assert (benchmark.make_work(TINY, 2, repeat=2).actions != two.actions).all()
 
 
 @pytest.mark.parametrize(
@@ -204,17 +204,17 @@ def test_a_setting_out_of_its_range_is_an_error(setting, message):
 
 
 @pytest.mark.slow
-def test_both_sides_are_measured_on_the_same_work():
-    told = []
+def test_speed_ratios_are_computed_within_a_repeat():
+    steps = []
     settings = replace(TINY, parts=("speed",))
-    result = json.loads(json.dumps(benchmark.measure(settings, told.append)))
-    assert len(told) == benchmark.num_measurements(settings)
+    result = json.loads(json.dumps(benchmark.measure(settings, steps.append)))
+    assert len(steps) == benchmark.num_measurements(settings)
     assert [row["kind"] for row in result["speed"]] == ["no camera", "exact", "fast"]
     for row in result["speed"]:
-        theirs, ours = row["upstream"], row["ours"]
+        upstream, ours = row["upstream"], row["ours"]
         for ratio, above, below in (
-            ("speedup", ours["steps_per_second"], theirs["steps_per_second"]),
-            ("reset_speedup", theirs["reset_seconds"], ours["reset_seconds"]),
+            ("speedup", ours["steps_per_second"], upstream["steps_per_second"]),
+            ("reset_speedup", upstream["reset_seconds"], ours["reset_seconds"]),
         ):
             assert min(above["values"] + below["values"]) > 0
             pairs = zip(above["values"], below["values"], strict=True)
@@ -223,7 +223,7 @@ def test_both_sides_are_measured_on_the_same_work():
     assert result["scaling"] == []
     assert result["assets"]["kind"] in ("real", "stand-in")
     assert result["machine"]["cores"] > 0
-    assert "times as fast" in tables(result)
+    assert "speed-up" in tables(result)
 
 
 @pytest.mark.slow
@@ -234,15 +234,15 @@ def test_the_command_writes_tables_figures_and_a_picture(tmp_path, capfd):
     assert shown.startswith("assets   ")
     assert "[robosuite WARNING]" not in shown
     content = json.loads((tmp_path / "sim.json").read_text())
-    rows = {(row["side"], row["kind"]): row["milliseconds"] for row in content["profile"]}
+    rows = {(row["implementation"], row["kind"]): row["milliseconds"] for row in content["profile"]}
     assert len(rows) == 5
     for (_, kind), parts in rows.items():
         assert parts["physics"] > 0
         assert parts["controller"] > 0
         assert (parts["rendering"] > 0) == (kind != "no camera")
-    # What ours leaves out.
-    assert rows["upstream", "exact"]["physics again"] > 0
-    assert rows["ours", "exact"]["physics again"] == 0
+    # Our steps need no extra forward passes.
+    assert rows["upstream", "exact"]["extra forward"] > 0
+    assert rows["ours", "exact"]["extra forward"] == 0
     assert (tmp_path / "sim.png").stat().st_size > 10_000
     assert draw_profile(content).axes
 
@@ -251,7 +251,7 @@ def test_the_command_writes_tables_figures_and_a_picture(tmp_path, capfd):
 def test_environments_of_one_worker_share_its_memory():
     settings = replace(TINY, parts=("memory",))
     rows = list(benchmark.measure_memory(settings, lambda what: None))
-    alone = next(row for row in rows if (row["side"], row["kind"]) == ("ours", "fast"))
+    alone = next(row for row in rows if (row["implementation"], row["kind"]) == ("ours", "fast"))
     kind_and_size = ("fast", benchmark.MANY_ENVS)
     many = next(row for row in rows if (row["kind"], row["envs"]) == kind_and_size)
     assert alone["bytes"] > 50e6
@@ -259,25 +259,25 @@ def test_environments_of_one_worker_share_its_memory():
     assert many["bytes_per_env"] < alone["bytes_per_env"] / 2
 
 
-def test_where_libero_cannot_be_run_its_last_words_are_told(monkeypatch):
+def test_a_worker_that_ends_is_reported_with_its_last_line(monkeypatch):
     def fail(*arguments):
-        raise ValueError("last words")
+        raise ValueError("no display")
 
     monkeypatch.setattr(implementations, "make_upstream", fail)
-    with pytest.raises(ConnectionError, match=r"ended in its process: ValueError: last words"):
+    with pytest.raises(ConnectionError, match=r"environment ended: ValueError: no display"):
         Upstream(get_task("libero_object", 0), "no camera", 1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--plot", "p.png", "--parts", "images"], "`--plot` shows the profile"),
+        (["--plot", "p.png", "--parts", "images"], "`--plot` draws the profile"),
         (["--suite", "libero-wood"], "`suite` must be one of libero_spatial"),
         (["--steps", "9"], "`steps` must be a multiple of 8"),
         (["--task", "10"], "`task_id` must be in 0..9"),
     ],
 )
-def test_wrong_input_is_one_sentence_at_once(arguments, message, capsys):
+def test_wrong_input_is_one_sentence(arguments, message, capsys):
     assert cli.main(["benchmark", "sim", *arguments]) == 2
     shown = capsys.readouterr().err
     assert message in shown

@@ -1,1 +1,1 @@
-"""What ``srpo-env benchmark reward`` measures."""
+"""Measurements of ``srpo-env benchmark reward``."""

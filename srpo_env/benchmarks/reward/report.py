@@ -108,7 +108,7 @@ rho       Spearman correlation of a success's progress over growing windows with
           the other successes; (self): with its own end, as in the paper; mono (monotonicity), MMD,
           JS, SMD likewise. Options that count visited moments rise with the window by definition
 shifted   camera, light and noise: all episodes of a task shifted in the same way; placed: compared
-          with successes from other initial states only; rho: a task's first {MAX_SHIFTED} successes"""
+          with successes from other initial states only; rho: first {MAX_SHIFTED} per task"""
 
 
 TITLES = {

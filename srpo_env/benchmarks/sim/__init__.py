@@ -1,1 +1,1 @@
-"""What ``srpo-env benchmark sim`` measures."""
+"""Measurements of ``srpo-env benchmark sim``."""

@@ -1,6 +1,6 @@
-"""LIBERO's own environment and ours side by side: what ``srpo-env benchmark sim`` measures.
+"""Compares LIBERO's own environment with ours, for ``srpo-env benchmark sim``.
 
-Nothing here prints; the result is plain data, described at :func:`measure`.
+Nothing here prints; :func:`measure` describes the result, which is plain data.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy as np
 from srpo_env.benchmarks.sim.image_quality import compare_visuals
 from srpo_env.benchmarks.sim.implementations import (
     CHUNK,
+    Implementation,
     Kind,
     Ours,
-    Side,
     Upstream,
     Work,
     quieten_upstream,
@@ -38,36 +38,36 @@ T = TypeVar("T")
 PARTS = ("speed", "memory", "images", "profile")
 
 BLOCKS: dict[Kind, tuple[Kind, ...]] = {"no camera": ("no camera",), "exact": ("exact", "fast")}
-"""Upstream's side, and ours that run beside it: upstream has one kind of image only."""
+"""Kinds of ours that each kind of upstream is compared with; upstream has one kind of image"""
 
 MANY_ENVS = 8
-"""environments whose memory is measured when they share workers"""
+"""Number of environments whose memory is measured when they share workers"""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """Settings of the benchmark."""
 
     suite: str = "libero_object"
     task_id: int = 0
     steps: int = 80
-    """control steps of each environment in a repeat; a multiple of a chunk"""
+    """control steps of each environment per repeat; a multiple of the chunk size"""
     repeats: int = 5
     workers: tuple[int, ...] = (1, 2)
-    """numbers of processes; one environment in each"""
+    """numbers of worker processes, with one environment each"""
     image_size: int = 128
     min_seconds: float = 0.5
-    """that a figure is measured for; quick sides repeat their work"""
+    """minimum duration of a speed measurement; fast implementations repeat the work"""
     seed: int = 0
-    help_upstream: bool = True
-    """give upstream's workers one thread each, as ours have, or let it run as it comes"""
+    limit_upstream_threads: bool = True
+    """whether upstream's workers get one thread each, as ours do, instead of its defaults"""
     parts: tuple[str, ...] = PARTS
 
     def __post_init__(self) -> None:
         """Checks the ranges.
 
         Raises:
-            ValueError: If a setting is out of its range.
+            ValueError: If a setting is out of range.
         """
         check_suite_name(self.suite)
         limit = MAX_STEPS[self.suite]
@@ -76,42 +76,42 @@ class Settings:
                 f"`steps` must be a multiple of {CHUNK} and at most {limit}, an episode of "
                 f"{self.suite}, got {self.steps}"
             )
-        for name, least in (("repeats", self.repeats), ("workers", min(self.workers, default=0))):
-            if least < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {least}")
+        for name, minimum in (("repeats", self.repeats), ("workers", min(self.workers, default=0))):
+            if minimum < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {minimum}")
         unknown = set(self.parts) - set(PARTS)
         if unknown:
             raise ValueError(f"`parts` must be among {', '.join(PARTS)}, got {sorted(unknown)}")
 
     @property
     def task(self) -> Task:
-        """The task that speed, memory and profile are measured in."""
+        """Task in which speed, memory and profile are measured."""
         return get_task(self.suite, self.task_id)
 
 
 def measure(settings: Settings, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Measures the parts that are asked for.
+    """Measures the selected parts.
 
     Args:
         settings: What to measure.
-        progress: Is told what comes next, :func:`num_measurements` times.
+        progress: Called with a description before each of :func:`num_measurements` steps.
 
     Returns:
-        Data for JSON. ``machine``, ``assets``, ``settings`` and, as asked for,
+        Data for JSON: ``machine``, ``assets``, ``settings`` and the selected parts:
 
         * ``speed``: a row for each kind of image and number of workers: ``upstream`` and ``ours``
           with ``steps_per_second`` and ``reset_seconds``, ``speedup`` and ``reset_speedup``
-          (of the same repeat, so that drift of the machine cancels);
-        * ``scaling``: steps/s with more workers, in multiples of those with one;
+          (ratios within one repeat, so that drift of the machine cancels);
+        * ``scaling``: steps/s with several workers divided by steps/s with one;
         * ``memory``: bytes per environment;
         * ``images``: see :func:`~srpo_env.benchmarks.sim.image_quality.compare_visuals`;
-        * ``profile``: milliseconds of one control step by part.
+        * ``profile``: milliseconds per control step, by part.
 
-        Where values were repeated, they come as ``median``, ``min``, ``max`` and ``values``.
+        Repeated measurements have ``median``, ``min``, ``max`` and ``values``.
 
     Raises:
-        FileNotFoundError: If the suite's assets are not there.
-        ConnectionError: If LIBERO's own environment cannot be run.
+        FileNotFoundError: If the suite's assets are missing.
+        ConnectionError: If LIBERO's own environment does not run.
     """
     check_suite(resolve_assets(), settings.suite)
     result: dict[str, Any] = describe(settings)
@@ -129,21 +129,21 @@ def measure(settings: Settings, progress: Callable[[str], None]) -> dict[str, An
 
 
 def num_measurements(settings: Settings) -> int:
-    """How often :func:`measure` says what comes next."""
-    sides = sum(1 + len(ours) for ours in BLOCKS.values())
+    """Returns how often :func:`measure` calls ``progress``."""
+    num_implementations = sum(1 + len(ours) for ours in BLOCKS.values())
     counts = {
-        "speed": (settings.repeats + 1) * sides * len(settings.workers),
-        "memory": sides + len(MANY_KINDS),
+        "speed": (settings.repeats + 1) * num_implementations * len(settings.workers),
+        "memory": num_implementations + len(MANY_KINDS),
         "images": 1,
-        "profile": sides,
+        "profile": num_implementations,
     }
     return sum(counts[part] for part in settings.parts)
 
 
 def describe(settings: Settings) -> dict[str, Any]:
-    """Settings, machine and assets."""
+    """Returns settings, machine and assets."""
     assets = resolve_assets()
-    # A process of its own, as each may have one choice of an OpenGL library.
+    # In a new process, since a process can load only one OpenGL library.
     command = [sys.executable, "-m", "srpo_env.libero.gl_probe"]
     probe = subprocess.run(command, capture_output=True, text=True, timeout=120)
     return {
@@ -161,9 +161,9 @@ def describe(settings: Settings) -> dict[str, Any]:
 
 @dataclass
 class _Samples:
-    """Of one side, a value per repeat."""
+    """Measurements of one implementation, one value per repeat."""
 
-    side: Side
+    implementation: Implementation
     steps_per_second: list[float]
     reset_seconds: list[float]
 
@@ -175,7 +175,7 @@ class _Samples:
 
 
 def measure_speed(settings: Settings, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Control steps per second and seconds of a reset, of both sides in turn."""
+    """Measures control steps per second and seconds per reset, of all implementations in turn."""
     rows: list[dict[str, Any]] = []
     scaling: list[dict[str, Any]] = []
     for theirs, kinds in BLOCKS.items():
@@ -184,10 +184,10 @@ def measure_speed(settings: Settings, progress: Callable[[str], None]) -> dict[s
             for num in settings.workers:
                 for name in ("upstream", *kinds):
                     progress(f"start {_title(theirs, name, num)}")
-                    side = stack.enter_context(_started(settings, theirs, name, num))
-                    block[name, num] = _Samples(side, [], [])
+                    running = stack.enter_context(_started(settings, theirs, name, num))
+                    block[name, num] = _Samples(running, [], [])
             for repeat in range(settings.repeats):
-                # There and back, so that nobody always follows the same neighbour.
+                # In alternating order, so that no implementation always follows the same one.
                 order = list(block) if repeat % 2 == 0 else list(reversed(block))
                 for name, num in order:
                     progress(f"repeat {repeat + 1}: {_title(theirs, name, num)}")
@@ -198,10 +198,10 @@ def measure_speed(settings: Settings, progress: Callable[[str], None]) -> dict[s
 
 
 def _sample(samples: _Samples, settings: Settings, repeat: int) -> None:
-    side = samples.side
-    work = _work(settings, side.num_envs, repeat + 1)
-    samples.reset_seconds.append(side.time_reset(work))
-    samples.steps_per_second.append(side.steps_per_second(work, settings.min_seconds))
+    implementation = samples.implementation
+    work = make_work(settings, implementation.num_envs, repeat + 1)
+    samples.reset_seconds.append(implementation.time_reset(work))
+    samples.steps_per_second.append(implementation.steps_per_second(work, settings.min_seconds))
 
 
 def _row(block: dict[tuple[str, int], _Samples], kind: Kind, num: int) -> dict[str, Any]:
@@ -213,8 +213,8 @@ def _row(block: dict[tuple[str, int], _Samples], kind: Kind, num: int) -> dict[s
         "workers": num,
         "upstream": upstream.summary(),
         "ours": ours.summary(),
-        "speedup": spread([mine / theirs for mine, theirs in pairs]),
-        "reset_speedup": spread([theirs / mine for theirs, mine in resets]),
+        "speedup": spread([own / other for own, other in pairs]),
+        "reset_speedup": spread([other / own for other, own in resets]),
     }
 
 
@@ -225,7 +225,7 @@ def _scaling(
         return []
     return [
         {
-            "side": "upstream" if name == "upstream" else "ours",
+            "implementation": "upstream" if name == "upstream" else "ours",
             "kind": theirs if name == "upstream" else name,
             "workers": num,
             "speedup": spread(
@@ -242,8 +242,12 @@ def _scaling(
     ]
 
 
-def _work(settings: Settings, num_envs: int, repeat: int) -> Work:
-    """The same for every side: another initial state and other actions in each repeat."""
+def make_work(settings: Settings, num_envs: int, repeat: int) -> Work:
+    """Makes the work of a repeat: its own initial state, and random actions of each environment.
+
+    It is the same for every implementation, and an environment's actions do not depend on
+    ``num_envs``.
+    """
     shape = (settings.steps // CHUNK, CHUNK, 7)
     actions = [
         np.random.default_rng([settings.seed, repeat, env]).uniform(-1.0, 1.0, shape)
@@ -256,28 +260,35 @@ def _work(settings: Settings, num_envs: int, repeat: int) -> Work:
 @contextmanager
 def _started(
     settings: Settings, theirs: Kind, name: str, num_envs: int, num_workers: int | None = None
-) -> Iterator[Side]:
-    """A side that has built its task, rendered and stepped; what is made once is not measured."""
-    side: Side
+) -> Iterator[Implementation]:
+    """Starts an implementation and steps it once, so that one-time costs are not measured."""
+    implementation: Implementation
     if name == "upstream":
-        size, helped = settings.image_size, settings.help_upstream
-        side = Upstream(settings.task, theirs, num_envs, size, helped=helped)
+        implementation = Upstream(
+            settings.task,
+            theirs,
+            num_envs,
+            settings.image_size,
+            limit_threads=settings.limit_upstream_threads,
+        )
     else:
         kind: Kind = next(kind for kind in get_args(Kind) if kind == name)
         size = settings.image_size
-        side = Ours(settings.task, kind, num_envs, num_workers=num_workers, image_size=size)
-    with closing(side):
-        work = _work(settings, num_envs, 0)
+        implementation = Ours(
+            settings.task, kind, num_envs, num_workers=num_workers, image_size=size
+        )
+    with closing(implementation):
+        work = make_work(settings, num_envs, 0)
         first_chunk = Work(work.task, work.init_state_id, work.actions[:1])
-        side.reset(first_chunk)
-        side.step(first_chunk)
-        yield side
+        implementation.reset(first_chunk)
+        implementation.step(first_chunk)
+        yield implementation
 
 
 def _title(theirs: Kind, name: str, num: int) -> str:
     image = "cameras" if theirs == "exact" else theirs
-    side = f"upstream, {image}" if name == "upstream" else f"srpo-env, {name}"
-    return f"{side}, {num} worker{'s' * (num > 1)}"
+    title = f"upstream, {image}" if name == "upstream" else f"srpo-env, {name}"
+    return f"{title}, {num} worker{'s' * (num > 1)}"
 
 
 # --- Memory -------------------------------------------------------------------------------------
@@ -286,35 +297,37 @@ MANY_KINDS: tuple[Kind, ...] = ("exact", "fast")
 
 
 def measure_memory(settings: Settings, progress: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """Memory of the workers (proportional set size), one side at a time and no other beside it."""
+    """Measures the memory of the workers (proportional set size), one implementation at a time."""
     for theirs, kinds in BLOCKS.items():
         for name in ("upstream", *kinds):
             progress(f"memory of {_title(theirs, name, 1)}")
-            with _started(settings, theirs, name, 1) as side:
-                yield _memory_row(side, theirs if name == "upstream" else name, 1, 1)
+            with _started(settings, theirs, name, 1) as running:
+                yield _memory_row(running, theirs if name == "upstream" else name, 1, 1)
     num_workers = min(max(settings.workers), MANY_ENVS)
     for kind in MANY_KINDS:
         progress(f"memory of {MANY_ENVS} environments, {kind}")
-        with _started(settings, kind, kind, MANY_ENVS, num_workers) as side:
-            yield _memory_row(side, kind, num_workers, 1)
+        with _started(settings, kind, kind, MANY_ENVS, num_workers) as running:
+            yield _memory_row(running, kind, num_workers, 1)
             for task in tasks_of(settings.suite):
-                work = _work(settings, MANY_ENVS, 0)
+                work = make_work(settings, MANY_ENVS, 0)
                 first_chunk = Work(task, 0, work.actions[:1])
-                side.reset(first_chunk)
-                side.step(first_chunk)
-            yield _memory_row(side, kind, num_workers, len(tasks_of(settings.suite)))
+                running.reset(first_chunk)
+                running.step(first_chunk)
+            yield _memory_row(running, kind, num_workers, len(tasks_of(settings.suite)))
 
 
-def _memory_row(side: Side, kind: str, num_workers: int, num_tasks: int) -> dict[str, Any]:
-    total = side.memory()
+def _memory_row(
+    running: Implementation, kind: str, num_workers: int, num_tasks: int
+) -> dict[str, Any]:
+    total = running.memory()
     return {
-        "side": "upstream" if isinstance(side, Upstream) else "ours",
+        "implementation": "upstream" if isinstance(running, Upstream) else "ours",
         "kind": kind,
-        "envs": side.num_envs,
+        "envs": running.num_envs,
         "workers": num_workers,
         "tasks": num_tasks,
         "bytes": total,
-        "bytes_per_env": None if total is None else total / side.num_envs,
+        "bytes_per_env": None if total is None else total / running.num_envs,
     }
 
 
@@ -322,14 +335,14 @@ def _memory_row(side: Side, kind: str, num_workers: int, num_tasks: int) -> dict
 
 
 def profile(settings: Settings, progress: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """Milliseconds of one control step by part; one environment, in a process without others."""
+    """Measures milliseconds per control step by part, of one environment in a new process."""
     for theirs, kinds in BLOCKS.items():
         for name in ("upstream", *kinds):
             progress(f"profile of {_title(theirs, name, 1)}")
-            side = "upstream" if name == "upstream" else "ours"
+            implementation = "upstream" if name == "upstream" else "ours"
             kind = theirs if name == "upstream" else name
-            parts = _in_new_process(profile_step, settings.task, side, kind)
-            yield {"side": side, "kind": kind, "milliseconds": parts}
+            parts = _in_new_process(profile_step, settings.task, implementation, kind)
+            yield {"implementation": implementation, "kind": kind, "milliseconds": parts}
 
 
 def _in_new_process(function: Callable[..., T], *args: Any) -> T:
@@ -340,12 +353,12 @@ def _in_new_process(function: Callable[..., T], *args: Any) -> T:
 
 def _start_quietly() -> None:
     quieten_upstream()
-    # What this process warns of, its parent has said.
+    # The parent process has printed the same warnings.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Median, least and greatest of repeated measurements, and all of them."""
+    """Returns median, minimum, maximum and all values of repeated measurements."""
     return {
         "median": float(np.median(values)),
         "min": float(np.min(values)),

@@ -1,4 +1,4 @@
-"""How near images of ``visuals="fast"`` come to the exact ones, and how many faces they save."""
+"""Quality of the images of ``visuals="fast"`` against the exact ones, and counts of mesh faces."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PEAK = 255.0
 # Structural Similarity", IEEE Transactions on Image Processing 13(4), 2004, section III.
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 SSIM_SIGMA, SSIM_RADIUS = 1.5, 5
-"""pixels; a Gaussian window of 11 x 11"""
+"""In pixels: a Gaussian window of 11 x 11"""
 
 
 def psnr(image: Image, reference: Image) -> float:
-    """Peak signal-to-noise ratio in dB, over all pixels and channels; infinite for equal images.
+    """Computes the peak signal-to-noise ratio in dB; infinite for equal images.
 
     Raises:
         ValueError: If the shapes differ.
@@ -37,11 +37,11 @@ def psnr(image: Image, reference: Image) -> float:
 
 
 def ssim(image: Image, reference: Image) -> float:
-    """Structural similarity, 1 for equal images; the mean over channels and all whole windows.
+    """Computes the structural similarity, averaged over channels and windows; 1 for equal images.
 
     Args:
         image: Shape ``(height, width, 3)``, at least 11 pixels on a side.
-        reference: Of the same shape; the two may be swapped.
+        reference: Image of the same shape; the measure is symmetric.
 
     Raises:
         ValueError: If the shapes differ, or an image is smaller than the window.
@@ -65,17 +65,17 @@ def ssim(image: Image, reference: Image) -> float:
 def compare_visuals(
     tasks: Sequence[Task], *, num_states: int = 3, moving_steps: int = 40, image_size: int = 128
 ) -> dict[str, Any]:
-    """Compares both cameras' images, at stored states and after random actions from there.
+    """Compares the images of both cameras at stored states, and after random actions from them.
 
     Args:
-        tasks: Tasks to look at.
-        num_states: Initial states of each.
-        moving_steps: Control steps of random actions, so that the arm is seen elsewhere too.
+        tasks: Tasks to render.
+        num_states: Number of initial states per task.
+        moving_steps: Control steps of random actions, which move the arm.
         image_size: Height and width in pixels.
 
     Returns:
-        ``tasks``: faces of each, exact and fast; and for each camera ``psnr`` (dB) and ``ssim``,
-        each with mean and worst; ``num_images`` of a camera.
+        ``tasks``: number of faces, exact and fast; ``num_images`` per camera; and for each camera
+        ``psnr`` (dB) and ``ssim``, each with ``mean`` and ``worst``.
     """
     scores: dict[str, list[tuple[float, float]]] = {camera: [] for camera in CAMERAS}
     faces = []
@@ -119,7 +119,7 @@ def _summary(found: list[tuple[float, float]]) -> dict[str, dict[str, float]]:
 
 
 def _windowed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Means over Gaussian windows that lie in the image as a whole."""
+    """Computes means over the Gaussian windows that lie completely inside the image."""
     inside = slice(SSIM_RADIUS, -SSIM_RADIUS)
     means: npt.NDArray[np.float64] = gaussian_filter(
         values, (SSIM_SIGMA, SSIM_SIGMA, 0), radius=(SSIM_RADIUS, SSIM_RADIUS, 0)

@@ -1,10 +1,10 @@
-"""LIBERO's own vector environment and ours, each made to do the same work and timed.
+"""LIBERO's own vector environment and ours behind one interface, to time both on the same work.
 
-Upstream is used as evaluations of LIBERO use it: ``OffScreenRenderEnv`` in ``SubprocVectorEnv``,
-two images per control step, a reset and then ``set_init_state``. If it is helped, it gets what we
-give ourselves (one thread per worker for BLAS and for the software renderer), so that no ratio
-comes from settings that its users could have changed; else it runs as it comes. It gets the faster
-OpenGL library either way.
+Upstream is LIBERO's own environment, used as in LIBERO's evaluations: ``OffScreenRenderEnv`` in
+``SubprocVectorEnv``, two images per control step, a reset followed by ``set_init_state``. With
+``limit_threads``, its workers get one thread each for BLAS and for the software renderer, as ours
+do, so that no ratio comes from a setting that users of LIBERO could change. Without, it keeps its
+defaults. It uses the faster OpenGL library in both cases.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ Floats = npt.NDArray[np.float64]
 Kind = Literal["no camera", "exact", "fast"]
 
 CHUNK = 8
-"""control steps between two looks at the cameras; upstream renders at each of them"""
+"""Control steps per image of ours; upstream renders at every control step"""
 
-TIMEOUT = 600.0  # seconds; the first thin model of a task takes a while to make
+TIMEOUT = 600.0  # seconds; decimating the meshes of a task for the first time is slow
 
 NO_HORIZON = 10**6  # control steps; the work may be repeated without a reset
 
-_SMAPS = "/proc/{}/smaps_rollup"
+SMAPS = "/proc/{}/smaps_rollup"
+"""Linux's file of a process's memory, by process id"""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What both sides do: from a stored state, one chunk after the other."""
+    """Work of every implementation: chunks of actions from a stored initial state."""
 
     task: Task
     init_state_id: int
@@ -61,26 +62,26 @@ class Work:
 
     @property
     def control_steps(self) -> int:
-        """Of all environments together."""
+        """Number of control steps of all environments together."""
         num_chunks, num_envs, chunk, _ = self.actions.shape
         return int(num_chunks * num_envs * chunk)
 
 
-class Side(ABC):
-    """A vector environment that runs, with one worker per environment or several."""
+class Implementation(ABC):
+    """A running vector environment, with one or several environments per worker."""
 
     name: str
     num_envs: int
     processes: list[int]
-    """ids of its workers"""
+    """process ids of its workers"""
 
     @abstractmethod
     def reset(self, work: Work) -> None:
-        """Resets all environments to the work's stored state."""
+        """Resets all environments to the stored state of the work."""
 
     @abstractmethod
     def rewind(self, work: Work) -> None:
-        """Goes back to that state the quick way, to do the work once more."""
+        """Returns to that state in the fastest way, to repeat the work."""
 
     @abstractmethod
     def step(self, work: Work) -> None:
@@ -91,15 +92,15 @@ class Side(ABC):
         """Ends the workers."""
 
     def time_reset(self, work: Work) -> float:
-        """Seconds until all environments are reset."""
+        """Returns the seconds that a reset of all environments takes."""
         start = time.perf_counter()
         self.reset(work)
         return time.perf_counter() - start
 
     def steps_per_second(self, work: Work, min_seconds: float) -> float:
-        """Control steps per second; the work is repeated until it has taken ``min_seconds``.
+        """Returns control steps per second, repeating the work for at least ``min_seconds``.
 
-        Call :meth:`reset` first; what rewinds in between is not counted.
+        Call :meth:`reset` first. Rewinding between repetitions is not counted.
         """
         seconds, repeats = 0.0, 0
         while repeats == 0 or seconds < min_seconds:
@@ -112,14 +113,14 @@ class Side(ABC):
         return repeats * work.control_steps / seconds
 
     def memory(self) -> int | None:
-        """Bytes of all workers: proportional set size; None where the system does not tell.
+        """Returns the proportional set size of all workers in bytes; None except on Linux.
 
-        Pages that several processes share count in equal parts. Reading it needs Linux.
+        A page that several processes share counts in equal parts.
         """
         sizes = []
         for process in self.processes:
             try:
-                content = Path(_SMAPS.format(process)).read_text()
+                content = Path(SMAPS.format(process)).read_text()
             except OSError:
                 return None
             match = re.search(r"^Pss:\s+(\d+) kB$", content, re.MULTILINE)
@@ -129,18 +130,24 @@ class Side(ABC):
         return sum(sizes)
 
 
-class Upstream(Side):
+class Upstream(Implementation):
     """LIBERO's own environment in its own ``SubprocVectorEnv``: one process per environment."""
 
     name = "upstream"
 
     def __init__(
-        self, task: Task, kind: Kind, num_envs: int, image_size: int = 128, *, helped: bool = True
+        self,
+        task: Task,
+        kind: Kind,
+        num_envs: int,
+        image_size: int = 128,
+        *,
+        limit_threads: bool = True,
     ) -> None:
         """Starts the processes and builds the task in each.
 
         Raises:
-            ConnectionError: If that fails; with the last line of what LIBERO said.
+            ConnectionError: If a process ends; with the last line of its output.
         """
         self.num_envs = num_envs
         prepare_libero()
@@ -155,9 +162,9 @@ class Upstream(Side):
             kind != "no camera",
             image_size,
             self._log.name,
-            helped,
+            limit_threads,
         )
-        with _new_processes() as self.processes, self._told():
+        with _new_processes() as self.processes, self._explained_errors():
             self._venv = SubprocVectorEnv([make] * num_envs)
             names = [name for name in OBSERVATIONS if not name.endswith("_image")]
             self._envs = LiberoVenvToGymnasium(
@@ -171,19 +178,19 @@ class Upstream(Side):
             )
 
     def reset(self, work: Work) -> None:
-        """Resets, which compiles the task anew, and sets the state, as evaluations do."""
-        with self._told():
+        """Resets, which compiles the task again, and sets the state, as evaluations do."""
+        with self._explained_errors():
             self._envs.reset(options={"init_state_id": work.init_state_id})
 
     def rewind(self, work: Work) -> None:
-        """Sets the state alone."""
+        """Sets the state without a reset."""
         state = work.task.init_states()[work.init_state_id]
-        with self._told():
+        with self._explained_errors():
             self._venv.set_init_state([state] * self.num_envs)
 
     def step(self, work: Work) -> None:
-        """Takes each control step by itself, with an image from each camera."""
-        with self._told():
+        """Executes each control step separately, with an image from each camera."""
+        with self._explained_errors():
             for chunk in work.actions:
                 for step in range(CHUNK):
                     self._venv.step(chunk[:, step])
@@ -194,19 +201,19 @@ class Upstream(Side):
         self._log.close()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Says why, where a process has ended."""
+    def _explained_errors(self) -> Iterator[None]:
+        """Adds the last line of the process's output to the error if a process has ended."""
         try:
             yield
         except (EOFError, ConnectionError) as error:
             lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()
             reason = lines[-1] if lines else repr(error)
             raise ConnectionError(
-                f"LIBERO's own environment ended in its process: {reason}"
+                f"the process of LIBERO's own environment ended: {reason}"
             ) from error
 
 
-class Ours(Side):
+class Ours(Implementation):
     """:class:`LiberoVectorEnv`."""
 
     def __init__(
@@ -218,7 +225,7 @@ class Ours(Side):
         num_workers: int | None = None,
         image_size: int = 128,
     ) -> None:
-        """Starts the workers; by default one per environment."""
+        """Starts the workers, by default one per environment."""
         self.name, self.num_envs = kind, num_envs
         with _new_processes() as self.processes:
             self._envs = LiberoVectorEnv(
@@ -235,26 +242,26 @@ class Ours(Side):
             )
 
     def reset(self, work: Work) -> None:
-        """Resets to the stored state; a task is compiled when it is met for the first time."""
+        """Resets to the stored state; a task is compiled at its first reset only."""
         options = {"task_id": work.task.task_id, "init_state_id": work.init_state_id}
         self._envs.reset(options=options)
 
     def rewind(self, work: Work) -> None:
-        """Resets: it is quick."""
+        """Resets, which is fast."""
         self.reset(work)
 
     def step(self, work: Work) -> None:
         """Executes chunk by chunk.
 
         Raises:
-            RuntimeError: If an episode ended early, so that less was done than was to be.
+            RuntimeError: If an episode ended early, so that control steps are missing.
         """
         for chunk in work.actions:
             _, _, _, _, infos = self._envs.step(chunk)
-        done, wanted = infos["control_steps"], work.control_steps // self.num_envs
-        if "worker_error" in infos or (done != wanted).any():
+        done, expected = infos["control_steps"], work.control_steps // self.num_envs
+        if "worker_error" in infos or (done != expected).any():
             raise RuntimeError(
-                f"each environment had to do {wanted} control steps, they did {done.tolist()}; "
+                f"each environment must execute {expected} control steps, got {done.tolist()}; "
                 f"{infos.get('worker_error', '')}"
             )
 
@@ -265,7 +272,7 @@ class Ours(Side):
 
 @contextmanager
 def _new_processes() -> Iterator[list[int]]:
-    """A list that, at the end of the block, holds the ids of the processes started in it."""
+    """Yields a list that holds the ids of the processes started in the block, after its end."""
     before = {child.pid for child in multiprocessing.active_children()}
     processes: list[int] = []
     yield processes
@@ -274,7 +281,7 @@ def _new_processes() -> Iterator[list[int]]:
 
 
 def make_upstream(bddl_file: str, cameras: bool, image_size: int = 128) -> Any:
-    """LIBERO's environment in this process, whose reset raises what LIBERO's would hide."""
+    """Makes LIBERO's environment in this process; its reset raises errors that LIBERO's hides."""
     prepare_libero()
     choose_gl()
     quieten_upstream()
@@ -285,26 +292,26 @@ def make_upstream(bddl_file: str, cameras: bool, image_size: int = 128) -> Any:
         env = OffScreenRenderEnv(camera_heights=image_size, camera_widths=image_size, **settings)
     else:
         env = ControlEnv(use_camera_obs=False, has_offscreen_renderer=False, **settings)
-    env.reset = env.env.reset  # LIBERO's own repeats for ever what raises
+    env.reset = env.env.reset  # LIBERO's own retries for ever after an exception
     return env
 
 
 def _make_upstream_worker(
-    bddl_file: str, cameras: bool, image_size: int, log: str, helped: bool
+    bddl_file: str, cameras: bool, image_size: int, log: str, limit_threads: bool
 ) -> Any:
-    """Builds LIBERO's environment in its process; what that prints from then on goes to ``log``."""
-    # Its Python and its libraries write to different places of the same name.
+    """Makes LIBERO's environment in a worker process, whose output goes to the file ``log``."""
+    # Python writes to sys.stdout, libraries to file descriptor 1: redirect both.
     sys.stdout = sys.stderr = file = open(log, "a", buffering=1)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
-    if helped:
+    if limit_threads:
         threadpool_limits(limits=1)
     else:
-        # What Mesa takes where nothing is said: in this process `choose_gl` would say 0.
+        # Mesa's default; otherwise `choose_gl` would set 0 in this process.
         os.environ["LP_NUM_THREADS"] = str(os.cpu_count())
     return make_upstream(bddl_file, cameras, image_size)
 
 
 def quieten_upstream() -> None:
-    """Keeps robosuite from warning of a settings file that nobody needs."""
+    """Silences robosuite's warning about an optional settings file."""
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What ``srpo-env benchmark sim`` measured, as a table and as a picture."""
+"""Tables and picture of what ``srpo-env benchmark sim`` measured."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ if TYPE_CHECKING:
 
 COLORS = {
     "physics": "#0072B2",
-    "physics again": "#56B4E9",
+    "extra forward": "#56B4E9",
     "controller": "#009E73",
     "observations": "#F0E442",
     "rendering": "#D55E00",
     "rest": "#999999",
 }
-"""Okabe and Ito's palette, which people with colour-blindness can tell apart too."""
+"""Okabe and Ito's palette, which is safe for colour-blind readers."""
 
 SLOW = 5.0
-"""times the slowest of ours: bars beyond get a panel of their own, or ours could not be seen"""
+"""Bars longer than this many times our slowest are left out of the lower, enlarged panel"""
 
 
 def header(result: dict[str, Any]) -> str:
-    """What was measured, on which assets and machine."""
+    """Returns the settings, the assets and the machine as text."""
     settings, machine, assets = result["settings"], result["machine"], result["assets"]
     opengl = machine["opengl"]
     size = settings["image_size"]
     lines = [
         f"assets   {assets['kind']} ({assets['source']})"
-        + ("; results on stand-ins are not LIBERO results" * (assets["kind"] != "real")),
+        + ("; results on them are not LIBERO results" * (assets["kind"] != "real")),
         f"task     {settings['suite']} {settings['task_id']}: {settings['task']}",
         f"work     {settings['steps']} control steps of random actions in chunks of "
         f"{settings['chunk']}, two cameras of {size} x {size}; {settings['repeats']} repeats",
-        "threads  one for each worker of ours; LIBERO's own "
-        + ("the same" if settings["help_upstream"] else "as it comes"),
+        "threads  one per worker of srpo-env; LIBERO's own: "
+        + ("the same" if settings["limit_upstream_threads"] else "its defaults"),
         f"machine  {machine['cpu']}, {machine['cores']:g} cores, {machine['memory_gib']:g} GiB; "
         f"load {machine['load_average']:.1f} before the start",
         f"OpenGL   {opengl['renderer']} ({opengl['backend']})" if opengl else "OpenGL   none",
@@ -48,7 +48,7 @@ def header(result: dict[str, Any]) -> str:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """All figures, each repeated one as ``median [min, max]``."""
+    """Returns all figures as text, repeated measurements as ``median [min, max]``."""
     parts = []
     if "speed" in result:
         speed = _speed_rows(result, "steps_per_second", "speedup", "{:.0f}")
@@ -57,10 +57,10 @@ def tables(result: dict[str, Any]) -> str:
         parts.append(_table("reset to a stored state, in seconds", SPEED_COLUMNS, resets))
     if result.get("scaling"):
         rows = [
-            [_side(row), f"{row['workers']}", _spread(row["speedup"], "{:.2f}")]
+            [_name(row), f"{row['workers']}", _spread(row["speedup"], "{:.2f}")]
             for row in result["scaling"]
         ]
-        columns = ["steps per second, of those with one worker", "workers", "times"]
+        columns = ["steps per second relative to one worker", "workers", "ratio"]
         parts.append(_table("", columns, rows))
     if "memory" in result:
         parts.append(_table("", MEMORY_COLUMNS, list(_memory_rows(result["memory"]))))
@@ -69,7 +69,7 @@ def tables(result: dict[str, Any]) -> str:
     if "profile" in result:
         rows = [
             [
-                _side(row),
+                _name(row),
                 *(f"{row['milliseconds'][part]:.2f}" for part in PARTS),
                 f"{sum(row['milliseconds'].values()):.2f}",
             ]
@@ -79,7 +79,7 @@ def tables(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-SPEED_COLUMNS = ["", "workers", "LIBERO's own", "srpo-env", "times as fast"]
+SPEED_COLUMNS = ["", "workers", "LIBERO's own", "srpo-env", "speed-up"]
 MEMORY_COLUMNS = ["memory, in MB", "environments", "workers", "tasks compiled", "per environment"]
 
 
@@ -100,7 +100,7 @@ def _memory_rows(rows: list[dict[str, Any]]) -> Iterator[list[str]]:
     for row in rows:
         size = row["bytes_per_env"]
         yield [
-            _side(row),
+            _name(row),
             *(str(row[name]) for name in ("envs", "workers", "tasks")),
             "not measured: needs Linux" if size is None else f"{size / 1e6:.0f}",
         ]
@@ -119,7 +119,7 @@ def _images(images: dict[str, Any]) -> str:
         ]
         for camera in ("agentview", "wrist")
     ]
-    columns = ["fast against exact", "PSNR, dB", "worst", "SSIM", "worst"]
+    columns = ["fast compared with exact", "PSNR, dB", "worst", "SSIM", "worst"]
     num_tasks = len(images["tasks"])
     return _table("", columns, rows) + (
         f"\n{images['num_images']} images of each camera; faces, mean of {num_tasks} "
@@ -127,15 +127,15 @@ def _images(images: dict[str, Any]) -> str:
     )
 
 
-def _side(row: dict[str, Any]) -> str:
-    if row["side"] == "upstream":
+def _name(row: dict[str, Any]) -> str:
+    if row["implementation"] == "upstream":
         return "LIBERO's own, " + ("no camera" if row["kind"] == "no camera" else "two cameras")
     return f"srpo-env, {row['kind']}"
 
 
 def _spread(values: dict[str, Any], form: str) -> str:
-    median, least, greatest = (form.format(values[key]) for key in ("median", "min", "max"))
-    return f"{median} [{least}, {greatest}]"
+    median, minimum, maximum = (form.format(values[key]) for key in ("median", "min", "max"))
+    return f"{median} [{minimum}, {maximum}]"
 
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> str:
@@ -151,26 +151,26 @@ def _table(title: str, columns: list[str], rows: list[list[str]]) -> str:
 
 
 def draw_profile(result: dict[str, Any]) -> Figure:
-    """Where one control step's time goes, upstream and here, as stacked bars.
+    """Draws the time of one control step by part, of upstream and ours, as stacked bars.
 
     Raises:
         ValueError: If the profile was not measured.
         ModuleNotFoundError: If matplotlib is not installed.
     """
     if "profile" not in result:
-        raise ValueError("the picture shows the profile: measure it, with `--parts profile`")
+        raise ValueError("the picture needs the profile: measure it with `--parts profile`")
     from matplotlib.figure import Figure
 
     rows = sorted(result["profile"], key=_total, reverse=True)
-    ours = max(_total(row) for row in rows if row["side"] == "ours")
-    quick = [row for row in rows if _total(row) < SLOW * ours]
+    ours = max(_total(row) for row in rows if row["implementation"] == "ours")
+    fast_rows = [row for row in rows if _total(row) < SLOW * ours]
     figure = Figure(figsize=(9, 4.2), dpi=160, layout="constrained")
-    above, below = figure.subplots(2, 1, height_ratios=[len(rows), max(1, len(quick))])
+    above, below = figure.subplots(2, 1, height_ratios=[len(rows), max(1, len(fast_rows))])
     _draw_bars(above, rows)
-    _draw_bars(below, quick)
-    below.set_xlabel("milliseconds of one control step, one environment")
+    _draw_bars(below, fast_rows)
+    below.set_xlabel("milliseconds per control step, one environment")
     above.set_title("all", loc="left", fontsize=10)
-    below.set_title("the quick ones, enlarged", loc="left", fontsize=10)
+    below.set_title("fast ones, enlarged", loc="left", fontsize=10)
     settings, machine = result["settings"], result["machine"]
     figure.suptitle(
         f"{settings['suite']}, chunks of {settings['chunk']}, {result['assets']['kind']} assets, "
@@ -183,7 +183,7 @@ def draw_profile(result: dict[str, Any]) -> Figure:
 
 
 def _draw_bars(axes: Axes, rows: list[dict[str, Any]]) -> None:
-    names = [_side(row) for row in rows]
+    names = [_name(row) for row in rows]
     left = [0.0] * len(rows)
     for part in PARTS:
         widths = [row["milliseconds"][part] for row in rows]

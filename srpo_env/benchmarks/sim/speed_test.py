@@ -1,6 +1,6 @@
-"""A short test of speed: what is expected of a machine, by what MuJoCo alone does on it.
+"""Compares measured speed with the speed expected from MuJoCo's physics on the same machine.
 
-:mod:`srpo_env.benchmarks.sim.speed_probe` measures; nothing heavy is imported here.
+:mod:`srpo_env.benchmarks.sim.speed_probe` measures; this module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -10,75 +10,77 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 EXPECTED_SHARE = 0.2
-"""
-of MuJoCo's own speed that one worker should reach, images and all; an AMD EPYC, by processor time,
-reaches a third with fast ones, and a tenth with exact ones from software
-"""
+"""Share of MuJoCo's own speed that one worker should reach, including images. An AMD EPYC, by
+processor time, reaches 1/3 with fast images and 1/10 with exact images from software rendering."""
 
 EXPECTED_SCALING = 0.5
-"""of its own speed that each worker should keep beside the others; two may share a core"""
+"""Share of its speed that each worker should keep among others; two may share a core"""
 
 
 @dataclass(frozen=True)
 class SpeedTest:
-    """What was measured."""
+    """Measured speeds."""
 
     visuals: str
     physics_steps_per_second: float
-    """control steps that MuJoCo makes on one core: 25 of its own, without controller and images"""
+    """control steps (25 MuJoCo steps each) of the physics alone on one core"""
     one_worker: float
     """control steps per second of one environment, with two images per chunk of 8"""
     num_workers: int
     all_workers: float
-    """of ``num_workers`` environments, each in a process of its own"""
+    """control steps per second of ``num_workers`` environments, each in its own process"""
     load: float
-    """processes that wanted to run before the test began, over the last minute"""
+    """load average over the last minute before the test"""
 
 
 def judge(test: SpeedTest, cores: float) -> Iterator[tuple[bool, str, str]]:
-    """Compares a test with what can be expected.
+    """Compares the measured speeds with the expected ones.
 
     Args:
-        test: The measurement.
-        cores: That this process may use.
+        test: The measured speeds.
+        cores: Number of cores that this process may use.
 
     Yields:
-        Whether all is well, what was found, and what to do about it.
+        Whether the speed is as expected, a description, and a fix (empty if none is needed).
     """
     expected = EXPECTED_SHARE * test.physics_steps_per_second
     busy = f"other programs keep the cores busy (load {test.load:.1f}): stop them and ask again"
     is_busy = test.load > cores / 2
-    is_quick = test.one_worker >= expected
-    if is_quick:
-        mend = ""
+    is_fast = test.one_worker >= expected
+    if is_fast:
+        fix = ""
     elif is_busy:
-        mend = busy
+        fix = busy
     elif test.visuals == "exact":
-        mend = "see OpenGL above: exact images need a GPU; without one use visuals='fast'"
+        fix = "see OpenGL above: exact images need a GPU; without one, use visuals='fast'"
     else:
-        # Settings of the user's own that `choose_gl` leaves in force.
-        own = [name for name in ("MUJOCO_GL", "LP_NUM_THREADS") if name in os.environ]
-        mend = f"unset {' '.join(own)}" if own else "srpo-env benchmark sim --parts profile"
+        # Variables set by the user, which `choose_gl` does not change.
+        set_by_user = [name for name in ("MUJOCO_GL", "LP_NUM_THREADS") if name in os.environ]
+        fix = (
+            f"unset {' '.join(set_by_user)}"
+            if set_by_user
+            else "srpo-env benchmark sim --parts profile"
+        )
     yield (
-        is_quick,
+        is_fast,
         f"speed: {test.one_worker:.0f} control steps/s in one worker, visuals={test.visuals!r}; "
-        f"expected {expected:.0f} or more, as MuJoCo alone makes "
+        f"expected {expected:.0f} or more, since MuJoCo alone reaches "
         f"{test.physics_steps_per_second:.0f} here",
-        mend,
+        fix,
     )
     if test.num_workers == 1:
         return
     expected = EXPECTED_SCALING * test.num_workers * test.one_worker
     is_scaling = test.all_workers >= expected
     if is_scaling:
-        mend = ""
+        fix = ""
     elif is_busy:
-        mend = busy
+        fix = busy
     else:
-        mend = f"pass num_workers={max(1, test.num_workers // 2)}, and compare"
+        fix = f"pass num_workers={max(1, test.num_workers // 2)}, and compare"
     yield (
         is_scaling,
         f"speed: {test.all_workers:.0f} control steps/s in {test.num_workers} workers; "
         f"expected {expected:.0f} or more",
-        mend,
+        fix,
     )

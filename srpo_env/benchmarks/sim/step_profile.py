@@ -1,7 +1,7 @@
-"""Where the time of one control step goes, in LIBERO's own environment and in ours.
+"""Profiles one control step by part, in LIBERO's own environment and in ours.
 
-Functions are wrapped with timers in a process that is then thrown away. The timers themselves take
-some microseconds per substep, a few percent of ours.
+Functions are replaced by timed ones, so call it in a process of its own. The timers take a few
+microseconds per substep, a few percent of our control step.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ choose_gl()  # before the first import of MuJoCo
 
 import mujoco  # noqa: E402
 
-PARTS = ("physics", "physics again", "controller", "observations", "rendering", "rest")
-"""
-``physics again``: MuJoCo's forward pass beside its steps, which upstream runs twice per substep;
-``observations``: all but images; ``rest``: goal predicates, Python
+PARTS = ("physics", "extra forward", "controller", "observations", "rendering", "rest")
+"""Parts of a control step.
+
+``extra forward``: MuJoCo's forward passes in addition to its steps, two per substep in upstream;
+``observations``: all except images; ``rest``: goal predicates, Python.
 """
 
 
 class Stopwatch:
-    """Adds up the time spent in parts of a program; what is nested counts for the inner one."""
+    """Sums the time spent in parts of a program; nested calls count for the inner part only."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Starts, with all time counting as ``rest``."""
+        """Starts the clock; time outside timed functions counts as ``rest``."""
         self._clock = clock
         self._stack = ["rest"]
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what it has measured."""
+        """Sets all times to 0."""
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._since = self._clock()
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that does the same, and whose time counts for ``part``."""
+        """Returns the function wrapped so that its time counts for ``part``."""
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -63,7 +64,7 @@ class Stopwatch:
         return wrapper
 
     def read(self) -> dict[str, float]:
-        """Seconds in each part of :data:`PARTS` since the last reset."""
+        """Returns the seconds in each part of :data:`PARTS` since the last reset."""
         self._charge()
         return {part: self.seconds[part] for part in PARTS}
 
@@ -74,21 +75,21 @@ class Stopwatch:
 
 
 def profile_step(
-    task: Task, side: Literal["upstream", "ours"], kind: Kind, num_chunks: int = 5
+    task: Task, implementation: Literal["upstream", "ours"], kind: Kind, num_chunks: int = 5
 ) -> dict[str, float]:
-    """Milliseconds of one control step by part, from a stored state with random actions.
+    """Measures milliseconds per control step by part, with random actions from a stored state.
 
-    Call it in a process of its own, since the timers stay: upstream and ours must not share one.
+    Call it in a new process for each implementation, since the timers stay in place.
     """
     watch = Stopwatch()
     for name in ("mj_step", "mj_step1", "mj_step2"):
         setattr(mujoco, name, watch.timed("physics", getattr(mujoco, name)))
-    mujoco.mj_forward = watch.timed("physics again", mujoco.mj_forward)
-    start = _upstream if side == "upstream" else _ours
+    mujoco.mj_forward = watch.timed("extra forward", mujoco.mj_forward)
+    start = _start_upstream if implementation == "upstream" else _start_ours
     with threadpool_limits(limits=1):
         step_chunk = start(task, kind, watch)
         rng = np.random.default_rng(0)
-        step_chunk(rng.uniform(-1.0, 1.0, (CHUNK, 7)))  # compiles what is compiled on first use
+        step_chunk(rng.uniform(-1.0, 1.0, (CHUNK, 7)))  # includes one-time compilation
         watch.reset()
         for _ in range(num_chunks):
             step_chunk(rng.uniform(-1.0, 1.0, (CHUNK, 7)))
@@ -96,15 +97,15 @@ def profile_step(
     return {part: 1000 * value / (num_chunks * CHUNK) for part, value in seconds.items()}
 
 
-def _upstream(task: Task, kind: Kind, watch: Stopwatch) -> Callable[[Any], None]:
+def _start_upstream(task: Task, kind: Kind, watch: Stopwatch) -> Callable[[Any], None]:
     env = make_upstream(str(task.bddl_file), kind != "no camera")
+    from robosuite.robots import SingleArm
     from robosuite.utils.binding_utils import MjSim
+    from robosuite.utils.observables import Observable
 
     MjSim.render = watch.timed("rendering", MjSim.render)
-    inner = env.env
-    inner._pre_action = watch.timed("controller", inner._pre_action)
-    for name in ("_update_observables", "_get_observations"):
-        setattr(inner, name, watch.timed("observations", getattr(inner, name)))
+    SingleArm.control = watch.timed("controller", SingleArm.control)
+    Observable.update = watch.timed("observations", Observable.update)
     env.reset()
     env.set_init_state(task.init_states()[0])
 
@@ -115,7 +116,7 @@ def _upstream(task: Task, kind: Kind, watch: Stopwatch) -> Callable[[Any], None]
     return step_chunk
 
 
-def _ours(task: Task, kind: Kind, watch: Stopwatch) -> Callable[[Any], None]:
+def _start_ours(task: Task, kind: Kind, watch: Stopwatch) -> Callable[[Any], None]:
     prepare_libero()  # before the controller, which compiles against robosuite
     from srpo_env.libero.controller import OscController
 

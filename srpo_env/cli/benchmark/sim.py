@@ -1,8 +1,8 @@
-"""Measures LIBERO's own vector environment and ours side by side, in turn, on the same work.
+"""Compares LIBERO's own vector environment with ours, in turn and on the same work.
 
-Both get the same OpenGL library and, unless LIBERO's own is to run as it comes, one thread per
-worker for BLAS and for the software renderer. Run it on a machine that does nothing else; the table
-shows median [least, greatest] of the repeats, and each ratio is of the same repeat.
+Both use the same OpenGL library and, unless --upstream-defaults is passed, one thread per worker
+for BLAS and for the software renderer. Run it on an idle machine. The tables show median [minimum,
+maximum] of the repeats; ratios are computed within a repeat.
 """
 
 from __future__ import annotations
@@ -22,33 +22,40 @@ DEFAULTS = Settings()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what to measure, and where to write it."""
+    """Adds the arguments."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument("--suite", default=DEFAULTS.suite, help="LIBERO's name of it")
-    parser.add_argument("--task", type=int, default=DEFAULTS.task_id, help="number in the suite")
-    parser.add_argument("--repeats", type=int, default=DEFAULTS.repeats, help="of each speed")
+    parser.add_argument("--suite", default=DEFAULTS.suite, help="LIBERO's name of the suite")
+    parser.add_argument("--task", type=int, default=DEFAULTS.task_id, help="task id in the suite")
     parser.add_argument(
-        "--steps", type=int, default=DEFAULTS.steps, help="control steps in a repeat"
+        "--repeats",
+        type=int,
+        default=DEFAULTS.repeats,
+        help="repeats per speed",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=DEFAULTS.steps, help="control steps per repeat"
     )
     parser.add_argument(
         "--workers",
         type=int,
         nargs="+",
         default=list(DEFAULTS.workers),
-        help="processes, with one environment each",
+        help="numbers of worker processes, with one environment each",
     )
     parser.add_argument(
-        "--as-it-comes", action="store_true", help="leave LIBERO's own without our thread limits"
+        "--upstream-defaults",
+        action="store_true",
+        help="do not limit the threads of LIBERO's own environment",
     )
     parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure"
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure"
     )
     parser.add_argument("--json", type=Path, default=argparse.SUPPRESS, help="file for all figures")
     parser.add_argument(
         "--plot",
         type=Path,
         default=argparse.SUPPRESS,
-        help="picture of where a control step's time goes (.png, .svg, .pdf)",
+        help="picture of a control step's time by part (.png, .svg, .pdf)",
     )
 
 
@@ -60,17 +67,17 @@ def run(args: argparse.Namespace) -> int:
         steps=args.steps,
         repeats=args.repeats,
         workers=tuple(sorted(set(args.workers))),
-        help_upstream=not args.as_it_comes,
+        limit_upstream_threads=not args.upstream_defaults,
         parts=tuple(args.parts),
     )
     if "plot" in args and "profile" not in settings.parts:
-        raise ValueError("`--plot` shows the profile, which must be among `--parts`")
+        raise ValueError("`--plot` draws the profile, so `--parts` must contain profile")
     with announcement_left_out():
         print(header(describe(settings)), flush=True)
         with tqdm(total=num_measurements(settings), disable=None) as bar:
 
-            def progress(what: str) -> None:
-                bar.set_description(what)
+            def progress(step: str) -> None:
+                bar.set_description(step)
                 bar.update()
 
             result = measure(settings, progress)
