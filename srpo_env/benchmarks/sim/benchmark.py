@@ -51,7 +51,7 @@ class Settings:
     suite: str = "libero_object"
     task_id: int = 0
     steps: int = 80
-    """control steps of each environment per repeat; a multiple of the chunk size"""
+    """control steps of each environment per repeat, and of the profile; a multiple of `CHUNK`"""
     repeats: int = 5
     workers: tuple[int, ...] = (1, 2)
     """numbers of worker processes, with one environment each"""
@@ -341,7 +341,9 @@ def profile(settings: Settings, progress: Callable[[str], None]) -> Iterator[dic
             progress(f"profile of {_title(theirs, name, 1)}")
             implementation = "upstream" if name == "upstream" else "ours"
             kind = theirs if name == "upstream" else name
-            parts = _in_new_process(profile_step, settings.task, implementation, kind)
+            parts = _in_new_process(
+                profile_step, settings.task, implementation, kind, settings.steps // CHUNK
+            )
             yield {"implementation": implementation, "kind": kind, "milliseconds": parts}
 
 

@@ -75,7 +75,7 @@ class Stopwatch:
 
 
 def profile_step(
-    task: Task, implementation: Literal["upstream", "ours"], kind: Kind, num_chunks: int = 5
+    task: Task, implementation: Literal["upstream", "ours"], kind: Kind, num_chunks: int
 ) -> dict[str, float]:
     """Measures milliseconds per control step by part, with random actions from a stored state.
 

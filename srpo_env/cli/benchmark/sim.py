@@ -33,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="repeats per speed",
     )
     parser.add_argument(
-        "--steps", type=int, default=DEFAULTS.steps, help="control steps per repeat"
+        "--steps",
+        type=int,
+        default=DEFAULTS.steps,
+        help="control steps per repeat and of the profile",
     )
     parser.add_argument(
         "--workers",
