@@ -7,7 +7,8 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from srpo_env.offline import RecordedEpisode, even_rows, read_lerobot, read_libero
+from srpo_env.offline import RecordedEpisode, read_lerobot, read_libero
+from srpo_env.types import checked_count, even_indices
 
 
 def add_recordings(parser: argparse.ArgumentParser, metavar: str = "PATH") -> None:
@@ -88,12 +89,15 @@ def _holds_behaviours(file: Path) -> bool:
 def _read_behaviours(file: Path, max_frames: int) -> Iterator[RecordedEpisode]:
     from srpo_env.libero.behaviour_files import read_behaviours
 
+    checked_count("max_frames", max_frames, minimum=2)
     for number, episode in enumerate(read_behaviours(file)):
+        num_frames = len(episode.frames)
+        rows = even_indices(num_frames, min(num_frames, max_frames))
         yield RecordedEpisode(
             name=f"data/episode_{number}",
             task=file.stem,
             success=episode.success,
-            video=episode.frames[even_rows(len(episode.frames), max_frames)],
+            video=episode.frames[rows],
             source=str(file),
         )
 

@@ -18,8 +18,7 @@ from srpo_env.benchmarks.reward.metrics import (
     spearman,
 )
 from srpo_env.rewards.clustering import success_centers
-
-Floats = npt.NDArray[np.float64]
+from srpo_env.types import Floats
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ def _check_task(task: str, encoded: EncodedEpisodes, rows: npt.NDArray[np.intp])
     def distances(points: Floats, centers: Floats) -> Floats:
         if not len(points) or not len(centers):
             return np.full(len(points), np.nan)
-        return encoded.distance(points, centers)[0]
+        return encoded.reward.measure(points, centers)[0]
 
     success_distances, is_farther, curves, times = [], [], [], []
     for row in succeeded:

@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from srpo_env.benchmarks.reward.metrics import window_ends
-from srpo_env.encoders.protocol import TrajectoryEncoder, distance_of, encode_checked
+from srpo_env.encoders.protocol import TrajectoryEncoder, encode_checked, reward_for
 from srpo_env.offline import RecordedEpisode
-from srpo_env.rewards.progress import Distance
-
-Floats = npt.NDArray[np.float64]
+from srpo_env.rewards.progress import ProgressReward
+from srpo_env.types import Bools, Floats
 
 NUM_PREFIXES = 10
 """Growing prefixes of a success"""
@@ -27,14 +25,15 @@ class EncodedEpisodes:
     """Latents of recorded episodes by one encoder."""
 
     encoder: str
-    distance: Distance
+    reward: ProgressReward
+    """Measures distances as the wrapper does with this encoder"""
     tasks: tuple[str, ...]
-    successes: npt.NDArray[np.bool_]
+    successes: Bools
     """shape ``(num_episodes,)``"""
     latents: Floats
-    """shape ``(num_episodes, latent_dim)``"""
+    """shape ``(num_episodes, *latent_shape)``"""
     prefixes: Mapping[int, Floats]
-    """latents of the prefixes of some successes, by row, each ``(num_prefixes, latent_dim)``"""
+    """latents of the prefixes of some successes, by row, each ``(num_prefixes, *latent_shape)``"""
     times: Mapping[int, Floats]
     """share of the episode in each prefix, in (0, 1], by row, each ``(num_prefixes,)``"""
 
@@ -107,7 +106,7 @@ def encode_episodes(
     return [
         EncodedEpisodes(
             encoder=name,
-            distance=distance_of(encoder),
+            reward=reward_for(encoder, None),
             tasks=tuple(tasks),
             successes=np.array(successes),
             latents=np.stack(latents[name]),

@@ -13,7 +13,6 @@ from srpo_env.rewards.clustering import Clustering, success_centers
 from srpo_env.rewards.distances import Distance, distances_to_centers
 from srpo_env.types import Floats
 
-
 Centers = Literal["dbscan", "nearest", "mean"]
 
 

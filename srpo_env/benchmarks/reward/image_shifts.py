@@ -11,8 +11,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-Frames = npt.NDArray[np.uint8]
-Shift = Callable[[Frames], Frames]
+from srpo_env.types import Video
+
+Shift = Callable[[Video], Video]
 
 MAX_ANGLE = 5.0
 """Maximum rotation of the camera in degrees, to either side; the minimum is half of it"""
@@ -41,7 +42,7 @@ def camera(task_id: int) -> Shift:
     angle = np.deg2rad(rng.choice([-1, 1]) * rng.uniform(0.5, 1.0) * MAX_ANGLE)
     zoom, offset = rng.uniform(*ZOOM), rng.uniform(-MAX_OFFSET, MAX_OFFSET, 2)
 
-    def shift(frames: Frames) -> Frames:
+    def shift(frames: Video) -> Video:
         width, height = frames.shape[2], frames.shape[1]
         size = np.array([width, height])
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
@@ -77,7 +78,7 @@ def noise(task_id: int) -> Shift:
     """Returns a shift that adds independent noise to every frame and pixel."""
     rng = np.random.default_rng([3, task_id])
 
-    def shift(frames: Frames) -> Frames:
+    def shift(frames: Video) -> Video:
         # Drawn in the order of the episodes, which is always the same.
         return _pixels(frames + 255 * NOISE * rng.standard_normal(frames.shape, np.float32))
 
@@ -88,5 +89,5 @@ SHIFTS: dict[str, Callable[[int], Shift]] = {"camera": camera, "light": light, "
 """Makers of a task's shift, by name"""
 
 
-def _pixels(values: npt.NDArray[np.floating]) -> Frames:
+def _pixels(values: npt.NDArray[np.floating]) -> Video:
     return np.clip(np.round(values), 0, 255).astype(np.uint8)

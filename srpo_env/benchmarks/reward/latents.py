@@ -18,8 +18,7 @@ from srpo_env.benchmarks.reward.image_shifts import SHIFTS
 from srpo_env.benchmarks.reward.metrics import window_ends
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.libero.demos import recording_settings
-
-Floats = npt.NDArray[np.float64]
+from srpo_env.types import Floats
 
 SHIFTED_WINDOWS = {f"{shift} windows": shift for shift in SHIFTS}
 """Names of the windows with shifted frames, and of their shifts"""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import spearmanr
 
-Floats = npt.NDArray[np.float64]
+from srpo_env.types import Floats, Ints
 
 STAGE = 0.2
 """Oracle progress of one of a task's five stages"""
@@ -144,7 +144,7 @@ def mean_of_known(values: npt.ArrayLike) -> float:
 # --- Progress curves: the paper's five metrics ----------------------------------------------------
 
 
-def window_ends(num_frames: int, num_windows: int) -> npt.NDArray[np.int64]:
+def window_ends(num_frames: int, num_windows: int) -> Ints:
     """Returns the number of frames in each growing window of an episode, ``(num_windows,)``.
 
     All windows start with the episode. The first has 2 frames (1 if there is only one), the last

@@ -27,8 +27,7 @@ from srpo_env.libero.suites import get_task
 from srpo_env.libero.visuals import Visuals, check_visuals
 from srpo_env.policy import Policy, load_policy
 from srpo_env.policy.checkpoint import resolve_checkpoint
-
-Floats = npt.NDArray[np.float64]
+from srpo_env.types import Floats
 
 KIND = "policy"
 """Kind of these episodes"""

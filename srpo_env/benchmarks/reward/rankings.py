@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from srpo_env.benchmarks.reward.metrics import (
     STAGE,
@@ -27,8 +26,7 @@ from srpo_env.benchmarks.reward.task_distances import (
     TaskLabels,
 )
 from srpo_env.rewards.progress import Formula, ProgressReward
-
-Floats = npt.NDArray[np.float64]
+from srpo_env.types import Floats
 
 FORMULAS: tuple[Formula, ...] = get_args(Formula)
 """Both decrease with the distance, so their rankings are equal"""

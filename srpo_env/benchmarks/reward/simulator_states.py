@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.libero.behaviour_recording import SUITE
 from srpo_env.libero.behaviours import play
 from srpo_env.libero.simulation import Simulation
 from srpo_env.libero.suites import get_task
-
-Floats = npt.NDArray[np.float64]
+from srpo_env.types import Floats, Video
 
 
 class StateRecordingSimulation(Simulation):
@@ -27,7 +25,7 @@ class StateRecordingSimulation(Simulation):
         super().__init__(get_task(SUITE, task_id), image_size=1)
         self.states: list[Floats] = []
 
-    def render(self, camera: str) -> npt.NDArray[np.uint8]:
+    def render(self, camera: str) -> Video:
         """Records the state and returns one black pixel."""
         self.states.append(state_of(self))
         return np.zeros((1, 1, 3), np.uint8)

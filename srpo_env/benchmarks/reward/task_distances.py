@@ -32,9 +32,7 @@ from srpo_env.benchmarks.reward.metrics import (
 )
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.rewards.clustering import Clustering
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from srpo_env.types import Bools, Floats, Ints
 
 AS_RECORDED = "as recorded"
 PLACEMENT = "placement"
@@ -54,7 +52,7 @@ class TaskLabels:
     """What the simulator recorded of a task's episodes."""
 
     task: str
-    successes: npt.NDArray[np.bool_]
+    successes: Bools
     """shape ``(num_episodes,)``, as are the following arrays"""
     init_states: Ints
     kinds: tuple[str, ...]
@@ -95,7 +93,7 @@ def task_labels(
 
 
 def make_groups(
-    successes: npt.NDArray[np.bool_], init_states: npt.NDArray[np.integer], group_size: int
+    successes: Bools, init_states: npt.NDArray[np.integer], group_size: int
 ) -> list[Group]:
     """Splits episodes into groups of one initial state, half of them failures where possible.
 

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import Task
 from srpo_env.libero.visuals import face_count
+from srpo_env.types import Floats
 
 Image = npt.NDArray[np.uint8]
 
@@ -118,10 +119,10 @@ def _summary(found: list[tuple[float, float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def _windowed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _windowed(values: Floats) -> Floats:
     """Computes means over the Gaussian windows that lie completely inside the image."""
     inside = slice(SSIM_RADIUS, -SSIM_RADIUS)
-    means: npt.NDArray[np.float64] = gaussian_filter(
+    means: Floats = gaussian_filter(
         values, (SSIM_SIGMA, SSIM_SIGMA, 0), radius=(SSIM_RADIUS, SSIM_RADIUS, 0)
     )
     return means[inside, inside]

@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 from threadpoolctl import threadpool_limits
 
@@ -35,8 +33,7 @@ from srpo_env.libero.gl import choose_gl
 from srpo_env.libero.simulation import CAMERAS
 from srpo_env.libero.suites import Task
 from srpo_env.libero.vector import LiberoVectorEnv
-
-Floats = npt.NDArray[np.float64]
+from srpo_env.types import Floats
 
 Kind = Literal["no camera", "exact", "fast"]
 

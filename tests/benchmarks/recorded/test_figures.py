@@ -7,7 +7,7 @@ import pytest
 
 from srpo_env.benchmarks.recorded.figures import check_latents
 from srpo_env.benchmarks.recorded.latents import MAX_CURVES, EncodedEpisodes, encode_episodes
-from srpo_env.rewards.progress import distances_to_centers
+from srpo_env.rewards.progress import ProgressReward
 from tests.benchmarks.recorded.toy_recordings import Blind, LastPosition, Noise, recorded, walks
 
 
@@ -53,7 +53,7 @@ def test_progress_that_falls_with_time_has_a_negative_correlation():
     prefixes = {row: np.array([[1.0], [2.0], [3.0]]) for row in range(3)}
     times = {row: np.array([0.2, 0.6, 1.0]) for row in range(3)}
     encoded = EncodedEpisodes(
-        "toy", distances_to_centers, ("t",) * 3, np.ones(3, bool), latents, prefixes, times
+        "toy", ProgressReward(), ("t",) * 3, np.ones(3, bool), latents, prefixes, times
     )
     found = check_latents(encoded)
     assert found.correlation.value == pytest.approx(-1)

@@ -23,7 +23,7 @@ def walks(successes=(100, 102, 104), failures=(50, 60), task="walk"):
 class LastPosition:
     """Sees progress: the latent is the last frame's position."""
 
-    latent_dim = 1
+    latent_shape = (1,)
 
     def encode(self, videos):
         return np.array([[video[-1, 0, 0, 0]] for video in videos], np.float32)
@@ -32,7 +32,7 @@ class LastPosition:
 class Blind:
     """Gives every video the same latent."""
 
-    latent_dim = 1
+    latent_shape = (1,)
 
     def encode(self, videos):
         return np.zeros((len(videos), 1), np.float32)
@@ -41,7 +41,7 @@ class Blind:
 class Noise:
     """Gives every video an independent random latent."""
 
-    latent_dim = 16
+    latent_shape = (16,)
 
     def __init__(self):
         self.rng = np.random.default_rng(0)
