@@ -1,9 +1,13 @@
-"""Reward episodes that were recorded long ago, without an environment.
+"""Compute rewards of recorded episodes, without an environment.
 
     python examples/relabel_episodes.py
 
-First records a few into a file in LIBERO's layout, as you may have them; then rewards them, which
-is also what `srpo-env relabel --encoder pixels FILE` does. Needs `pip install h5py`.
+First records a few episodes into a file in LIBERO's layout, as you may have them, then computes
+their rewards. The command line does the second part, too:
+
+    PYTHONPATH=examples srpo-env relabel --encoder your_encoder:WalkerEncoder FILE
+
+Needs `pip install h5py`.
 """
 
 from __future__ import annotations
@@ -13,22 +17,22 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from detour import Detour, draw, stroll
+from detour import Detour, draw, noisy_policy
+from your_encoder import WalkerEncoder
 
-from srpo_env import PixelEncoder
 from srpo_env.offline import read_libero, relabel_episodes, write_rewards
 
 
 def main(folder: Path, num_episodes: int) -> None:
-    """Records, rewards, and prints the table."""
+    """Records episodes, computes their rewards and prints them."""
     folder.mkdir(parents=True, exist_ok=True)
-    recording = folder / "walk_round_the_wall_demo.hdf5"
+    recording = folder / "walk_around_the_wall_demo.hdf5"
     record(recording, num_episodes)
 
-    result = relabel_episodes(read_libero(recording), PixelEncoder())
+    result = relabel_episodes(read_libero(recording), WalkerEncoder())
     file = write_rewards(result, overwrite=True)[str(recording)]
 
-    print(f"{recording} was only read; the rewards are in {file}\n")
+    print(f"{recording} is unchanged; the rewards are in {file}\n")
     with np.load(file) as saved:
         print("episode       outcome  distance  reward")
         for row in np.argsort(-saved["rewards"], kind="stable"):
@@ -39,7 +43,7 @@ def main(folder: Path, num_episodes: int) -> None:
 
 
 def record(path: Path, num_episodes: int) -> None:
-    """Writes episodes of a policy that succeeds now and then."""
+    """Records episodes of a policy that succeeds in about 60% of them."""
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         file.create_group("data").attrs["macros_image_convention"] = "opencv"  # upright images
@@ -48,7 +52,9 @@ def record(path: Path, num_episodes: int) -> None:
             observation, _ = env.reset()
             images, rewards, ended = [], [], False
             while not ended:
-                observation, reward, success, truncated, _ = env.step(stroll(observation, rng))
+                observation, reward, success, truncated, _ = env.step(
+                    noisy_policy(observation, rng)
+                )
                 images.append(draw(observation))
                 rewards.append(reward)
                 ended = success or truncated

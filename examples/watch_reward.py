@@ -1,10 +1,11 @@
-"""Watch what the reward sees: a failure beside its nearest success, and how they part.
+"""Show a failure beside its nearest success, and how their distance grows over time.
 
     python examples/watch_reward.py
-    python examples/watch_reward.py --recording my_episodes.hdf5   # LIBERO's layout
+    python examples/watch_reward.py --recording FILE.hdf5   # LIBERO's layout
 
-Writes watch_reward.png and watch_reward.gif. The curve is the distance between the latents of the
-two episodes *so far*: its last value is what the reward is made of. Needs `pip install matplotlib`.
+Writes watch_reward.png and watch_reward.gif. The curve is the distance between the latents of both
+episodes up to a time; the reward is computed from its last value. Needs `pip install matplotlib`,
+and for recordings with the default encoder `pip install 'srpo-env[encoders]' h5py`.
 """
 
 from __future__ import annotations
@@ -23,14 +24,18 @@ import numpy.typing as npt
 from matplotlib.animation import FuncAnimation, PillowWriter
 from your_encoder import Video, WalkerEncoder, play
 
-from srpo_env import PixelEncoder, TrajectoryEncoder, relabel
+from srpo_env import TrajectoryEncoder, relabel
+from srpo_env.encoders.named import HELP, WORLD_MODEL, named_encoder
+from srpo_env.encoders.protocol import reward_for
 from srpo_env.offline import read_libero
 
 FAILURE, SUCCESS = "#c0392b", "#2e86c1"
 
 
-def main(folder: Path, recording: Path | None, num_moments: int) -> None:
-    """Chooses the failure of middling reward, and draws it."""
+def main(
+    folder: Path, recording: Path | None, num_moments: int, encoder_name: str = WORLD_MODEL
+) -> None:
+    """Selects the failure with the median reward, and draws it."""
     encoder: TrajectoryEncoder
     if recording is None:
         rng = np.random.default_rng(1)
@@ -38,39 +43,36 @@ def main(folder: Path, recording: Path | None, num_moments: int) -> None:
         encoder = WalkerEncoder()
     else:
         episodes = [(episode.video, episode.success) for episode in read_libero(recording)]
-        encoder = PixelEncoder()
+        encoder = named_encoder(encoder_name)
     videos = [video for video, _ in episodes]
     successes = np.array([success for _, success in episodes])
     if successes.all() or not successes.any():
-        raise SystemExit("Nothing to compare: there must be a success and a failure.")
+        raise SystemExit("There must be at least one success and one failure to compare.")
 
     latents = encoder.encode(videos)
-    rewards = relabel(latents, successes).rewards
+    reward = reward_for(encoder, None)
+    rewards = relabel(latents, successes, reward=reward).rewards
     failures = np.flatnonzero(~successes)
     failure = failures[np.argsort(rewards[failures])[len(failures) // 2]]
-    winners = np.flatnonzero(successes)
-    apart = np.linalg.norm(latents[winners] - latents[failure], axis=1)
-    success = winners[apart.argmin()]
+    _, nearest = reward.measure(latents[[failure]], latents[successes])
+    success = np.flatnonzero(successes)[nearest[0]]
 
     shares = np.linspace(0.0, 1.0, num_moments)
-    curve = np.array(
-        [
-            np.linalg.norm(np.subtract(*encoder.encode([_until(videos[i], t) for i in pair])))
-            for t in shares
-            for pair in [(failure, success)]
-        ]
-    )
+    curve = np.empty(num_moments)
+    for moment, share in enumerate(shares):
+        pair = encoder.encode([_until(videos[index], share) for index in (failure, success)])
+        curve[moment] = reward.measure(pair[:1], pair[1:])[0][0]
     title = f"reward {rewards[failure]:.2f}, {type(encoder).__name__}"
     folder.mkdir(parents=True, exist_ok=True)
     draw_picture(videos[failure], videos[success], shares, curve, title, folder)
     draw_video(videos[failure], videos[success], shares, curve, title, folder)
-    print(f"The failure earned {rewards[failure]:.2f}; distance so far, in tenths of the episode:")
+    print(f"The failure earned {rewards[failure]:.2f}. Distance after each tenth of the episode:")
     print("  ".join(f"{value:.2f}" for value in np.interp(np.linspace(0, 1, 11), shares, curve)))
     print(f"{folder / 'watch_reward.png'}\n{folder / 'watch_reward.gif'}")
 
 
 def _until(video: Video, share: float) -> Video:
-    """The first part of a video, one frame at least."""
+    """Returns the first part of a video, at least one frame."""
     return video[: 1 + round(share * (len(video) - 1))]
 
 
@@ -82,7 +84,7 @@ def draw_picture(
     title: str,
     folder: Path,
 ) -> None:
-    """Both episodes as strips of six moments, over the curve."""
+    """Draws both episodes as strips of six frames above the curve."""
     figure = plt.figure(figsize=(9, 6), layout="constrained")
     strips = figure.add_gridspec(3, 6, height_ratios=(1, 1, 1.4))
     for column, share in enumerate(np.linspace(0, 1, 6)):
@@ -108,7 +110,7 @@ def draw_video(
     title: str,
     folder: Path,
 ) -> None:
-    """Both episodes side by side, with the curve growing under them."""
+    """Draws both episodes side by side as a video, with the growing curve below."""
     figure, panels = plt.subplot_mosaic(
         [["failure", "success"], ["curve", "curve"]],
         figsize=(5, 4.5),
@@ -131,7 +133,7 @@ def draw_video(
         line.set_data(shares[: moment + 1], curve[: moment + 1])
         return [*images, line]
 
-    # A second of standstill, so that the end can be seen before it begins again.
+    # The last frame is repeated for a second, so that the end can be seen before the loop restarts.
     moments = [*range(len(shares)), *[len(shares) - 1] * 10]
     animation = FuncAnimation(figure, show, moments)
     animation.save(folder / "watch_reward.gif", writer=PillowWriter(fps=10), dpi=80)
@@ -157,14 +159,15 @@ def _plot(
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.1 * curve.max())
     axes.set_xlabel("share of the episode")
-    axes.set_ylabel("distance so far")
+    axes.set_ylabel("distance")
     axes.grid(alpha=0.3)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("runs"))
-    parser.add_argument("--recording", type=Path, help="file to take the episodes from")
+    parser.add_argument("--recording", type=Path, help="file with recorded episodes")
+    parser.add_argument("--encoder", default=WORLD_MODEL, help=f"of a recording: {HELP}")
     parser.add_argument("--num-moments", type=int, default=41, help="default: %(default)s")
     args = parser.parse_args()
-    main(args.folder, args.recording, args.num_moments)
+    main(args.folder, args.recording, args.num_moments, args.encoder)

@@ -1,4 +1,4 @@
-"""Each example, in a short mode: what it prints and draws, and how many lines it asks of a user."""
+"""Each example in a short mode: what it prints and draws, and how many lines a user adds."""
 
 from __future__ import annotations
 
@@ -26,24 +26,29 @@ def example(monkeypatch):
 
 
 def is_picture(path):
-    """Whether it shows more than a few colours."""
+    """Returns whether an image has more than a few colours."""
     with Image.open(path) as image:
         return len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 8
 
 
-def test_every_example_is_tried_here():
-    tried = set(re.findall(r'example\("(\w+)"\)', Path(__file__).read_text()))
-    assert tried == set(NAMES)
+def test_every_example_has_a_test():
+    tested = set(re.findall(r'example\("(\w+)"\)', Path(__file__).read_text()))
+    assert tested | {"quickstart"} == set(NAMES)  # the quickstart is tested with the README
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_says_how_it_is_run(name):
+def test_each_example_documents_its_command(name):
     text = (EXAMPLES / f"{name}.py").read_text()
     assert "__main__" not in text or f"python examples/{name}.py" in text
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_each_example_is_listed_in_the_readme_of_the_folder(name):
+    assert f"`{name}.py`" in (EXAMPLES / "README.md").read_text()
+
+
 @pytest.mark.parametrize(("name", "expected"), [("cleanrl_ppo", 3), ("sb3_ppo", 3)])
-def test_as_few_lines_are_asked_of_a_user_as_the_example_says(name, expected):
+def test_number_of_added_lines_is_as_documented(name, expected):
     text = (EXAMPLES / f"{name}.py").read_text()
     assert len(re.findall(r"  # SRPO$", text, flags=re.MULTILINE)) == expected
     assert "The three lines that end in ``# SRPO``" in text
@@ -53,7 +58,7 @@ def test_as_few_lines_are_asked_of_a_user_as_the_example_says(name, expected):
 
 
 @pytest.mark.filterwarnings("ignore:.*Not able to test alternative render modes:UserWarning")
-def test_the_task_passes_gymnasiums_and_stable_baselines_checks(example):
+def test_task_passes_the_checks_of_gymnasium_and_stable_baselines(example):
     from stable_baselines3.common.env_checker import check_env as check_for_stable_baselines
 
     task = example("detour")
@@ -61,7 +66,7 @@ def test_the_task_passes_gymnasiums_and_stable_baselines_checks(example):
     check_for_stable_baselines(task.Detour())
 
 
-def test_the_straight_way_ends_at_the_wall_and_the_way_round_it_at_the_goal(example):
+def test_wall_blocks_the_straight_line_but_not_the_way_around(example):
     task = example("detour")
     env = task.Detour()
     env.reset()
@@ -69,13 +74,20 @@ def test_the_straight_way_ends_at_the_wall_and_the_way_round_it_at_the_goal(exam
     assert ends == [(False, False)] * (task.MAX_STEPS - 1) + [(False, True)]
     env.reset()
     # Up to 0.56, across to 0.8 and down to 0.32, which is 0.12 from the goal.
-    way = [[0, 1]] * 3 + [[1, 0]] * 5 + [[0, -1]] * 2
-    ends = [env.step(np.array(action, np.float32)) for action in way]
+    actions = [[0, 1]] * 3 + [[1, 0]] * 5 + [[0, -1]] * 2
+    ends = [env.step(np.array(action, np.float32)) for action in actions]
     assert [end[2] for end in ends] == [False] * 9 + [True]
     assert (ends[-1][1], ends[-1][4]["is_success"]) == (1.0, True)
 
 
-def test_the_picture_shows_the_walker_where_it_is(example):
+def test_way_left_goes_around_the_wall_only_if_it_is_in_between(example):
+    way_left = example("detour").way_left
+    assert way_left(np.array([0.8, 0.5])) == pytest.approx(0.3)  # straight down
+    # From the start over the top of the wall at (0.5, 0.45) to the goal: two equal slopes.
+    assert way_left(np.array([0.2, 0.2])) == pytest.approx(2 * np.hypot(0.3, 0.25))
+
+
+def test_image_shows_the_walker_at_its_position(example):
     task = example("detour")
     image = task.draw(np.array([-0.6, 0.6], np.float32), size=100)
     assert image.shape == (100, 100, 3)
@@ -86,14 +98,16 @@ def test_the_picture_shows_the_walker_where_it_is(example):
 # --- The examples ---
 
 
-def test_wrap_your_env_prints_a_group_in_the_order_of_its_rewards(example, capsys):
+def test_wrap_your_env_prints_rewards_that_follow_true_progress(example, capsys):
     example("wrap_your_env").main(num_steps=90)
-    table = capsys.readouterr().out.splitlines()[4:]
-    assert len(table) == 8
-    rewards = [float(line.split()[-1]) for line in table]
+    shown = capsys.readouterr().out
+    assert "error" not in shown
+    table = [line.split() for line in shown.split("reward\n")[-1].splitlines()[:8]]
+    rewards = [float(row[-1]) for row in table]
     assert rewards == sorted(rewards, reverse=True)
     assert rewards[0] == 1.0
     assert 0 < rewards[-1] < 0.8
+    assert float(shown.split()[-1]) > 0.5  # rank correlation with true progress
 
 
 def test_your_encoder_ranks_failures_better_than_pixels_do(example, capsys):
@@ -104,29 +118,29 @@ def test_your_encoder_ranks_failures_better_than_pixels_do(example, capsys):
     assert correlations["WalkerEncoder"] > correlations["PixelEncoder"] + 0.3
 
 
-def test_relabel_episodes_writes_beside_the_recording(example, capsys, tmp_path):
+def test_relabel_episodes_writes_next_to_the_recording(example, capsys, tmp_path):
     example("relabel_episodes").main(tmp_path, num_episodes=8)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "walk_round_the_wall_demo.hdf5",
-        "walk_round_the_wall_demo.srpo.npz",
+        "walk_around_the_wall_demo.hdf5",
+        "walk_around_the_wall_demo.srpo.npz",
     ]
     assert len(capsys.readouterr().out.splitlines()) == 3 + 8
 
 
-def test_watch_reward_draws_a_picture_and_a_video(example, capsys, tmp_path):
+def test_watch_reward_draws_an_image_and_a_video(example, capsys, tmp_path):
     watch = example("watch_reward")
     watch.main(tmp_path, recording=None, num_moments=3)
     assert is_picture(tmp_path / "watch_reward.png")
     with Image.open(tmp_path / "watch_reward.gif") as video:
         assert video.n_frames >= 3
     curve = [float(value) for value in capsys.readouterr().out.splitlines()[1].split()]
-    assert curve[0] == 0  # all episodes start alike
+    assert curve[0] == 0  # all episodes start from the same state
     assert curve[-1] > 0.1
 
 
-def test_watch_reward_takes_episodes_from_a_recording(example, tmp_path):
+def test_watch_reward_reads_episodes_from_a_recording(example, tmp_path):
     example("relabel_episodes").record(tmp_path / "walk_demo.hdf5", num_episodes=8)
-    example("watch_reward").main(tmp_path, tmp_path / "walk_demo.hdf5", num_moments=2)
+    example("watch_reward").main(tmp_path, tmp_path / "walk_demo.hdf5", 2, encoder_name="pixels")
     assert is_picture(tmp_path / "watch_reward.png")
 
 
