@@ -5,13 +5,16 @@ PYTHON := .venv/bin/python
 SETUP := .venv/.set-up
 SOURCES := srpo_env agents examples tests
 
-.PHONY: help setup train test lint format build
+DOCS := .venv/.docs-set-up
+
+.PHONY: help setup train test lint format docs build
 
 help:
 	@echo 'make train  learn LIBERO-Object with SRPO     (ARGS="--seed 2" passes flags on)'
 	@echo 'make test   run the tests                     (ARGS="-k wrapper" passes flags on)'
 	@echo 'make lint   check style and types'
 	@echo 'make format put the code into the agreed format'
+	@echo 'make docs   build the documentation in site/; warnings are errors'
 	@echo 'make build  make the source archive and the wheel in dist/'
 	@echo 'make setup  make .venv with everything that the others need; they call it themselves'
 
@@ -36,6 +39,14 @@ lint: $(SETUP)
 format: $(SETUP)
 	@$(PYTHON) -m ruff check --fix
 	@$(PYTHON) -m ruff format
+
+# Only the first run needs a package index; the build itself needs no network.
+$(DOCS): $(SETUP)
+	@$(PYTHON) -m pip install --quiet --no-warn-conflicts --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(DOCS)
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict $(ARGS)
 
 build: $(SETUP)
 	@$(PYTHON) -m build --no-isolation

@@ -21,7 +21,7 @@ from srpo_env.cli.doctor import HF_LIBERO
 ROOT = Path(__file__).resolve().parents[1]
 # What --track sends curves to is the user's own to install.
 OWN_OR_OPTIONAL = {"srpo_env", "wandb"}
-EXTRAS = {"encoders", "libero", "agents", "sb3", "dev"}
+EXTRAS = {"encoders", "libero", "agents", "sb3", "docs", "dev"}
 
 # Prints what was loaded and what it cost, in seconds of processor time: a busy machine adds none.
 IMPORT_ALONE = """
