@@ -2,7 +2,7 @@
 
     python examples/your_encoder.py
 
-An encoder is any object with a `latent_shape` and a method `encode`. `WalkerEncoder` finds the walker
+An encoder is any object with `latent_shape` and a method `encode`. `WalkerEncoder` finds the walker
 in each frame. The table shows, over failed episodes, the rank correlation between the distance to
 the successes and the way that was left at the end, which only the simulator knows. Run the same
 check on your own data before you train: a reward that does not follow progress does harm.

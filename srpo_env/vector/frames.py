@@ -29,7 +29,12 @@ FramesOf = Callable[[Any], Any]
 class FrameSource:
     """Finds the camera image of each sub-environment in what `step` and `reset` return."""
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any], frames: str | FramesOf | None) -> None:
+    def __init__(
+        self,
+        envs: VectorEnv[Any, Any, Any],
+        frames: str | FramesOf | None,
+        max_size: int | None = None,
+    ) -> None:
         """Finds the camera.
 
         Args:
@@ -37,6 +42,7 @@ class FrameSource:
             frames: Path into a Dict observation (``"pixels/image"``) or into the info
                 (``"info/image"``), ``"render"``, a callable that maps the observation of one
                 sub-environment to its image, or ``None`` to search.
+            max_size: Largest height and width of a frame in pixels; larger ones are reduced.
 
         Raises:
             TypeError: If ``frames`` is something else.
@@ -45,6 +51,7 @@ class FrameSource:
         if not (frames is None or isinstance(frames, str) or callable(frames)):
             raise TypeError(f"`frames` must be a path, a callable or None, got {frames!r}")
         self._envs = envs
+        self.max_size = None if max_size is None else checked_count("max_frame_size", max_size)
         self._function = frames if callable(frames) else None
         self._render = frames == "render"
         self._info_path = ""
@@ -67,16 +74,16 @@ class FrameSource:
     def single(self, observation: Any, info: Mapping[str, Any]) -> Frame:
         """Returns the image in the observation or the info of one sub-environment."""
         if self._info_path:
-            return _frame_in_info(info, self._info_path)
+            return self._checked(_image_in_info(info, self._info_path))
         if self._function is not None:
-            return checked_frame(self._function(observation))
-        return checked_frame(look_up(observation, self.path) if self.path else observation)
+            return self._checked(self._function(observation))
+        return self._checked(look_up(observation, self.path) if self.path else observation)
 
     def batch(self, observations: Any, infos: Any) -> Callable[[int], Frame]:
         """Returns a function that maps the index of a sub-environment to its image."""
         if self._info_path:
             num_envs = self._envs.num_envs
-            return lambda index: _frame_in_info(info_of(infos, index, num_envs), self._info_path)
+            return lambda index: self.single(None, info_of(infos, index, num_envs))
         if self._function is not None:
             singles = list(iterate(self._envs.observation_space, observations))
             return lambda index: self.single(singles[index], {})
@@ -84,7 +91,11 @@ class FrameSource:
             images: Any = self._envs.render()
         else:
             images = look_up(observations, self.path) if self.path else observations
-        return lambda index: checked_frame(images[index])
+        return lambda index: self._checked(images[index])
+
+    def _checked(self, image: Any) -> Frame:
+        frame = checked_frame(image)
+        return frame if self.max_size is None else reduced(frame, self.max_size)
 
 
 def checked_frame(frame: Any) -> Frame:
@@ -101,6 +112,23 @@ def checked_frame(frame: Any) -> Frame:
             "callable that converts the observation of one sub-environment"
         )
     return image
+
+
+def reduced(frame: Frame, max_size: int) -> Frame:
+    """Reduces an image by a whole factor, so that neither side is longer than ``max_size``.
+
+    Each pixel is the mean of a block; rows and columns that do not fill a block are cut off.
+    """
+    height, width = frame.shape[:2]
+    factor = -(-max(height, width) // max_size)
+    if factor == 1:
+        return frame
+    rows, columns = max(1, height // factor), max(1, width // factor)
+    blocks = frame[: rows * factor, : columns * factor].reshape(
+        rows, min(factor, height), columns, min(factor, width), 3
+    )
+    means: Frame = blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+    return means
 
 
 @dataclass
@@ -182,14 +210,14 @@ def _check_render(envs: VectorEnv[Any, Any, Any]) -> None:
         )
 
 
-def _frame_in_info(info: Mapping[str, Any], path: str) -> Frame:
+def _image_in_info(info: Mapping[str, Any], path: str) -> Any:
     frame = look_up(info, path)
     if frame is None:
         raise ValueError(
             f'frames="{IN_INFO}{path}" needs an image in the info of every reset and every step, '
             f"got an info with {sorted(info)}"
         )
-    return checked_frame(frame)
+    return frame
 
 
 def _is_rgb(shape: tuple[int, ...]) -> bool:

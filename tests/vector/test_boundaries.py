@@ -480,3 +480,27 @@ def test_a_state_is_loaded_by_torch_as_data_only(tmp_path):
     other = wrap(make())
     other.load_state_dict(loaded["envs"])
     assert other.state_dict() == envs.state_dict()
+
+
+def test_smaller_frames_hold_less_and_reward_alike():
+    envs = wrap(make(AutoresetMode.DISABLED), max_frame_size=8)
+    for _ in range(3):
+        envs.step(np.ones(4, int))
+    small, large = envs.num_bytes_held, wrap(make(AutoresetMode.DISABLED)).num_bytes_held
+    assert small == large  # four frames of a quarter of the size, and one frame
+
+
+def test_memory_does_not_grow_with_the_number_of_episodes():
+    import tracemalloc
+
+    envs = wrap(make(num_envs=8), group_size=8)
+    held = []
+    tracemalloc.start()
+    for round_ in range(50):
+        rewards = play(envs, reach=(5, 3, 1, 0, 5, 2, 2, 4), num_steps=160)
+        envs.rewrite(rewards)
+        if round_ >= 10:
+            held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert envs.step_count == 8000
+    assert max(held) < 1.05 * min(held)

@@ -10,7 +10,7 @@ from gymnasium.vector.utils import batch_space
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srpo_env.vector.frames import FrameRecorder, FrameSource
+from srpo_env.vector.frames import FrameRecorder, FrameSource, reduced
 
 IMAGE = spaces.Box(0, 255, (2, 3, 3), np.uint8)
 STATE = spaces.Box(-1, 1, (4,), np.float32)
@@ -109,6 +109,22 @@ def test_an_info_without_the_image_is_an_error_that_says_what_it_has():
     source.batch(np.zeros((2, 4)), infos)(0)
     with pytest.raises(ValueError, match=r"every reset and every step, .* info with \[\]"):
         source.batch(np.zeros((2, 4)), infos)(1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "max_size", "expected"),
+    [((128, 128), 64, (64, 64)), ((128, 96), 64, (64, 48)), ((100, 100), 64, (50, 50)),
+     ((99, 50), 40, (33, 16)), ((64, 64), 64, (64, 64)), ((200, 1), 10, (10, 1))],
+)  # fmt: skip
+def test_large_frames_are_reduced_by_a_whole_factor(shape, max_size, expected):
+    frame = np.arange(np.prod(shape) * 3, dtype=np.uint64).astype(np.uint8).reshape(*shape, 3)
+    assert reduced(frame, max_size).shape == (*expected, 3)
+
+
+def test_a_reduced_pixel_is_the_mean_of_its_block():
+    frame = np.zeros((4, 4, 3), np.uint8)
+    frame[:2, 2:] = [[[0], [100]], [[200], [100]]]
+    np.testing.assert_array_equal(reduced(frame, 2)[..., 0], [[0, 100], [0, 0]])
 
 
 def test_frames_must_be_a_path_a_callable_or_none():
