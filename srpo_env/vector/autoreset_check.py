@@ -117,11 +117,6 @@ class _End:
     """Whether the last frame is equal to one after a reset, though the image had changed."""
 
 
-def same_frame(one: Frame, other: Frame) -> bool:
-    """Returns whether two frames are equal and do not share memory."""
-    return not np.shares_memory(one, other) and bool(np.array_equal(one, other))
-
-
 def _pixels(frame: Frame) -> Floats:
     stride = -(-max(frame.shape[:2]) // MAX_PIXELS)
     return frame[::stride, ::stride].astype(np.float64)

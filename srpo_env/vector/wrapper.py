@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,24 +21,16 @@ from srpo_env.encoders.named import default_encoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.rewards.diagnostics import SignalMonitor, group_info
 from srpo_env.rewards.progress import ProgressReward
-from srpo_env.types import Bools, Episode, Group, as_array
+from srpo_env.types import Episode, Group, as_array
 from srpo_env.vector import serialization
-from srpo_env.vector.autoreset_check import AutoresetCheck, same_frame
+from srpo_env.vector.autoreset_check import AutoresetCheck
 from srpo_env.vector.frames import Frame, FrameRecorder, FrameSource
 from srpo_env.vector.grouping import OpenEpisode, OpenGroup
-from srpo_env.vector.infos import (
-    BROKEN,
-    ONCE,
-    Info,
-    Key,
-    KeySource,
-    final_of,
-    info_of,
-    missing_final,
-    success_of,
-)
+from srpo_env.vector.infos import Info, Key, KeySource
+from srpo_env.vector.reset_check import check_options, check_partial_reset
 from srpo_env.vector.reward_buffer import PAY_ONE, EndedEpisode, RewardBuffer, RewardWriter
 from srpo_env.vector.scorer import GroupScorer, Reference
+from srpo_env.vector.step_reader import Change, Start, StepReader, Transition
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +42,6 @@ memory reference: 8192 episodes in groups of 8, 48 MB of latents of 1408 dimensi
 
 STATE = "srpo_env"
 """Name of the wrapper's state in `state_dict`"""
-
-PARTIAL_RESET_OPTIONS = ("env_idx", "env_ids", "env_indices", "env_id", "indices", "mask")
-"""Options by which other libraries reset some of the sub-environments"""
 
 
 # Without type parameters: Gymnasium versions before they were added cannot subscript the class.
@@ -196,9 +184,13 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             )
         self.max_frames = FrameRecorder(max_frames).max_frames  # validated
         self._mode = mode
-        self._frames = FrameSource(envs, frames, max_frame_size)
-        self._success = success
-        self._keys = KeySource(envs, group_key, task_key)
+        self._reader = StepReader(
+            envs.num_envs,
+            mode,
+            FrameSource(envs, frames, max_frame_size),
+            KeySource(envs, group_key, task_key),
+            success,
+        )
         self._scorer = GroupScorer(
             default_encoder() if encoder is None else encoder,
             reward,
@@ -215,7 +207,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._resets_next = [False] * envs.num_envs
         self._closed_groups: list[Group] = []
         self._num_rewritten = 0
-        self._transition: _Transition | None = None
+        self._transition: Transition | None = None
         self._last: tuple[Any, Any] | None = None
         """Observations and infos of the last step or reset, to compare frames with."""
         self._late_task: Any = None
@@ -239,7 +231,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
     @property
     def success(self) -> str | Callable[[Info], Any] | None:
         """Where the success flag is, as it was passed."""
-        return self._success
+        return self._reader.success
 
     @property
     def reward(self) -> ProgressReward:
@@ -294,21 +286,21 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         # Read before passing it on, and a copy passed: Gymnasium 1.4.0 removes the mask from the
         # dictionary that it is given.
         mask = None if options is None else options.get("reset_mask")
-        _check_options(options)
+        check_options(options)
         options = None if options is None else dict(options)
         chosen = np.ones(self.num_envs, dtype=np.bool_) if mask is None else np.array(mask)
-        last = self._last if options and self._frames.in_observations else None
-        before = None if last is None else self._frames.batch(*last)
+        last = self._last if options and self._reader.frames.in_observations else None
+        before = None if last is None else self._reader.frames.batch(*last)
         observations, infos = self.env.reset(seed=seed, options=options)
         if self._transition is not None:
             # The caller gave up on a step that failed. It was made, so it counts.
             self._transition = None
             self._step_count += 1
-        frame_of = self._frames.batch(observations, infos)
+        frame_of = self._reader.frames.batch(observations, infos)
         if before is not None:
-            self._check_partial_reset(chosen, before, frame_of)
+            check_partial_reset(self._running, chosen, before, frame_of)
         indices: list[int] = np.flatnonzero(chosen).tolist()
-        starts = [self._read_start(index, infos, frame_of(index)) for index in indices]
+        starts = [self._reader.read_start(index, infos, frame_of(index)) for index in indices]
         for start in starts:
             self._abandon(start.index)
             self._start(start, self._step_count)
@@ -328,7 +320,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         if self._next_episode_id == 0:
             raise ResetNeeded("`reset` must come before the first `step`")
         if self._transition is None:
-            self._transition = _Transition(actions, *self.env.step(actions))
+            self._transition = Transition(actions, *self.env.step(actions))
         elif not data_equivalence(actions, self._transition.actions):
             raise RuntimeError(
                 "The previous `step` raised an error after the environments were stepped: repeat "
@@ -337,8 +329,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         transition = self._transition
         if not transition.recorded:
             # All callables of the user's come first, then all changes.
-            frame_of = self._frames.batch(transition.observations, transition.infos)
-            changes = self._read(transition, frame_of)
+            changes = self._reader.read_step(transition, self._running, self._late_task)
             transition.added = self._episode_ids()
             transition.ended = self._record(changes, transition)
             transition.recorded = True
@@ -513,100 +504,13 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             "num_envs": self.num_envs,
             "autoreset_mode": self._mode.name,
             "max_frames": self.max_frames,
-            "max_frame_size": self._frames.max_size,
+            "max_frame_size": self._reader.frames.max_size,
             **self._scorer.settings(),
         }
 
-    # --- Reading what a step returned: calls the user's callables, and changes nothing ---
+    # --- Recording a step: changes the state, and calls nothing of the user's ---
 
-    def _read(self, step: _Transition, frame_of: Callable[[int], Frame]) -> list[_Change]:
-        terminations, truncations = as_array(step.terminations), as_array(step.truncations)
-        dones = np.logical_or(terminations, truncations)
-        late_task = self._late_task
-        changes = []
-        for index, running in enumerate(self._running):
-            change = _Change(index)
-            if running is None:
-                self._read_without_episode(change, step, bool(dones[index]), frame_of)
-            elif not dones[index]:
-                change.frame = frame_of(index)
-                running.recorder.check(change.frame)
-                change.success = running.success or self._flag_so_far(index, step.infos)
-            else:
-                self._read_end(change, running, step, bool(terminations[index]), frame_of)
-                late_task = self._keys.late_task(running.task, change.info, late_task)
-                change.late_task = late_task
-            changes.append(change)
-        return changes
-
-    def _read_without_episode(
-        self, change: _Change, step: _Transition, done: bool, frame_of: Callable[[int], Frame]
-    ) -> None:
-        """With NEXT_STEP this step was the reset. With DISABLED the slot waits for its own."""
-        index = change.index
-        if self._mode is AutoresetMode.DISABLED:
-            if not done:
-                raise RuntimeError(
-                    f"Environment {index} ended an episode and was not reset, but the next step "
-                    "continues: with AutoresetMode.DISABLED the caller must reset it with "
-                    "options={'reset_mask': mask}. If the environment resets by itself, set "
-                    "metadata['autoreset_mode'] to NEXT_STEP or SAME_STEP"
-                )
-        elif done:
-            # A reset can break like a step; then the next step tries again.
-            if BROKEN not in info_of(step.infos, index, self.num_envs):
-                raise RuntimeError(
-                    f"Environment {index} ended again in the step that should have reset it, as "
-                    "AutoresetMode.NEXT_STEP promises. A wrapper that repeats an episode's last "
-                    "transition (lerobot's FreezeAfterEpisodeEnd) does that; leave it out in "
-                    "training"
-                )
-        else:
-            change.start = self._read_start(index, step.infos, frame_of(index))
-
-    def _read_end(
-        self,
-        change: _Change,
-        running: OpenEpisode,
-        step: _Transition,
-        terminated: bool,
-        frame_of: Callable[[int], Frame],
-    ) -> None:
-        index = change.index
-        info = info_of(step.infos, index, self.num_envs)
-        if self._mode is AutoresetMode.SAME_STEP:
-            change.start = self._read_start(index, step.infos, frame_of(index))
-            observation = final_of("final_obs", step.infos, index, self.num_envs)
-            info = final_of("final_info", step.infos, index, self.num_envs)
-            if observation is None:
-                raise missing_final("final_obs", step.infos, index)
-            if info is None and self._success != "terminated":
-                raise missing_final("final_info", step.infos, index)
-            info = info or {}
-            frame = self._frames.single(observation, info)
-        else:
-            frame = frame_of(index)
-        change.info = info
-        change.broken = BROKEN in info
-        if change.broken:
-            return
-        running.recorder.check(frame)
-        change.last_frame = frame
-        change.success = success_of(info, terminated, self._success) or running.success
-
-    def _read_start(self, index: int, infos: Any, frame: Frame) -> _Start:
-        key, task = self._keys.at_start(info_of(infos, index, self.num_envs), index)
-        return _Start(index, frame, key, task)
-
-    def _flag_so_far(self, index: int, infos: Any) -> bool:
-        """Returns whether the success flag is set in a step that does not end its episode."""
-        if self._success != ONCE:
-            return False
-        return success_of(info_of(infos, index, self.num_envs), False, ONCE)
-
-    # --- Recording it: changes the state, and calls nothing of the user's ---
-
-    def _record(self, changes: list[_Change], step: _Transition) -> list[OpenEpisode]:
+    def _record(self, changes: list[Change], step: Transition) -> list[OpenEpisode]:
         """Records a step; returns the episodes that it ended."""
         rewards = as_array(step.rewards)
         ended = []
@@ -631,7 +535,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             self._scorer.end(ended)
         return ended
 
-    def _start(self, start: _Start, first_step: int) -> None:
+    def _start(self, start: Start, first_step: int) -> None:
         episode = OpenEpisode(
             episode_id=self._next_episode_id,
             env_index=start.index,
@@ -663,7 +567,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             self._scorer.book.abandon(running)
             self._running[index] = None
 
-    def _paid(self, step: _Transition) -> Array:
+    def _paid(self, step: Transition) -> Array:
         """Returns the rewards of a step: the environment's, shaped with the memory reference."""
         if self._scorer.reference != "memory" or not step.ended:
             unchanged: Array = step.rewards
@@ -717,29 +621,6 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         if self._closed:
             raise ClosedEnvironmentError("The environments were closed; make new ones")
 
-    def _check_partial_reset(
-        self, chosen: Bools, before: Callable[[int], Frame], frame_of: Callable[[int], Frame]
-    ) -> None:
-        """Compares frames before and after a reset with options."""
-        moved = [
-            index
-            for index, episode in enumerate(self._running)
-            if episode is not None and not np.array_equal(episode.recorder.kept[0], before(index))
-        ]
-        for index in moved:
-            is_same = same_frame(before(index), frame_of(index))
-            if chosen[index] and is_same:
-                raise RuntimeError(
-                    f"`reset` with options was to reset environment {index}, and its image did not "
-                    "change: if an option selects sub-environments, pass "
-                    "options={'reset_mask': mask} instead, a bool for each"
-                )
-            if not chosen[index] and not np.array_equal(before(index), frame_of(index)):
-                raise RuntimeError(
-                    f"`reset` with a mask changed the image of environment {index}, which is not "
-                    "in the mask: the environment must leave it as it was"
-                )
-
     def _below(self, name: str) -> Any:
         """Returns a method of the nearest environment inside that has it; wrappers do not."""
         self._check_open()
@@ -747,57 +628,3 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         while not hasattr(env, name) and isinstance(env, VectorWrapper):
             env = env.env
         return getattr(env, name)
-
-
-@dataclass
-class _Start:
-    """The start of an episode, before it is recorded."""
-
-    index: int
-    frame: Frame
-    key: Any
-    task: Any
-
-
-@dataclass
-class _Change:
-    """What a step means for one sub-environment, before it is recorded."""
-
-    index: int
-    frame: Frame | None = None
-    """The next frame of an episode that continues."""
-    last_frame: Frame | None = None
-    """The last frame of an episode that ends."""
-    broken: bool = False
-    """Whether its simulator failed."""
-    success: bool = False
-    info: Info = field(default_factory=dict)
-    """Info of an episode's last step."""
-    late_task: Any = None
-    start: _Start | None = None
-    """The episode that starts."""
-
-
-@dataclass
-class _Transition:
-    """What a step of the environments returned, until the wrapper's own `step` returns it."""
-
-    actions: Any
-    observations: Any
-    rewards: Any
-    terminations: Any
-    truncations: Any
-    infos: Any
-    recorded: bool = False
-    added: dict[str, Any] = field(default_factory=dict)
-    ended: list[OpenEpisode] = field(default_factory=list)
-
-
-def _check_options(options: dict[str, Any] | None) -> None:
-    selecting = [name for name in PARTIAL_RESET_OPTIONS if name in (options or {})]
-    if selecting:
-        raise ValueError(
-            f"options[{selecting[0]!r}] seems to select sub-environments, and only "
-            "options['reset_mask'], a bool for each, is understood; convert it, as in "
-            "mask = np.isin(np.arange(num_envs), env_idx)"
-        )

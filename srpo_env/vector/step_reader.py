@@ -1,0 +1,198 @@
+"""Reads what `step` and `reset` of the environments returned: episodes that start, go on and end.
+
+Calls the user's callables (frames, success, keys) and changes nothing, so that an exception in one
+of them leaves the wrapper as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from srpo_env.types import as_array
+from srpo_env.vector.frames import Frame, FrameSource
+from srpo_env.vector.grouping import OpenEpisode
+from srpo_env.vector.infos import (
+    BROKEN,
+    ONCE,
+    Info,
+    KeySource,
+    final_of,
+    info_of,
+    missing_final,
+    success_of,
+)
+
+
+@dataclass
+class Start:
+    """The start of an episode, before it is recorded."""
+
+    index: int
+    frame: Frame
+    key: Any
+    task: Any
+
+
+@dataclass
+class Change:
+    """What a step means for one sub-environment, before it is recorded."""
+
+    index: int
+    frame: Frame | None = None
+    """The next frame of an episode that continues."""
+    last_frame: Frame | None = None
+    """The last frame of an episode that ends."""
+    broken: bool = False
+    """Whether its simulator failed."""
+    success: bool = False
+    info: Info = field(default_factory=dict)
+    """Info of an episode's last step."""
+    late_task: Any = None
+    start: Start | None = None
+    """The episode that starts."""
+
+
+@dataclass
+class Transition:
+    """What a step of the environments returned, until the wrapper's own `step` returns it."""
+
+    actions: Any
+    observations: Any
+    rewards: Any
+    terminations: Any
+    truncations: Any
+    infos: Any
+    recorded: bool = False
+    added: dict[str, Any] = field(default_factory=dict)
+    ended: list[OpenEpisode] = field(default_factory=list)
+
+
+class StepReader:
+    """Reads steps and resets of a vector environment."""
+
+    def __init__(
+        self,
+        num_envs: int,
+        mode: AutoresetMode,
+        frames: FrameSource,
+        keys: KeySource,
+        success: str | Callable[[Info], Any] | None,
+    ) -> None:
+        """Keeps what finds frames, keys and success flags.
+
+        Args:
+            num_envs: Number of sub-environments.
+            mode: When they reset.
+            frames: Finds the camera image.
+            keys: Finds the group and the task.
+            success: Where the success flag is; see `SelfReferentialProgressWrapper`.
+        """
+        self._num_envs, self._mode = num_envs, mode
+        self.frames, self._keys, self.success = frames, keys, success
+
+    def read_step(
+        self,
+        step: Transition,
+        running_episodes: Sequence[OpenEpisode | None],
+        late_task: Hashable,
+    ) -> list[Change]:
+        """Reads what a step means for each sub-environment.
+
+        Args:
+            step: What the environments returned.
+            running_episodes: The running episode of each sub-environment, or None.
+            late_task: The task, if so far only the infos of episodes' ends named it.
+
+        Raises:
+            RuntimeError: If the environment does not reset as it declares.
+            ValueError: If a frame, a success flag or a key is missing or invalid.
+        """
+        frame_of = self.frames.batch(step.observations, step.infos)
+        terminations, truncations = as_array(step.terminations), as_array(step.truncations)
+        dones = np.logical_or(terminations, truncations)
+        changes = []
+        for index, running in enumerate(running_episodes):
+            change = Change(index)
+            if running is None:
+                self._read_without_episode(change, step, bool(dones[index]), frame_of)
+            elif not dones[index]:
+                change.frame = frame_of(index)
+                running.recorder.check(change.frame)
+                change.success = running.success or self._flag_so_far(index, step.infos)
+            else:
+                self._read_end(change, running, step, bool(terminations[index]), frame_of)
+                late_task = self._keys.late_task(running.task, change.info, late_task)
+                change.late_task = late_task
+            changes.append(change)
+        return changes
+
+    def _read_without_episode(
+        self, change: Change, step: Transition, done: bool, frame_of: Callable[[int], Frame]
+    ) -> None:
+        """With NEXT_STEP this step was the reset. With DISABLED the slot waits for its own."""
+        index = change.index
+        if self._mode is AutoresetMode.DISABLED:
+            if not done:
+                raise RuntimeError(
+                    f"Environment {index} ended an episode and was not reset, but the next step "
+                    "continues: with AutoresetMode.DISABLED the caller must reset it with "
+                    "options={'reset_mask': mask}. If the environment resets by itself, set "
+                    "metadata['autoreset_mode'] to NEXT_STEP or SAME_STEP"
+                )
+        elif done:
+            # A reset can break like a step; then the next step tries again.
+            if BROKEN not in info_of(step.infos, index, self._num_envs):
+                raise RuntimeError(
+                    f"Environment {index} ended again in the step that should have reset it, as "
+                    "AutoresetMode.NEXT_STEP promises. A wrapper that repeats an episode's last "
+                    "transition (lerobot's FreezeAfterEpisodeEnd) does that; leave it out in "
+                    "training"
+                )
+        else:
+            change.start = self.read_start(index, step.infos, frame_of(index))
+
+    def _read_end(
+        self,
+        change: Change,
+        running: OpenEpisode,
+        step: Transition,
+        terminated: bool,
+        frame_of: Callable[[int], Frame],
+    ) -> None:
+        index = change.index
+        info = info_of(step.infos, index, self._num_envs)
+        if self._mode is AutoresetMode.SAME_STEP:
+            change.start = self.read_start(index, step.infos, frame_of(index))
+            observation = final_of("final_obs", step.infos, index, self._num_envs)
+            info = final_of("final_info", step.infos, index, self._num_envs)
+            if observation is None:
+                raise missing_final("final_obs", step.infos, index)
+            if info is None and self.success != "terminated":
+                raise missing_final("final_info", step.infos, index)
+            info = info or {}
+            frame = self.frames.single(observation, info)
+        else:
+            frame = frame_of(index)
+        change.info = info
+        change.broken = BROKEN in info
+        if change.broken:
+            return
+        running.recorder.check(frame)
+        change.last_frame = frame
+        change.success = success_of(info, terminated, self.success) or running.success
+
+    def read_start(self, index: int, infos: Any, frame: Frame) -> Start:
+        """Reads the start of an episode, from the infos of a reset."""
+        key, task = self._keys.at_start(info_of(infos, index, self._num_envs), index)
+        return Start(index, frame, key, task)
+
+    def _flag_so_far(self, index: int, infos: Any) -> bool:
+        """Returns whether the success flag is set in a step that does not end its episode."""
+        if self.success != ONCE:
+            return False
+        return success_of(info_of(infos, index, self._num_envs), False, ONCE)
