@@ -24,12 +24,17 @@ def make_envs() -> SelfReferentialProgressWrapper:
     """Makes eight wrapped environments.
 
     `Detour` puts ``is_success`` into its info, which the wrapper finds by itself. All of its
-    episodes start alike, so no `group_key` is needed, and each failure is compared with all
-    successes of the rollout (``reference="task"``).
+    episodes have one goal and one initial state, which `group_key` declares. Each failure is
+    compared with all successes of the rollout (``reference="task"``).
     """
     envs = SyncVectorEnv([lambda: Detour(render_mode="rgb_array")] * 8)
     return SelfReferentialProgressWrapper(
-        envs, WalkerEncoder(), frames="render", reference="task", group_size=8
+        envs,
+        WalkerEncoder(),
+        frames="render",
+        group_key=lambda info, env_index: 0,
+        reference="task",
+        group_size=8,
     )
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 
 from srpo_env import Episode, SelfReferentialProgressWrapper
 from srpo_env.encoders.named import default_encoder
-from srpo_env.encoders.protocol import distance_of
+from srpo_env.encoders.protocol import reward_for
 from srpo_env.policy import load_policy
 
 TASK, INIT_STATE, SEED, NUM_ENVS = 9, 40, 0, 8
@@ -48,9 +48,9 @@ def main(path: Path) -> None:
     videos = render(actions)
     failures = sorted((e for e in episodes if not e.success), key=lambda e: e.distance)
     successes = [e for e in episodes if e.success]
-    distance = distance_of(default_encoder())
+    reward = reward_for(default_encoder(), None)
     latents = np.stack([e.latent for e in successes])
-    nearest = distance(failures[0].latent[None], latents)[1][0]
+    nearest = reward.measure(failures[0].latent[None], latents)[1][0]
     rows = [
         (successes[nearest], BLUE, "success"),
         (failures[0], ORANGE, "failure that\ncame near"),
