@@ -195,7 +195,7 @@ def read_clips(args: Args) -> tuple[Clips, Clips]:
     training, held_out = split_videos(videos, preprocessing, args.held_out, args.seed)
     settings = {"preprocessing": preprocessing, "num_frames": args.frames_per_clip}
     augmentation = {
-        "least_window": args.least_window, "shift": args.shift, "jitter": args.jitter,
+        "min_window": args.least_window, "shift": args.shift, "jitter": args.jitter,
     }  # fmt: skip
     return Clips(training, **settings, **augmentation), Clips(held_out, **settings)
 

@@ -1,4 +1,4 @@
-"""Encoders: an episode's video in, one latent out."""
+"""Encoders, which map an episode's video to one latent."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ __all__ = ["PixelEncoder", "RandomProjectionEncoder", "TrajectoryEncoder", "VJEP
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when it is asked for: torch and transformers take seconds.
+    # Imported on first use, because torch and transformers take seconds.
     if name == "VJEPA2Encoder":
         from srpo_env.encoders.vjepa2 import VJEPA2Encoder
 

@@ -1,4 +1,4 @@
-"""Encoders that have learnt nothing: what a world model has to beat, and fakes for a first try."""
+"""Encoders without training: baselines for a world model, and fast ones for a first try."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.types import even_indices
-
-Video = npt.NDArray[np.uint8]
+from srpo_env.types import Video, even_indices
 
 
 class PixelEncoder:
-    """Small averaged frames at evenly spaced times: how alike two videos look, and no more.
+    """Averages frames at evenly spaced times to a few pixels; measures visual similarity only.
 
     Examples:
         >>> encoder = PixelEncoder(num_times=2, size=4)
@@ -22,11 +20,14 @@ class PixelEncoder:
     """
 
     def __init__(self, *, num_times: int = 8, size: int = 16) -> None:
-        """Chooses the resolution.
+        """Initialises the encoder.
 
         Args:
-            num_times: Frames that are looked at, the first and the last among them.
-            size: Height and width in pixels to which a frame is averaged.
+            num_times: Number of frames, evenly spaced, the first and the last among them.
+            size: Height and width in pixels that a frame is averaged to.
+
+        Raises:
+            ValueError: If an argument is below 1.
         """
         if num_times < 1 or size < 1:
             raise ValueError(
@@ -38,7 +39,7 @@ class PixelEncoder:
         self.settings = {"num_times": num_times, "size": size}
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
-        """Encodes videos ``(num_frames, height, width, 3)``, to ``(num_videos, latent_dim)``.
+        """Encodes videos ``(num_frames, height, width, 3)`` to ``(num_videos, *latent_shape)``.
 
         Pixel values are scaled to [0, 1].
         """
@@ -50,15 +51,15 @@ class PixelEncoder:
 
 
 class RandomProjectionEncoder:
-    """`PixelEncoder` through a fixed random matrix: the distances of pixels, in few dimensions."""
+    """Projects the latents of `PixelEncoder` by a random matrix; nearly keeps their distances."""
 
     def __init__(self, *, latent_dim: int = 256, seed: int = 0, num_times: int = 8) -> None:
-        """Draws the matrix.
+        """Draws the random matrix.
 
         Args:
-            latent_dim: Length of a latent.
-            seed: Of the matrix; equal seeds encode equally.
-            num_times: Frames that are looked at.
+            latent_dim: Dimensions of a latent.
+            seed: Random seed of the matrix.
+            num_times: Number of frames, evenly spaced.
         """
         self.latent_shape: tuple[int, ...] = (latent_dim,)
         self.settings = {"seed": seed, "num_times": num_times}
@@ -69,13 +70,13 @@ class RandomProjectionEncoder:
         ) / np.float32(np.sqrt(latent_dim))
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
-        """Encodes videos ``(num_frames, height, width, 3)``, to ``(num_videos, latent_dim)``."""
+        """Encodes videos ``(num_frames, height, width, 3)`` to ``(num_videos, *latent_shape)``."""
         latents: npt.NDArray[np.float32] = self._pixels.encode(videos) @ self._matrix
         return latents
 
 
 def _shrink(frames: Video, size: int) -> npt.NDArray[np.float32]:
-    """Averages blocks of pixels, shape ``(num_frames, size, size, 3)``; repeats them if too few."""
+    """Averages blocks of pixels to ``(num_frames, size, size, 3)``; repeats pixels if too few."""
     _, height, width, _ = frames.shape
     small = frames.astype(np.float32)
     for axis, extent in ((1, height), (2, width)):

@@ -1,4 +1,4 @@
-"""Clips of recorded videos, as world models learn from them: random parts, shifted and relit."""
+"""Clips of recorded videos for training world models: random parts with augmentations."""
 
 from __future__ import annotations
 
@@ -13,42 +13,40 @@ import torch
 from torch import Tensor
 
 from srpo_env.encoders.preprocessing import VideoPreprocessing
-from srpo_env.types import even_indices
-
-Video = npt.NDArray[np.uint8]
+from srpo_env.types import Video, even_indices
 
 
 class DrawnClips(NamedTuple):
-    """Clips, and which frames of their videos they show."""
+    """Clips, and the indices of their frames."""
 
     pixels: Tensor
     """normalised, ``(batch, num_frames, 3, crop, crop)``"""
     frames: npt.NDArray[np.int64]
-    """numbers of the frames, ``(batch, num_frames)``"""
+    """frame indices in their videos, ``(batch, num_frames)``"""
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Videos in memory, and clips of them."""
+    """Videos in memory, from which clips are drawn."""
 
     videos: Sequence[Tensor]
     """resized, each ``(num_frames, 3, height, width)``, uint8"""
     preprocessing: VideoPreprocessing
     num_frames: int
     """frames of a clip"""
-    least_window: float = 1.0
-    """a clip is a random part of an episode, at least this share of it"""
+    min_window: float = 1.0
+    """minimum length of a clip, as a share of its video"""
     shift: int = 0
-    """pixels by which a clip's crop is off the middle, at most"""
+    """maximum offset of a clip's crop from the middle, in pixels"""
     jitter: float = 0.0
-    """relative change of brightness, and half of it of each colour, at most"""
+    """maximum relative change of brightness; half of it for each colour"""
 
     def draw(self, indices: Iterable[int], rng: np.random.Generator, device: str) -> DrawnClips:
-        """Augmented parts of the videos with these numbers."""
+        """Draws an augmented clip of each of the videos with these indices."""
         clips, shown = [], []
         for index in indices:
             video = self.videos[index]
-            length = math.ceil(len(video) * rng.uniform(self.least_window, 1.0))
+            length = math.ceil(len(video) * rng.uniform(self.min_window, 1.0))
             start = int(rng.integers(len(video) - length + 1))
             shown.append(start + even_indices(length, self.num_frames))
             clips.append(self._shifted(video[shown[-1]], rng))
@@ -60,7 +58,11 @@ class Clips:
         return DrawnClips(pixels, np.stack(shown))
 
     def whole(self, device: str) -> Tensor:
-        """All videos from first to last frame as they are; shape as of `DrawnClips.pixels`."""
+        """Returns all videos without augmentation, from first to last frame.
+
+        Returns:
+            Normalised, shape ``(num_videos, num_frames, 3, crop, crop)``.
+        """
         frames = [video[even_indices(len(video), self.num_frames)] for video in self.videos]
         images = torch.stack([self.preprocessing.crop_middle(clip) for clip in frames])
         return self.preprocessing.normalize(images.to(device))
@@ -69,8 +71,8 @@ class Clips:
         crop, corner = self.preprocessing.crop, []
         for extent in frames.shape[-2:]:
             room = (extent - crop) // 2
-            most = min(self.shift, room)
-            corner.append(room + int(rng.integers(-most, most + 1)))
+            max_shift = min(self.shift, room)
+            corner.append(room + int(rng.integers(-max_shift, max_shift + 1)))
         top, left = corner
         return frames[..., top : top + crop, left : left + crop]
 
@@ -78,24 +80,24 @@ class Clips:
 def split_videos(
     videos: Iterable[Video], preprocessing: VideoPreprocessing, held_out: int, seed: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Resizes videos and holds some out, drawn at random.
+    """Resizes videos and holds some of them out, drawn at random.
 
     Args:
         videos: Each ``(num_frames, height, width, 3)``.
         preprocessing: How they are resized.
-        held_out: So many.
-        seed: Of the draw.
+        held_out: Number of videos to hold out.
+        seed: Random seed of the split.
 
     Returns:
-        Those to learn from, and those held out.
+        Training videos and held-out videos, each ``(num_frames, 3, height, width)``.
 
     Raises:
-        ValueError: If nothing would be left to learn from.
+        ValueError: If no training video would be left.
     """
     resized = [preprocessing.resize(torch.from_numpy(video)).contiguous() for video in videos]
     if len(resized) <= held_out:
         raise ValueError(
-            f"there must be more videos than the {held_out} held out, got {len(resized)}: "
+            f"there must be more than {held_out} videos, the number held out, got {len(resized)}: "
             "record more (`srpo-env record-behaviours`), or hold out fewer (--held-out)"
         )
     order = np.random.default_rng(seed).permutation(len(resized))

@@ -1,6 +1,6 @@
-"""Whether an encoder tells videos apart; one that has collapsed gives all of them one latent.
+"""Detects representation collapse: an encoder that gives all videos the same latent.
 
-Such a model predicts its own latents without error, so a training loss does not show it.
+Such a model predicts its own latents without error, so the training loss does not show it.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LEAST_SPREAD, LEAST_RANK = 0.02, 2.0
-"""Below either, a model counts as collapsed"""
+MIN_SPREAD, MIN_RANK = 0.02, 2.0
+"""A model below either value has collapsed"""
 
 
 class Collapse(NamedTuple):
-    """Signs that a model gives different clips the same latents."""
+    """Measures of how much latents differ between clips."""
 
     spread: float
-    """how much a token at one place differs from clip to clip, as a share of tokens' size"""
+    """standard deviation of a token between clips, as a share of the tokens' RMS value"""
     dead_dimensions: float
     """share of the latents' dimensions that hardly vary"""
     rank: float
-    """effective rank of the clips' mean latents; 1 if all are the same, or on one line"""
+    """effective rank of the clips' mean latents; 1 if all are equal or on one line"""
 
     @property
     def is_real(self) -> bool:
         """Whether the model has collapsed."""
-        return self.spread < LEAST_SPREAD or self.rank < LEAST_RANK
+        return self.spread < MIN_SPREAD or self.rank < MIN_RANK
 
 
 def collapse_of(tokens: Tensor) -> Collapse:
-    """Judges the tokens of several clips, ``(num_clips, tokens, hidden)``."""
+    """Computes the measures from the tokens of several clips, ``(num_clips, tokens, hidden)``."""
     size = tokens.square().mean().sqrt().clamp_min(1e-12)
     latents = tokens.mean(dim=1)  # (num_clips, hidden)
     deviation = latents.std(dim=0)

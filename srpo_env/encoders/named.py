@@ -1,4 +1,4 @@
-"""Encoders by name, as command lines have them."""
+"""Encoders by name, for command lines."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from srpo_env.encoders.baselines import PixelEncoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
 
 WORLD_MODEL = "libero-vjepa2"
-"""Name of the world model that ships and is the default"""
+"""Name of the bundled world model, which is the default"""
 
 HELP = (
-    "a checkpoint of V-JEPA 2 (a folder, the name of one that ships, an id of the Hugging Face "
-    "hub), with @mean after it for the paper's pooling where another is its default; pixels; or "
-    "MODULE:NAME of what makes an encoder when called without arguments"
+    "a checkpoint of V-JEPA 2 (a folder, the name of a bundled one, or an id of the Hugging Face "
+    "hub), followed by @mean for the paper's pooling if that is not its default; pixels; or "
+    "MODULE:NAME of a class or function that returns an encoder when called without arguments"
 )
-"""What a name may be"""
+"""Description of the names for ``--help``"""
 
 
 def named_encoder(name: str = WORLD_MODEL) -> TrajectoryEncoder:
     """Makes an encoder.
 
     Args:
-        name: What `HELP` says.
+        name: A name as described by `HELP`.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
+        FileNotFoundError: If the checkpoint does not exist.
         ModuleNotFoundError: If torch, transformers or the named module is not installed.
-        ValueError: If the name makes no encoder.
+        ValueError: If the name does not give an encoder.
     """
     if name == "pixels":
         return PixelEncoder()
     module, colon, attribute = name.partition(":")
     if colon and not Path(name).is_dir():
-        maker = getattr(importlib.import_module(module), attribute, None)
+        factory = getattr(importlib.import_module(module), attribute, None)
         rule = (
             "an encoder must be MODULE:NAME of what makes an object with `latent_shape` and "
             f"`encode(videos)` when called without arguments, got {name!r}"
         )
         try:
-            encoder = maker() if callable(maker) else None
+            encoder = factory() if callable(factory) else None
         except TypeError as error:
             raise ValueError(f"{rule}: {error}") from error
         if not isinstance(encoder, TrajectoryEncoder):
             raise ValueError(rule)
         return encoder
-    # Imported here: torch and transformers take seconds.
+    # Imported here, because torch and transformers take seconds.
     from srpo_env.encoders.vjepa2 import VJEPA2Encoder, as_pooling
 
     checkpoint, pooling = split_name(name)
@@ -54,13 +54,13 @@ def named_encoder(name: str = WORLD_MODEL) -> TrajectoryEncoder:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A checkpoint's name, and the pooling after ``@`` or an empty string."""
+    """Splits a name into the checkpoint and the pooling after ``@``, empty if there is none."""
     checkpoint, at, pooling = name.rpartition("@")
     return (checkpoint, pooling) if at and not Path(name).is_dir() else (name, "")
 
 
 def default_encoder() -> TrajectoryEncoder:
-    """The world model that ships.
+    """Makes the bundled world model.
 
     Raises:
         ModuleNotFoundError: If torch or transformers is not installed.

@@ -1,9 +1,10 @@
-"""What becomes of a moment's tokens: one latent, by a small network that has learnt from time.
+"""Learned pooling of the tokens of one moment to one latent, by a small network.
 
-Averaging the tokens of a picture loses where things are; comparing all of them compares mostly the
-robot. A pooler is trained without labels (`agents/world_model_pooler.py`): the same moment of an
-episode shall look the same in another light and cut, and unlike the episode's other moments. So it
-keeps what changes while an episode goes on, and drops the rest.
+The mean of an image's tokens loses positions, and a comparison of all tokens compares mostly the
+robot. The pooler is trained without labels and with a time-contrastive loss
+(`agents/world_model_pooler.py`): latents of the same moment under other light and crops should be
+equal, and differ from those of other moments of the episode. It therefore keeps what changes during
+an episode.
 
 Source: single-view time-contrastive learning, Sermanet et al., arXiv:1704.06888.
 """
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize
 
 FILE = "pooler.safetensors"
-"""in a checkpoint's folder, beside the model"""
+"""Name of the file in a checkpoint's folder, next to the model"""
 
 
 class MomentPooler(nn.Module):
@@ -41,12 +42,12 @@ class MomentPooler(nn.Module):
         """Draws the weights from torch's global generator.
 
         Args:
-            num_tokens: Of a moment; each has its place in the picture.
+            num_tokens: Number of tokens of a moment, one per image patch.
             hidden_size: Dimensions of a token.
-            token_size: What is kept of each.
-            width: Of the layer that sees all of them.
+            token_size: Dimensions that each token is projected to.
+            width: Width of the layer that takes all projected tokens.
             latent_dim: Dimensions of the latent.
-            dropout: Share of the inputs to that layer that training leaves out.
+            dropout: Dropout probability of the inputs to that layer.
         """
         super().__init__()
         self.register_buffer("mean", torch.zeros(hidden_size))
@@ -62,7 +63,7 @@ class MomentPooler(nn.Module):
         return self.latent.out_features
 
     def fit_scale(self, tokens: Tensor) -> None:
-        """Takes mean and deviation of each dimension from tokens ``(..., hidden_size)``."""
+        """Sets mean and deviation of each dimension from tokens ``(..., hidden_size)``."""
         rows = tokens.float().flatten(0, -2)
         self.mean.copy_(rows.mean(dim=0))
         self.deviation.copy_(rows.std(dim=0).clamp_min(1e-6))
@@ -74,29 +75,29 @@ class MomentPooler(nn.Module):
         return normalize(self.latent(gelu(self.picture(self.dropout(kept)))), dim=-1)
 
     def save(self, folder: Path) -> None:
-        """Writes the weights, in half precision, into a checkpoint's folder."""
+        """Writes the weights in half precision to a checkpoint's folder."""
         weights = {name: value.half() for name, value in self.state_dict().items()}
         save_file(weights, folder / FILE)
 
     @classmethod
     def read(cls, folder: Path, num_tokens: int, hidden_size: int) -> MomentPooler:
-        """Reads the pooler of a checkpoint, whose model has such tokens.
+        """Reads the pooler of a checkpoint, for a model with tokens of this number and size.
 
         Raises:
-            FileNotFoundError: If the checkpoint has none.
-            ValueError: If it is damaged, or made for another model.
+            FileNotFoundError: If the checkpoint has no pooler.
+            ValueError: If the pooler is damaged, or belongs to another model.
         """
         file = folder / FILE
         if not file.is_file():
             raise FileNotFoundError(
-                f"pooling='moments' needs {FILE} beside the model, and {str(folder)!r} has none: "
-                "agents/world_model_pooler.py trains one; or choose pooling='mean'"
+                f"pooling='moments' needs {FILE} next to the model, and {str(folder)!r} has none: "
+                "train one with agents/world_model_pooler.py, or pass pooling='mean'"
             )
         try:
             weights = {name: value.float() for name, value in load_file(file).items()}
             latent_dim, width = weights["latent.weight"].shape
             token_size = len(weights["tokens.bias"])
-            with torch.device("meta"):  # draws nothing: loading must not disturb a seeded run
+            with torch.device("meta"):  # draws no random numbers, which would change a seeded run
                 pooler = cls(
                     num_tokens,
                     hidden_size,
@@ -107,8 +108,8 @@ class MomentPooler(nn.Module):
             pooler.load_state_dict(weights, assign=True)
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"{file} must be the pooler of the model beside it, with {num_tokens} tokens of "
-                f"{hidden_size} dimensions, and it is damaged or another's "
+                f"{file} must be a pooler for {num_tokens} tokens of {hidden_size} dimensions, as "
+                "those of the model next to it, but it is damaged or belongs to another model "
                 f"({type(error).__name__}: {error})"
             ) from error
         return pooler.eval()

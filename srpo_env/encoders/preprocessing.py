@@ -1,7 +1,7 @@
-"""From frames to a video model's input, as the processor's JSON beside its weights says.
+"""Converts frames to a video model's input, as the JSON file next to its weights describes.
 
-Written out, since the processors of ``transformers`` need torchvision, which nothing else here
-does.
+Implemented here because the processors of ``transformers`` need torchvision, which nothing else in
+this package does.
 """
 
 from __future__ import annotations
@@ -13,35 +13,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from srpo_env.types import even_indices
+from srpo_env.types import Video, even_indices
 
 FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
-"""Names that ``transformers`` has given the file, the newest first that V-JEPA 2 came with"""
+"""Names of that file in ``transformers``, newest first"""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in [0, 1]. Source: torchvision's ImageNet models."""
+"""Per channel (RGB), in [0, 1]. Source: torchvision's ImageNet models."""
 
 _MODES = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers, which the files have, and torch's names"""
+"""Interpolations by Pillow's number, which the files contain, with torch's name"""
 
 
 @dataclass(frozen=True)
 class VideoPreprocessing:
-    """Resizes the shorter side, crops the middle, scales and normalises."""
+    """Settings to resize the shorter side, crop the middle, scale and normalise."""
 
     crop: int
     """height and width of the model's input in pixels"""
     size: int
-    """pixels that the shorter side is resized to before"""
+    """length in pixels that the shorter side is resized to before the crop"""
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     scale: float = 1 / 255
-    """what pixels are multiplied with before mean and standard deviation"""
+    """factor of the pixel values before normalisation"""
     resample: int = 2
     """Pillow's number of the interpolation: 2 bilinear, 3 bicubic"""
 
@@ -49,7 +48,7 @@ class VideoPreprocessing:
         """Checks the settings.
 
         Raises:
-            ValueError: If one is out of its range.
+            ValueError: If a setting is out of range.
         """
         if not 1 <= self.crop <= self.size:
             raise ValueError(f"the crop must be in 1..{self.size} (the size), got {self.crop}")
@@ -57,12 +56,12 @@ class VideoPreprocessing:
             raise ValueError(f"`resample` must be 2 or 3 (Pillow's numbers), got {self.resample}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(
-                f"mean and deviation must be of three colours, got {self.mean}, {self.std}"
+                f"mean and std must have three values, std above 0, got {self.mean}, {self.std}"
             )
 
     @classmethod
     def for_crop(cls, crop: int) -> VideoPreprocessing:
-        """V-JEPA 2's own: the middle 7/8 of the picture."""
+        """Returns V-JEPA 2's settings: a crop of the middle 7/8 of the image."""
         return cls(crop, size=crop * 256 // 224)
 
     @classmethod
@@ -70,14 +69,14 @@ class VideoPreprocessing:
         """Reads the processor's file in a checkpoint's folder.
 
         Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If it is damaged, or asks for something else.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged, or describes unsupported steps.
         """
         file = next((folder / name for name in FILES if (folder / name).is_file()), None)
         if file is None:
             raise FileNotFoundError(
-                f"a checkpoint must hold one of {', '.join(FILES)}, which say how its frames are "
-                f"resized and normalised, and {str(folder)!r} has none"
+                f"a checkpoint must contain one of {', '.join(FILES)}, which describe how frames "
+                f"are resized and normalised, and {str(folder)!r} has none"
             )
         try:
             content = json.loads(file.read_text())
@@ -108,7 +107,7 @@ class VideoPreprocessing:
         )
 
     def write(self, folder: Path) -> None:
-        """Writes the file that :meth:`read` and ``transformers`` read."""
+        """Writes the file in the format of ``transformers``, which :meth:`read` reads."""
         content = {
             "video_processor_type": "VJEPA2VideoProcessor",
             "do_resize": True,
@@ -137,11 +136,11 @@ class VideoPreprocessing:
         shape = (self.size * height // short, self.size * width // short)
         mode = _MODES[self.resample]
         resized = interpolate(images.float(), size=shape, mode=mode, antialias=True)
-        # Whole numbers again, as the processors of transformers have them at this point.
+        # Rounded to integers, as in the processors of transformers.
         return resized.round_().clamp_(0, 255).to(torch.uint8)
 
     def crop_middle(self, images: Tensor) -> Tensor:
-        """Cuts the middle out of images, ``(..., height, width)`` to ``(..., crop, crop)``."""
+        """Crops the middle of images, ``(..., height, width)`` to ``(..., crop, crop)``."""
         top, left = (round((extent - self.crop) / 2) for extent in images.shape[-2:])
         return images[..., top : top + self.crop, left : left + self.crop]
 
@@ -152,32 +151,32 @@ class VideoPreprocessing:
         return images.float().mul(self.scale).sub_(mean).div_(std)
 
 
-def evenly_spaced(video: npt.NDArray[np.uint8], num_frames: int) -> npt.NDArray[np.uint8]:
-    """So many frames of a video at equal distances, the first and the last among them.
+def evenly_spaced(video: Video, num_frames: int) -> Video:
+    """Selects evenly spaced frames of a video, the first and the last among them.
 
-    Of a video with fewer frames, the nearest are repeated.
+    Frames of a shorter video are repeated.
 
     Raises:
-        ValueError: If it is no video.
+        ValueError: If the array is not a video.
     """
     if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
         raise ValueError(
-            "a video must be uint8 of shape (num_frames, height, width, 3) with a frame at least, "
-            f"got {video.dtype} {video.shape}"
+            "a video must be uint8 of shape (num_frames, height, width, 3) with at least one "
+            f"frame, got {video.dtype} {video.shape}"
         )
     return video[even_indices(len(video), num_frames)]
 
 
 def stack_clips(
-    videos: Sequence[npt.NDArray[np.uint8]],
+    videos: Sequence[Video],
     num_frames: int,
     preprocessing: VideoPreprocessing,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Samples and crops videos, uint8 ``(num_videos, num_frames, 3, crop, crop)``."""
+    """Samples, resizes and crops videos to uint8 ``(num_videos, num_frames, 3, crop, crop)``."""
     clips = []
     for video in videos:
-        # Copied, as torch warns of arrays that it could write to and must not.
+        # Copied, because torch warns about arrays that are not writable.
         frames = torch.from_numpy(np.array(evenly_spaced(video, num_frames)))
         clips.append(preprocessing.crop_middle(preprocessing.resize(frames.to(device))))
     return torch.stack(clips)

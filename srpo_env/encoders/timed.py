@@ -1,4 +1,4 @@
-"""What encoding costs, as any encoder is used."""
+"""Measures the time that an encoder takes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import numpy as np
 import numpy.typing as npt
 
 from srpo_env.encoders.protocol import TrajectoryEncoder, encoder_settings, reward_for
+from srpo_env.types import Video
 
 
 class TimedEncoder:
-    """Does what another encoder does, and counts the seconds."""
+    """Wraps an encoder and sums the seconds that it takes."""
 
     def __init__(self, encoder: TrajectoryEncoder) -> None:
-        """Counts from 0."""
+        """Starts at 0 seconds."""
         self._encoder = encoder
         self.latent_shape = encoder.latent_shape
         self.distance = reward_for(encoder, None).distance
         self.settings = encoder_settings(encoder)
         self.seconds = 0.0
-        """spent in `encode`; may be set back"""
+        """time spent in `encode`; may be reset to 0"""
 
-    def encode(self, videos: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        """Encodes videos as the other does."""
-        began = time.monotonic()
+    def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
+        """Encodes videos with the wrapped encoder."""
+        start = time.monotonic()
         latents = self._encoder.encode(videos)
-        self.seconds += time.monotonic() - began
+        self.seconds += time.monotonic() - start
         return latents

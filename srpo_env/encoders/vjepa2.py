@@ -1,6 +1,6 @@
-"""V-JEPA 2 as an encoder: any checkpoint that ``transformers`` can read, the shipped one included.
+"""V-JEPA 2 as an encoder: the bundled checkpoint, or any that ``transformers`` can read.
 
-V-JEPA 2 (https://arxiv.org/abs/2506.09985) is the world model that SRPO measures progress with.
+SRPO measures progress with V-JEPA 2 (https://arxiv.org/abs/2506.09985).
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ except ModuleNotFoundError as error:
 from srpo_env.encoders import pooler
 from srpo_env.encoders.preprocessing import VideoPreprocessing, stack_clips
 from srpo_env.rewards.distances import Distance, coverage_distance, distances_to_centers
+from srpo_env.types import Video
 
-Video = npt.NDArray[np.uint8]
 Pooling = Literal["mean", "time", "moments"]
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-"""folder of the checkpoints that ship"""
+"""Folder of the bundled checkpoints"""
 
 
 class VJEPA2Encoder:
-    """The encoder half of a V-JEPA 2; its tokens, pooled, are an episode's latent.
+    """Encodes episodes with the encoder half of a V-JEPA 2 and pools its tokens to a latent.
 
-    An episode becomes ``frames_per_clip`` frames at equal distances, its first and last among them;
-    the model turns each ``tubelet_size`` of them into one *time*, a grid of tokens. The latents are
-    the model's own, not standardised. `distance` is how they are compared: by L2, as in the paper,
-    or where they are paths of moments, by how near one path came to the moments of the other.
+    The model takes ``frames_per_clip`` evenly spaced frames of an episode, the first and the last
+    among them, and maps every ``tubelet_size`` frames to one *time*, a grid of tokens. The latents
+    are not standardised. `distance` compares them by L2, as in the paper, or by coverage if they
+    are paths of learned moments.
 
     Examples:
         The paper's world model, downloaded from the Hugging Face hub on first use (1.3 GB):
@@ -60,24 +60,26 @@ class VJEPA2Encoder:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Loads a checkpoint: safetensors and JSON, never a pickle.
+        """Loads a checkpoint from safetensors and JSON files, never from pickles.
 
         Args:
-            checkpoint: A folder, the name of a checkpoint that ships, or an id of the Hugging Face
-                hub such as ``facebook/vjepa2-vitg-fpc64-256``. Nothing is downloaded for a folder.
-            pooling: ``"mean"``: an episode's latent is the mean of all tokens, as in the paper.
-                ``"time"``: the means of each time one after the other, so that L2 distance compares
-                times in step with each other. ``"moments"``: each time by the pooler that lies
-                beside the model, one after the other; not the paper's. Default: the last where
-                there is a pooler, as in the checkpoint that ships, else the first.
-            batch_size: Episodes that are encoded at a time; bounds the memory.
-            device: Where to compute; default: the GPU if there is one.
-            dtype: What to compute in; default: float16 on a GPU, as in the paper, else float32.
+            checkpoint: A folder, the name of a bundled checkpoint, or an id of the Hugging Face
+                hub such as ``facebook/vjepa2-vitg-fpc64-256``. Folders need no download.
+            pooling: ``"mean"``: the mean of all tokens, as in the paper. ``"time"``: a path of the
+                mean tokens of each time; L2 compares equal times with each other. ``"moments"``: a
+                path of latents from the learned pooler next to the model; not from the paper.
+                Default: ``"moments"`` if there is a pooler, as in the bundled checkpoint, else
+                ``"mean"``.
+            batch_size: Number of episodes that are encoded at once; limits the memory.
+            device: Device to compute on; default: the GPU if there is one.
+            dtype: Data type to compute in; default: float16 on a GPU, as in the paper, else
+                float32.
 
         Raises:
-            FileNotFoundError: If there is no such checkpoint, or it lacks a file.
-            ConnectionError: If it cannot be downloaded.
-            ValueError: If it is damaged or of another kind, or an argument is out of its range.
+            FileNotFoundError: If the checkpoint or one of its files does not exist.
+            ConnectionError: If the download fails.
+            ValueError: If the checkpoint is damaged or of another type, or an argument is out of
+                range.
         """
         pooling = None if pooling is None else as_pooling(pooling)
         if batch_size < 1:
@@ -91,10 +93,10 @@ class VJEPA2Encoder:
         model = load_model(self.checkpoint, dtype)
         self.preprocessing = VideoPreprocessing.read(self.checkpoint)
         config = model.config
-        # The model counts its tokens in rows of this size; others would get wrong positions.
+        # Position embeddings assume this size; tokens of another would get wrong positions.
         if self.preprocessing.crop != config.crop_size:
             raise ValueError(
-                f"{self.checkpoint}: the crop of the processor and the model's must be equal, "
+                f"{self.checkpoint}: the crops of the processor and the model must be equal, "
                 f"got {self.preprocessing.crop} and {config.crop_size}"
             )
         self.num_frames: int = config.frames_per_clip
@@ -113,33 +115,33 @@ class VJEPA2Encoder:
         self.distance: Distance = (
             coverage_distance if self.pooling == "moments" else distances_to_centers
         )
-        """how latents are compared: by L2, as in the paper, or paths of moments by coverage"""
+        """Compares latents: L2, as in the paper, or coverage for paths of learned moments."""
         self.settings = {"checkpoint": self.checkpoint.name, "pooling": self.pooling}
         self._dtype = dtype
         self.model = model.encoder.to(self.device).eval()
-        """the encoder half, without the predictor"""
+        """The encoder half, without the predictor."""
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
         """Encodes videos ``(num_frames, height, width, 3)`` to ``(num_videos, *latent_shape)``.
 
         Raises:
-            ValueError: If something is no video, or a latent is not finite.
+            ValueError: If an array is not a video, or a latent is not finite.
         """
         paths = self.encode_paths(videos)
         latents: npt.NDArray[np.float32] = paths.mean(axis=1) if self.pooling == "mean" else paths
         return latents
 
     def encode_paths(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
-        """Encodes videos to their way through latent space, which ``"mean"`` is the mean of.
+        """Encodes videos to paths through latent space; their mean over time is ``"mean"``.
 
         Args:
             videos: Each ``(num_frames, height, width, 3)``, RGB.
 
         Returns:
-            The tokens of each time, pooled, shape ``(num_videos, num_times, moment_dim)``.
+            The pooled tokens of each time, shape ``(num_videos, num_times, moment_dim)``.
 
         Raises:
-            ValueError: If something is no video, or a latent is not finite.
+            ValueError: If an array is not a video, or a latent is not finite.
         """
         paths = np.empty((len(videos), self.num_times, self.moment_dim), dtype=np.float32)
         for start in range(0, len(videos), self.batch_size):
@@ -165,10 +167,10 @@ class VJEPA2Encoder:
 
 
 def as_pooling(name: str) -> Pooling:
-    """A way to pool by its name.
+    """Checks the name of a pooling.
 
     Raises:
-        ValueError: If there is no such way.
+        ValueError: If there is no pooling of this name.
     """
     for pooling in get_args(Pooling):
         if name == pooling:
@@ -180,11 +182,11 @@ def as_pooling(name: str) -> Pooling:
 
 
 def find_checkpoint(checkpoint: str | Path) -> Path:
-    """The folder of a checkpoint: itself, one that ships, or a download from the hub.
+    """Returns the folder of a checkpoint: a folder, a bundled one, or a download from the hub.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ConnectionError: If it cannot be downloaded.
+        FileNotFoundError: If the checkpoint does not exist.
+        ConnectionError: If the download fails.
     """
     folder = Path(checkpoint)
     if folder.is_dir():
@@ -194,17 +196,17 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
     name = checkpoint if isinstance(checkpoint, str) else ""
     is_hub_id = name.count("/") == 1 and not name.startswith((".", "~", "/"))
     if not is_hub_id:
-        shipped = sorted(file.parent.name for file in WEIGHTS.glob("*/config.json"))
+        bundled = sorted(file.parent.name for file in WEIGHTS.glob("*/config.json"))
         raise FileNotFoundError(
-            "a checkpoint of V-JEPA 2 must be a folder, the name of one that ships "
-            f"({', '.join(shipped) or 'none'}), or an id of the Hugging Face hub such as "
+            "a checkpoint of V-JEPA 2 must be a folder, the name of a bundled one "
+            f"({', '.join(bundled) or 'none'}), or an id of the Hugging Face hub such as "
             f"facebook/vjepa2-vitl-fpc64-256, got {str(checkpoint)!r}"
         )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # the library, its HTTP client, the socket: each raises its own kind
+    except Exception as error:  # the library, its HTTP client and the socket raise different types
         raise ConnectionError(
             f"there is no folder {name!r}, and https://huggingface.co/{name} could not "
             f"be downloaded ({type(error).__name__}: {error}). Without network, copy config.json, "
@@ -218,13 +220,13 @@ def load_model(folder: Path, dtype: torch.dtype) -> VJEPA2Model:
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, or belongs to another kind of model.
+        ValueError: If a file is damaged, or belongs to another type of model.
     """
     try:
         kind = json.loads((folder / "config.json").read_text()).get("model_type")
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"a checkpoint of V-JEPA 2 must hold config.json, and {str(folder)!r} does not"
+            f"a checkpoint of V-JEPA 2 must contain config.json, and {str(folder)!r} does not"
         ) from error
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from error
@@ -258,7 +260,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> VJEPA2Model:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-    # What is missing would be drawn at random, and nothing would crash. The predictor is not used.
+    # Missing weights would be random, without an error. The predictor is not used.
     missing = [name for name in loading["missing_keys"] if not name.startswith("predictor.")]
     if missing:
         raise ValueError(

@@ -217,7 +217,7 @@ def test_an_untrained_vjepa_is_reproducible():
     [
         (["pixels", "pixels"], ValueError, "each encoder must be given once, got pixels"),
         (["own_encoders:nothing"], ValueError, "must be MODULE:NAME .* got 'own_encoders:nothing'"),
-        (["no-such-checkpoint"], FileNotFoundError, "the name of one that ships"),
+        (["no-such-checkpoint"], FileNotFoundError, "the name of a bundled one"),
     ],
 )
 def test_an_invalid_encoder_name_is_an_error(own_encoder, names, error, message):

@@ -1,4 +1,4 @@
-"""The contract that every encoder keeps, on those that need nothing but NumPy."""
+"""The contract of every encoder, tested with those that need NumPy only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_latent_depends_on_its_own_video_only(encoder):
         np.testing.assert_allclose(encoder.encode([alone])[0], together[row], atol=1e-4)
 
 
-def test_unlike_videos_are_farther_apart_than_like_ones(encoder):
+def test_different_videos_are_farther_apart_than_similar_ones(encoder):
     original = video(8)
     noisy = np.clip(original.astype(int) + 3, 0, 255).astype(np.uint8)
     latents = encoder.encode([original, noisy, 255 - original])
@@ -47,14 +47,14 @@ def test_unlike_videos_are_farther_apart_than_like_ones(encoder):
 def test_pixels_are_block_means_at_evenly_spaced_times():
     frames = np.zeros((3, 2, 4, 3), np.uint8)
     frames[2, :, :2] = 255  # the left half of the last frame turns white
-    frames[2, 0, 0] = 0  # but for one pixel of its four
+    frames[2, 0, 0] = 0  # except one of its four pixels
     latent = PixelEncoder(num_times=2, size=1).encode([frames])[0].reshape(2, 3)
     np.testing.assert_allclose(latent, [[0, 0, 0], [3 / 8] * 3])
     halves = PixelEncoder(num_times=1, size=2).encode([frames[2:]])[0].reshape(2, 2, 3)
     np.testing.assert_allclose(halves[..., 0], [[1 / 2, 0], [1, 0]])
 
 
-def test_a_random_projection_is_its_seed_and_keeps_distances_roughly():
+def test_a_random_projection_is_fixed_by_its_seed_and_nearly_keeps_distances():
     videos = [video(4, seed=seed) for seed in range(6)]
     one, same, other = (RandomProjectionEncoder(seed=seed).encode(videos) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
@@ -66,7 +66,7 @@ def test_a_random_projection_is_its_seed_and_keeps_distances_roughly():
     np.testing.assert_allclose(ratios, 1.0, atol=0.25)  # 4 standard deviations at 256 dimensions
 
 
-def test_a_resolution_of_nothing_is_refused():
+def test_a_size_of_0_is_an_error():
     with pytest.raises(ValueError, match="at least 1"):
         PixelEncoder(size=0)
 
@@ -81,11 +81,11 @@ class Fake:
         return self.latents
 
 
-def test_a_wrong_number_of_latents_is_refused():
+def test_a_wrong_number_of_latents_is_an_error():
     with pytest.raises(ValueError, match=r"must return shape \(2, 2\).*got \(1, 2\)"):
         encode_checked(Fake([[0.0, 0.0]]), [video(1), video(1)], ["a", "b"])
 
 
-def test_a_latent_that_is_not_finite_is_refused_by_the_name_of_its_video():
+def test_a_latent_that_is_not_finite_is_an_error_that_names_its_video():
     with pytest.raises(ValueError, match=r"Fake .*not finite for b"):
         encode_checked(Fake([[0.0, 0.0], [np.inf, 0.0]]), [video(1), video(1)], ["a", "b"])

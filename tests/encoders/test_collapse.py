@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from srpo_env.encoders.collapse import collapse_of  # noqa: E402
 
 
-def test_random_latents_have_full_rank_and_none_is_dead():
+def test_random_latents_have_full_rank_and_no_dead_dimension():
     torch.manual_seed(0)
     collapse = collapse_of(torch.randn(500, 3, 8))
     assert not collapse.is_real
@@ -18,7 +18,7 @@ def test_random_latents_have_full_rank_and_none_is_dead():
 
 def test_one_latent_for_all_clips_is_collapse():
     torch.manual_seed(0)
-    tokens = torch.randn(1, 3, 8).expand(20, 3, 8)  # differs from place to place only
+    tokens = torch.randn(1, 3, 8).expand(20, 3, 8)  # differs between places only
     collapse = collapse_of(tokens)
     assert collapse.is_real
     assert (collapse.spread, collapse.dead_dimensions, collapse.rank) == (0, 1, 1)

@@ -32,7 +32,7 @@ def own(monkeypatch):
     monkeypatch.setitem(sys.modules, "own_encoders", module)
 
 
-def test_pixels_and_what_a_module_makes_have_names(own):
+def test_pixels_and_classes_of_modules_have_names(own):
     assert isinstance(named_encoder("pixels"), PixelEncoder)
     assert isinstance(named_encoder("own_encoders:Slow"), Slow)
 
@@ -40,18 +40,18 @@ def test_pixels_and_what_a_module_makes_have_names(own):
 @pytest.mark.parametrize(
     "name", ["own_encoders:number", "own_encoders:none", "own_encoders:", "numpy:array"]
 )
-def test_what_makes_no_encoder_is_refused(own, name):
+def test_a_name_that_gives_no_encoder_is_an_error(own, name):
     with pytest.raises(ValueError, match=f"must be MODULE:NAME .* got '{name}'"):
         named_encoder(name)
 
 
-def test_a_pooling_that_there_is_not_is_refused():
+def test_an_unknown_pooling_is_an_error():
     pytest.importorskip("transformers")
     with pytest.raises(ValueError, match="'mean', 'time' or 'moments', got 'max'"):
         named_encoder("libero-vjepa2@max")
 
 
-def test_a_checkpoint_that_there_is_not_is_an_error():
+def test_an_unknown_checkpoint_is_an_error():
     pytest.importorskip("transformers")
     with pytest.raises(FileNotFoundError, match="libero-vjepa2"):
         named_encoder("libero-vjepa3")
@@ -68,14 +68,14 @@ def test_the_distance_is_the_users_else_the_encoders_else_l2():
     assert reward_for(encoder, chosen) == chosen
 
 
-def test_a_distance_that_is_not_callable_is_refused():
+def test_a_distance_that_is_not_callable_is_an_error():
     encoder = PixelEncoder()
     encoder.distance = "cosine"
     with pytest.raises(TypeError, match=r"`distance` must be a callable .* got 'cosine'"):
         reward_for(encoder, None)
 
 
-def test_the_wrapper_compares_as_its_encoder_says_unless_told_otherwise():
+def test_the_wrapper_uses_the_encoders_distance_by_default():
     def distances(**settings):
         envs = SelfReferentialProgressWrapper(
             make_corridor(2), Slow(), reference="task", task_key=lambda *_: 0, **settings
@@ -92,7 +92,7 @@ def test_the_wrapper_compares_as_its_encoder_says_unless_told_otherwise():
     }
 
 
-def test_recorded_episodes_are_compared_as_the_encoder_says_unless_told_otherwise():
+def test_recorded_episodes_use_the_encoders_distance_by_default():
     video = np.zeros((2, 4, 4, 3), np.uint8)
     episodes = [
         RecordedEpisode(name=str(i), task="t", source="s", success=i == 0, video=video)
@@ -106,14 +106,14 @@ def test_recorded_episodes_are_compared_as_the_encoder_says_unless_told_otherwis
     assert result.settings["distance"].endswith("distances_to_centers")
 
 
-def test_the_default_encoder_without_torch_says_what_to_do(monkeypatch):
+def test_the_default_encoder_without_torch_is_an_error_with_a_fix(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "srpo_env.encoders.vjepa2", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"srpo-env\[encoders\].*PixelEncoder"):
         SelfReferentialProgressWrapper(make_corridor(1))
 
 
-def test_a_timed_encoder_is_the_same_encoder_and_counts_its_seconds():
+def test_a_timed_encoder_equals_its_encoder_and_sums_the_seconds():
     encoder = TimedEncoder(Slow())
     assert encoder.encode([np.zeros((1, 2, 2, 3), np.uint8)]).shape == (1, 2)
     assert encoder.seconds >= 0.02

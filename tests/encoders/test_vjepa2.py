@@ -36,7 +36,7 @@ def tiny_model(**settings):
         **settings,
     )
     model = transformers.VJEPA2Model(config)
-    # Larger weights than V-JEPA's first ones, with which a tiny model hardly looks at its input.
+    # Larger than V-JEPA's initial weights, with which a tiny model hardly depends on its input.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -54,7 +54,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def own(checkpoint, tmp_path):
-    """A copy of the checkpoint, to be broken."""
+    """Returns a copy of the checkpoint that a test may modify."""
     for file in checkpoint.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     return tmp_path
@@ -65,7 +65,7 @@ def videos(*lengths, height=18, width=18, seed=0):
     return [rng.integers(0, 256, (n, height, width, 3), dtype=np.uint8) for n in lengths]
 
 
-# --- What comes out -------------------------------------------------------------------------------
+# --- Latents -------------------------------------------------------------------------------
 
 
 def test_a_video_of_any_length_becomes_one_finite_latent(checkpoint):
@@ -114,7 +114,7 @@ def with_pooler(folder):
     return folder
 
 
-def test_with_a_pooler_beside_it_a_latent_is_a_path_of_moments(own):
+def test_a_checkpoint_with_a_pooler_gives_paths_of_moments(own):
     encoder = VJEPA2Encoder(with_pooler(own))
     assert encoder.pooling == "moments"
     paths = encoder.encode_paths(videos(6, 9))
@@ -124,14 +124,14 @@ def test_with_a_pooler_beside_it_a_latent_is_a_path_of_moments(own):
     assert encoder.latent_shape == (FRAMES // 2, 5)
 
 
-def test_the_papers_pooling_and_distance_are_one_argument_away(own):
+def test_mean_pooling_uses_the_papers_distance(own):
     encoder = VJEPA2Encoder(with_pooler(own), pooling="mean")
     assert encoder.latent_shape == (HIDDEN,)
     latents, centers = np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[0.0, 0.0]])
     np.testing.assert_allclose(encoder.distance(latents, centers)[0], [0.0, 5.0])
 
 
-def test_paths_of_moments_are_compared_by_what_they_came_near_to(own):
+def test_paths_of_moments_are_compared_by_coverage(own):
     encoder = VJEPA2Encoder(with_pooler(own))
     here, there, beside = np.eye(5)[:3]
     success = np.stack([here, there])
@@ -139,19 +139,19 @@ def test_paths_of_moments_are_compared_by_what_they_came_near_to(own):
     distances, nearest = encoder.distance(
         np.stack([success, stopped, strayed]), np.stack([success])
     )
-    # Of the two moments of the success, the others came to the first and missed the second.
+    # Both failures visit the first of the success's two moments and miss the second by sqrt(2).
     np.testing.assert_allclose(distances, [0.0, np.sqrt(2) / 2, np.sqrt(2) / 2], atol=1e-7)
     np.testing.assert_array_equal(nearest, 0)
 
 
-def test_loading_a_pooler_draws_nothing(own):
+def test_loading_a_pooler_does_not_change_the_random_state(own):
     with_pooler(own)
     before = torch.get_rng_state()
     VJEPA2Encoder(own)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_without_a_pooler_moments_are_an_error_that_says_how_to_get_one(checkpoint):
+def test_moments_without_a_pooler_are_an_error_with_a_fix(checkpoint):
     with pytest.raises(FileNotFoundError, match=r"world_model_pooler\.py.*pooling='mean'"):
         VJEPA2Encoder(checkpoint, pooling="moments")
 
@@ -170,7 +170,7 @@ def test_a_damaged_pooler_is_an_error(own):
         VJEPA2Encoder(own)
 
 
-def test_frames_are_taken_at_equal_distances_from_first_to_last(checkpoint):
+def test_frames_are_evenly_spaced_from_first_to_last(checkpoint):
     encoder = VJEPA2Encoder(checkpoint)
     (long,) = videos(10)
     np.testing.assert_array_equal(encoder.encode([long]), encoder.encode([long[[0, 3, 6, 9]]]))
@@ -178,7 +178,7 @@ def test_frames_are_taken_at_equal_distances_from_first_to_last(checkpoint):
     np.testing.assert_array_equal(encoder.encode([short]), encoder.encode([short[[0, 0, 1, 1]]]))
 
 
-def test_micro_batches_do_not_matter(checkpoint):
+def test_the_batch_size_does_not_change_the_latents(checkpoint):
     clips = videos(3, 4, 5, 6, 7)
     together = VJEPA2Encoder(checkpoint, batch_size=5).encode(clips)
     np.testing.assert_allclose(
@@ -187,7 +187,7 @@ def test_micro_batches_do_not_matter(checkpoint):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_is_near_and_comes_back_as_float32(checkpoint, dtype):
+def test_half_precision_is_close_and_returns_float32(checkpoint, dtype):
     clips = videos(4, 6)
     exact = VJEPA2Encoder(checkpoint).encode(clips)
     half = VJEPA2Encoder(checkpoint, dtype=getattr(torch, dtype)).encode(clips)
@@ -196,7 +196,7 @@ def test_half_precision_is_near_and_comes_back_as_float32(checkpoint, dtype):
     assert not np.array_equal(half, exact)
 
 
-def test_a_latent_that_is_not_finite_is_an_error_and_never_a_zero(checkpoint):
+def test_a_latent_that_is_not_finite_is_an_error(checkpoint):
     encoder = VJEPA2Encoder(checkpoint)
     with torch.no_grad():
         encoder.model.layernorm.weight.fill_(torch.inf)
@@ -214,7 +214,7 @@ def test_a_gpu_gives_the_same_latents(checkpoint):
     )
 
 
-# --- What goes in ---------------------------------------------------------------------------------
+# --- Preprocessing --------------------------------------------------------------------------------
 
 
 def test_the_shorter_side_is_resized_and_the_middle_is_cropped():
@@ -229,13 +229,13 @@ def test_the_shorter_side_is_resized_and_the_middle_is_cropped():
     np.testing.assert_array_equal(middle[..., 1:3], 200)
 
 
-def test_preprocessing_survives_its_file(tmp_path):
+def test_preprocessing_can_be_written_and_read(tmp_path):
     original = VideoPreprocessing(crop=112, size=128, mean=(0.5, 0.4, 0.3), resample=3)
     original.write(tmp_path)
     assert VideoPreprocessing.read(tmp_path) == original
 
 
-def test_the_files_of_transformers_are_understood(tmp_path):
+def test_the_processor_files_of_transformers_can_be_read(tmp_path):
     # What its VJEPA2VideoProcessor writes for a crop of 256: the size is int(256 * 256 / 224).
     content = {
         "crop_size": {"height": 256, "width": 256},
@@ -262,7 +262,7 @@ def test_the_files_of_transformers_are_understood(tmp_path):
         np.zeros((4, 16, 16, 3), np.float32),
     ],
 )
-def test_what_is_no_video_is_refused(checkpoint, video):
+def test_an_array_that_is_not_a_video_is_an_error(checkpoint, video):
     with pytest.raises(ValueError, match="a video must be uint8 of shape"):
         VJEPA2Encoder(checkpoint).encode([video])
 
@@ -296,16 +296,16 @@ def test_the_published_sizes_can_be_built(settings, millions, hidden):
     assert tokens.shape == (1, 32 * 16 * 16, hidden)
 
 
-# --- What is no checkpoint ------------------------------------------------------------------------
+# --- Invalid checkpoints ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "./a/b", "/no/such/folder", "a/b/c"])
-def test_a_folder_that_there_is_not_is_an_error(name):
-    with pytest.raises(FileNotFoundError, match=r"must be a folder, the name of one that ships"):
+def test_an_unknown_folder_is_an_error(name):
+    with pytest.raises(FileNotFoundError, match=r"must be a folder, the name of a bundled one"):
         VJEPA2Encoder(name)
 
 
-def test_a_hub_id_without_network_says_what_to_do(monkeypatch):
+def test_a_failed_download_is_an_error_with_a_fix(monkeypatch):
     import huggingface_hub
 
     def offline(*_, **__):
@@ -318,18 +318,18 @@ def test_a_hub_id_without_network_says_what_to_do(monkeypatch):
         VJEPA2Encoder("facebook/vjepa2-vitl-fpc64-256")
 
 
-def test_only_data_is_downloaded_from_the_hub(monkeypatch, tmp_path):
+def test_only_json_and_safetensors_are_downloaded(monkeypatch, tmp_path):
     import huggingface_hub
 
-    asked = {}
+    requested = {}
 
     def download(name, *, allow_patterns):
-        asked.update(name=name, patterns=allow_patterns)
+        requested.update(name=name, patterns=allow_patterns)
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find_checkpoint("facebook/vjepa2-vitg-fpc64-256") == tmp_path
-    assert asked == {
+    assert requested == {
         "name": "facebook/vjepa2-vitg-fpc64-256",
         "patterns": ["*.json", "*.safetensors"],
     }
@@ -359,7 +359,7 @@ def test_weights_of_another_size_are_an_error(own):
         VJEPA2Encoder(own)
 
 
-def test_a_pickle_is_never_read(own):
+def test_a_pickle_is_not_read(own):
     (own / "model.safetensors").rename(own / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match=r"must be model\.safetensors.*can run code"):
         VJEPA2Encoder(own)
@@ -372,11 +372,11 @@ def test_a_missing_or_damaged_description_is_an_error(own, name):
     with pytest.raises(ValueError, match=r"\.json (is damaged|does not describe)"):
         VJEPA2Encoder(own)
     (own / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"a checkpoint .*must hold"):
+    with pytest.raises(FileNotFoundError, match=r"a checkpoint .*must contain"):
         VJEPA2Encoder(own)
 
 
-def test_a_crop_that_is_not_the_models_is_an_error(own):
+def test_a_crop_that_differs_from_the_models_is_an_error(own):
     VideoPreprocessing.for_crop(24).write(own)
     with pytest.raises(ValueError, match="must be equal, got 24 and 16"):
         VJEPA2Encoder(own)
@@ -389,7 +389,7 @@ def test_a_crop_that_is_not_the_models_is_an_error(own):
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
     ],
 )
-def test_wrong_arguments_are_refused(checkpoint, arguments, message):
+def test_an_argument_out_of_range_is_an_error(checkpoint, arguments, message):
     with pytest.raises(ValueError, match=message):
         VJEPA2Encoder(checkpoint, **arguments)
 

@@ -1,4 +1,4 @@
-"""The world model that ships, on episodes that the simulator makes here."""
+"""The bundled world model, with episodes from the simulator."""
 
 import json
 
@@ -13,13 +13,13 @@ from srpo_env.encoders.vjepa2 import find_checkpoint
 from tests.corridor import GIVE_UP, drive, make_corridor
 
 
-def test_it_is_small_and_says_how_it_came_about():
+def test_it_is_small_and_has_provenance():
     folder = find_checkpoint(WORLD_MODEL)
     assert sum(file.stat().st_size for file in folder.iterdir()) < 20e6
-    story = json.loads((folder / "provenance.json").read_text())
-    assert story["agent"] == "world_model"
-    assert story["pooler"]["agent"] == "world_model_pooler"
-    assert "/" not in json.dumps(story)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["agent"] == "world_model"
+    assert provenance["pooler"]["agent"] == "world_model_pooler"
+    assert "/" not in json.dumps(provenance)
 
 
 def test_it_is_the_wrappers_default():
@@ -29,7 +29,7 @@ def test_it_is_the_wrappers_default():
     envs.close_groups()
     latents = [e.latent for group in envs.pop_groups() for e in group.episodes]
     assert len(latents) == 2
-    # Sixteen frames, two to a moment, each of which has a latent of length 1.
+    # Sixteen frames give eight moments; the latent of each has length 1.
     np.testing.assert_allclose(
         [np.linalg.norm(latent) for latent in latents], np.sqrt(8), rtol=1e-5
     )
@@ -37,14 +37,14 @@ def test_it_is_the_wrappers_default():
 
 @pytest.mark.libero
 @pytest.mark.slow
-def test_it_ranks_failures_by_how_far_they_came():
+def test_it_ranks_failures_by_progress():
     from srpo_env.libero.behaviours import play
     from srpo_env.libero.simulation import Simulation
     from srpo_env.libero.suites import get_task
 
     simulation = Simulation(get_task("libero_object", 0), 128)
     kinds = ("expert", "noisy", "stops_in_carry", "stops_in_grasp", "takes_another", "random")
-    # From an initial state that no training has seen.
+    # From an initial state that training never uses.
     episodes = [play(simulation, kind, 45, 1, max_steps=160) for kind in kinds]
     simulation.close()
     successes = np.array([episode.success for episode in episodes])
