@@ -97,7 +97,7 @@ def split_videos(
     resized = [preprocessing.resize(torch.from_numpy(video)).contiguous() for video in videos]
     if len(resized) <= held_out:
         raise ValueError(
-            f"there must be more than {held_out} videos, the number held out, got {len(resized)}: "
+            f"there must be more videos than the {held_out} held out, got {len(resized)}: "
             "record more (`srpo-env record-behaviours`), or hold out fewer (--held-out)"
         )
     order = np.random.default_rng(seed).permutation(len(resized))

@@ -1,11 +1,11 @@
-"""How often the clustering finds what is there, for few successes in many dimensions.
+"""Measures how often the clustering finds the strategies of few successes in many dimensions.
 
     python tests/benchmarks/clustering.py
 
-Successes of one strategy are drawn from a Gaussian whose spectrum says in how many dimensions they
-vary: one, two, four, all of 1408 alike, or ever less from one dimension to the next, as latents of
-encoders do. Two strategies lie `separation` times as far apart as two runs of one strategy do.
-Prints shares of 100 draws and asserts none of them.
+Successes of one strategy are drawn from a Gaussian. Its spectrum sets the standard deviation of
+each dimension: equal in 1, 2, 4 or 1408 dimensions, or falling, as in latents of encoders. The
+distance of two strategies is `separation` times the typical distance of two successes of one.
+Prints shares of 100 draws and asserts nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ SPECTRA = {
     "1 dimension": np.ones(1),
     "2 dimensions": np.ones(2),
     "4 dimensions": np.ones(4),
-    "1408, falling as 1/k": 1 / np.arange(1, 1409),
-    "1408, falling as 1/sqrt(k)": 1 / np.sqrt(np.arange(1, 1409)),
-    "1408, all alike": np.ones(1408),
+    "1408 dim., as 1/k": 1 / np.arange(1, 1409),
+    "1408 dim., as 1/sqrt(k)": 1 / np.sqrt(np.arange(1, 1409)),
+    "1408 dimensions": np.ones(1408),
 }
 
 
 def draw(rng, sizes, separation, spectrum):
-    """Latents of strategies in a row, each at `separation` from the one before."""
+    """Draws latents of several strategies, each at `separation` from the previous one."""
     typical = np.sqrt(2 * (spectrum**2).sum())
     parts = []
     for number, size in enumerate(sizes):
@@ -37,10 +37,10 @@ def draw(rng, sizes, separation, spectrum):
 
 
 def found(latents, sizes):
-    """Whether the clusters are the strategies, a lonely success being one of its own."""
+    """Returns whether clusters equal strategies; a single success is a cluster of its own."""
     result = success_centers(latents)
-    truth = np.repeat(np.arange(len(sizes)), sizes)
-    pairs = set(zip(truth.tolist(), result.labels.tolist(), strict=True))
+    strategies = np.repeat(np.arange(len(sizes)), sizes)
+    pairs = set(zip(strategies.tolist(), result.labels.tolist(), strict=True))
     return len(pairs) == len(sizes) == len(result.centers)
 
 
@@ -61,7 +61,7 @@ def main():
     table("one strategy, one cluster", [(n,) for n in (2, 3, 5, 7, 16, 64)])
     for separation in (2, 3, 5):
         cases = [(2, 2), (3, 4), (6, 1), (8, 8), (40, 24)]
-        table(f"two strategies, {separation} x as far apart as their runs", cases, separation)
+        table(f"two strategies, {separation} times the distance within one", cases, separation)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What the wrapper costs: a step of 8 environments, closing a group, closing a batch.
+"""Measures the wrapper's cost per step, per group and per batch.
 
     python tests/benchmarks/wrapper.py
 
-Prints figures and asserts none of them.
+Prints figures and asserts nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from srpo_env import SelfReferentialProgressWrapper, relabel
 
 NUM_ENVS, SIZE, EPISODE = 8, 128, 280
 LIBERO_STEP = 1 / 490
-"""Seconds of LIBERO's fastest control step in one process, without images; most take longer."""
+"""Seconds of LIBERO's fastest control step in one process, without images"""
 
 
-class Still(VectorEnv):
-    """Costs next to nothing: hands out one image, and ends every episode after `EPISODE` steps."""
+class StaticVectorEnv(VectorEnv):
+    """Returns the same image at every step, and ends every episode after `EPISODE` steps."""
 
     def __init__(self) -> None:
         camera = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
@@ -49,8 +49,8 @@ class Still(VectorEnv):
         return self.observations, ended.astype(float), ended, ended & ~ended, infos
 
 
-class Free:
-    """Encodes for nothing, so that what is left is the wrapper."""
+class RandomEncoder:
+    """Returns random latents at almost no cost, so that only the wrapper is measured."""
 
     latent_shape = (1408,)
 
@@ -62,7 +62,7 @@ class Free:
 
 
 def milliseconds(call: Callable[[], object], repeats: int) -> float:
-    """Mean CPU time of a call, after one that is not counted; the machine may be shared."""
+    """Returns the mean CPU time of a call, after one warm-up call."""
     call()
     start = time.process_time()
     for _ in range(repeats):
@@ -72,10 +72,10 @@ def milliseconds(call: Callable[[], object], repeats: int) -> float:
 
 def main() -> None:
     actions = np.zeros(NUM_ENVS, int)
-    bare: gymnasium.vector.VectorEnv = Still()
+    bare: gymnasium.vector.VectorEnv = StaticVectorEnv()
     bare.reset()
     without = milliseconds(lambda: bare.step(actions), 2000)
-    wrapped = SelfReferentialProgressWrapper(Still(), Free(), frames="agentview")
+    wrapped = SelfReferentialProgressWrapper(StaticVectorEnv(), RandomEncoder(), frames="agentview")
     wrapped.reset()
 
     def step_and_fetch() -> None:
@@ -86,7 +86,7 @@ def main() -> None:
         step_and_fetch()  # imports scikit-learn at the first end, and fills the memory pools
     within = milliseconds(step_and_fetch, 10 * (EPISODE + 1))
     cost = within - without
-    print(f"step of {NUM_ENVS} envs, {SIZE} px, groups closed and popped, encoder free:")
+    print(f"step of {NUM_ENVS} envs, {SIZE} px, groups closed and popped, encoder excluded:")
     print(f"  without {without:.3f} ms, with {within:.3f} ms: {cost:.3f} ms")
     share = cost / (1e3 * LIBERO_STEP * NUM_ENVS)
     print(f"  {share:.1%} of {NUM_ENVS} control steps of {1e3 * LIBERO_STEP:.1f} ms in one process")
