@@ -10,6 +10,7 @@ import numpy as np
 
 from srpo_env.benchmarks.recorded.figures import EncoderCheck, Estimate, TaskCheck
 from srpo_env.benchmarks.recorded.verdict import MIN_CORRELATION, MIN_SEPARATION, RewardCheck
+from srpo_env.benchmarks.text_table import aligned_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,14 +59,7 @@ def _table(check: EncoderCheck) -> str:
                 _number(check.spread),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return "\n".join(aligned_rows(rows))
 
 
 def _task_cells(task: TaskCheck) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from srpo_env.benchmarks.reward.latents import MAX_SHIFTED
+from srpo_env.benchmarks.text_table import aligned_rows, column_widths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,21 +144,17 @@ def table(result: dict[str, Any]) -> str:
 def _columns(columns: list[Column], rows: list[dict[str, Any]]) -> str:
     lines = [[column.name for column in columns]]
     lines += [[column.cell(row) for column in columns] for row in rows]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    widths = column_widths(lines)
     above = ""
     for place, column in enumerate(columns):
         if column.above:
             above = above.ljust(sum(widths[:place]) + 2 * place) + column.above
     text, encoder = [above], None
-    for line in lines:
+    for line, row in zip(lines, aligned_rows(lines, num_left=len(NAMES)), strict=True):
         if encoder not in (None, line[0]):
             text.append("")
         encoder = line[0]
-        cells = [
-            cell.ljust(width) if place < len(NAMES) else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        text.append("  ".join(cells).rstrip())
+        text.append(row)
     return "\n".join(text)
 
 

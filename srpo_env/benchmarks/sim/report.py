@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from srpo_env.benchmarks.sim.step_profile import PARTS
+from srpo_env.benchmarks.text_table import aligned_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,11 +141,7 @@ def _spread(values: dict[str, Any], form: str) -> str:
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> str:
     columns = [title or columns[0], *columns[1:]]
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])  # noqa: B905
-        for row in [columns, *rows]
-    )
+    return "\n".join(aligned_rows([columns, *rows]))
 
 
 # --- Picture ------------------------------------------------------------------------------------
