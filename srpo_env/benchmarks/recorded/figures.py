@@ -36,7 +36,7 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class TaskCheck:
-    """What was measured in one task."""
+    """Distances, curves and figures of one task."""
 
     task: str
     num_clusters: int
@@ -116,7 +116,7 @@ class TaskCheck:
 
 @dataclass(frozen=True, eq=False)
 class EncoderCheck:
-    """What was measured with one encoder, by task and as the mean over the tasks."""
+    """Figures of one encoder, by task and as means over the tasks."""
 
     encoder: str
     tasks: tuple[TaskCheck, ...]

@@ -14,10 +14,10 @@ from srpo_env.rewards.progress import ProgressReward
 from srpo_env.types import Bools, Floats
 
 NUM_PREFIXES = 10
-"""Growing prefixes of a success"""
+"""Number of growing prefixes per success"""
 
 MAX_CURVES = 20
-"""Successes of a task whose prefixes are encoded: enough for the mean, and bounds the cost"""
+"""Number of successes per task whose prefixes are encoded; limits the cost"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +49,10 @@ def encode_episodes(
     """Encodes episodes, and growing prefixes of the first `MAX_CURVES` successes of each task.
 
     Args:
-        episodes: Of any number of tasks; at most ``batch_size`` are held.
-        encoders: By name.
-        num_prefixes: Prefixes of a success; the last is the whole episode.
-        batch_size: Episodes that are encoded in one call, with their prefixes.
+        episodes: Episodes of any number of tasks; at most ``batch_size`` are held in memory.
+        encoders: Encoders by name.
+        num_prefixes: Number of prefixes per success; the last is the whole episode.
+        batch_size: Number of episodes that are encoded in one call, with their prefixes.
         progress: Called after each episode.
 
     Returns:

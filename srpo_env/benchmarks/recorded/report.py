@@ -1,4 +1,4 @@
-"""Text and picture of what ``srpo-env check-reward`` measured."""
+"""Text and picture of the results of ``srpo-env check-reward``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ENCODER, PIXELS, SUCCESS, FAILURE = "#0072B2", "#999999", "#009E73", "#D55E00"
 
 MAX_NAME = 40
-"""Characters of a task's name"""
+"""Maximum number of characters of a task's name"""
 
 COLUMNS = ("successes", "failures", "clusters", "correlation [95%]", "separation [95%]", "spread")
 

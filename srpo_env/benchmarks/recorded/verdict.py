@@ -18,8 +18,8 @@ from srpo_env.offline import RecordedEpisode
 Status = Literal["usable", "not usable", "too little data"]
 
 MIN_SUCCESSES = 3
-"""Successes that one task at least must have. With two, each is compared with a single other one,
-which says more about that one than about the task."""
+"""Number of successes that at least one task must have. With two, each is compared with a single
+other success, which depends more on that success than on the task."""
 
 MIN_CORRELATION = 0.7
 """Mean rank correlation with time. On scripted episodes of libero_object: bundled world model 0.99,
@@ -45,7 +45,7 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class RewardCheck:
-    """Everything that was measured."""
+    """Figures of the encoder and of the pixel baseline, and the verdict."""
 
     encoder: EncoderCheck
     pixels: EncoderCheck | None
@@ -89,11 +89,12 @@ def check_reward(
     """Checks the reward that an encoder gives on recorded episodes, beside the pixel baseline.
 
     Args:
-        episodes: Successes and failures of any number of tasks; at most ``batch_size`` are held.
-        encoder: Turns their frames into latents.
-        name: What the report calls the encoder; default: its class.
-        batch_size: Episodes that are encoded in one call, with their prefixes.
-        num_samples: Bootstrap samples for the intervals, over episodes.
+        episodes: Successes and failures of any number of tasks; at most ``batch_size`` are held in
+            memory.
+        encoder: Maps their frames to latents.
+        name: Name of the encoder in the report; default: its class.
+        batch_size: Number of episodes that are encoded in one call, with their prefixes.
+        num_samples: Number of bootstrap samples for the intervals, over episodes.
         seed: Random seed of the bootstrap.
         progress: Called after each episode.
 
@@ -129,8 +130,8 @@ def judge(check: EncoderCheck, pixels: EncoderCheck | None = None) -> Verdict:
     """Compares the figures with their thresholds.
 
     Args:
-        check: Of the encoder.
-        pixels: Of the pixel baseline on the same episodes, unless that is the encoder.
+        check: Figures of the encoder.
+        pixels: Figures of the pixel baseline on the same episodes, unless it is the encoder.
     """
     most = max(task.num_successes for task in check.tasks)
     if most < MIN_SUCCESSES:

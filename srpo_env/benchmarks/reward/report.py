@@ -1,4 +1,4 @@
-"""Tables and picture of what ``srpo-env benchmark reward`` measured."""
+"""Tables and picture of the results of ``srpo-env benchmark reward``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and picture of what ``srpo-env benchmark sim`` measured."""
+"""Tables and picture of the results of ``srpo-env benchmark sim``."""
 
 from __future__ import annotations
 
