@@ -1,8 +1,12 @@
-"""What this process runs on: its share of the cores and of the memory, versions, and the commit."""
+"""The machine of this process: usable cores and memory, versions, the commit, native libraries."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
@@ -12,9 +16,10 @@ from typing import Any
 CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 CGROUP_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CPU_INFO = Path("/proc/cpuinfo")
+LOADED_LIBRARIES = Path("/proc/self/maps")
 
 SIMULATION_PACKAGES = ("mujoco", "robosuite", "hf-libero", "numpy", "numba")
-"""Packages whose versions decide how fast LIBERO is."""
+"""Packages whose versions affect the simulation speed."""
 
 SPEED_VARIABLES = (
     "MUJOCO_GL",
@@ -23,11 +28,11 @@ SPEED_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "CUDA_VISIBLE_DEVICES",
 )
-"""Environment variables that decide how fast it is."""
+"""Environment variables that affect the simulation speed."""
 
 
 def usable_cores() -> float:
-    """Cores that this process may use; a container's share need not be whole."""
+    """Returns how many cores this process may use; a container's quota can be fractional."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
     if CGROUP_CPU_LIMIT.is_file():
@@ -38,7 +43,7 @@ def usable_cores() -> float:
 
 
 def usable_memory() -> int:
-    """Memory that this machine or container has, in bytes."""
+    """Returns the memory of this machine or container in bytes."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if CGROUP_MEMORY_LIMIT.is_file():
         limit = CGROUP_MEMORY_LIMIT.read_text().strip()
@@ -48,7 +53,7 @@ def usable_memory() -> int:
 
 
 def cpu_name() -> str:
-    """The processor's name, as the system has it."""
+    """Returns the name of the processor."""
     if CPU_INFO.is_file():
         for line in CPU_INFO.read_text().splitlines():
             if line.startswith("model name"):
@@ -57,9 +62,11 @@ def cpu_name() -> str:
 
 
 def commit() -> str | None:
-    """Commit of the checkout that this package is in, ``+changes`` if files differ from it.
+    """Returns the commit of the checkout that contains this package.
 
-    None where it is installed as a package: a checkout around that would be another project's.
+    Returns:
+        The short hash, followed by ``+changes`` if tracked files were modified; None if the package
+        is installed, because a checkout around it belongs to another project.
     """
     package = Path(__file__).resolve().parent
     try:
@@ -71,7 +78,7 @@ def commit() -> str | None:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What a measurement of speed depends on; good for JSON."""
+    """Returns everything that a speed measurement depends on, in types that JSON can store."""
     return {
         "cpu": cpu_name(),
         "cores": usable_cores(),
@@ -84,6 +91,35 @@ def describe_machine() -> dict[str, Any]:
         "commit": commit(),
         "environment": {name: os.environ[name] for name in SPEED_VARIABLES if name in os.environ},
     }
+
+
+@functools.cache
+def load_triton() -> None:
+    """Loads triton's native library, so that Mesa's LLVM cannot crash it.
+
+    Mesa's software renderers and triton both contain LLVM, in different versions that export the
+    same symbols. Mesa's is loaded with ``RTLD_GLOBAL``: by PyOpenGL (OSMesa) or by Mesa itself (EGL
+    and GLX drivers). A library that is loaded later then calls Mesa's LLVM instead of its own, and
+    Python dies of a segmentation fault inside ``import triton``, which torch executes on its own
+    (``torch._dynamo``). A library that is loaded earlier keeps its own functions.
+
+    Call this before MuJoCo is imported and before torch might import triton. It works in either
+    order, costs 0.03 s and 7 MB, does not import triton's Python code, and does nothing where
+    triton is not installed.
+    """
+    triton = importlib.util.find_spec("triton")
+    folders = (triton.submodule_search_locations or []) if triton else []
+    libraries = [file for folder in folders for file in Path(folder).glob("_C/libtriton*.so")]
+    if not libraries:
+        return
+    mode = os.RTLD_NOW
+    if LOADED_LIBRARIES.is_file() and "libLLVM" in LOADED_LIBRARIES.read_text():
+        # Mesa came first. With DEEPBIND, a library prefers its own functions to global ones. It is
+        # not the default because it also bypasses an allocator set with LD_PRELOAD.
+        mode |= os.RTLD_DEEPBIND
+    for library in libraries:
+        with contextlib.suppress(OSError):  # a broken triton: whoever imports it gets the error
+            ctypes.CDLL(str(library), mode)
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -13,7 +13,10 @@ from typing import Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from srpo_env.machine import load_triton
+
 try:
+    load_triton()  # before transformers does, in case MuJoCo was imported already
     import torch
     from safetensors import SafetensorError
     from transformers import VJEPA2Model

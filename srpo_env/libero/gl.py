@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from srpo_env.machine import load_triton
+
 SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swrast", "SWR")
 """parts of the names that Mesa's software renderers give themselves"""
 
@@ -42,11 +44,13 @@ def choose_gl() -> str:
     In software that is OSMesa, or EGL on systems that have no OSMesa any more (Mesa 25.1 ended it).
 
     Call it before MuJoCo or robosuite is imported; both read the variable on import, and robosuite
-    would take EGL, which in software is half as fast.
+    would take EGL, which in software is half as fast. Loads triton's library before MuJoCo loads
+    Mesa's (`load_triton`).
 
     Returns:
         The value in force.
     """
+    load_triton()
     # Mesa's software renderer hands small images to threads of its own, which costs more than it
     # gains and starves beside busy simulators: a third of the wall time with two on two cores.
     os.environ.setdefault("LP_NUM_THREADS", "0")
