@@ -1,4 +1,4 @@
-"""The machine of this process: usable cores and memory, versions, the commit, native libraries."""
+"""The machine of this process: cores, memory, installed packages, the commit, native libraries."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import importlib.util
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,82 @@ SPEED_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
 )
 """Environment variables that affect the simulation speed."""
+
+HF_LIBERO = "hf-libero==0.1.4"
+"""LIBERO's package; installed beside the extra ``libero``, because extras have no ``--no-deps``."""
+
+INSTALL_HF_LIBERO = f"pip install --no-deps {HF_LIBERO}"
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "encoders": ("torch", "transformers", "safetensors", "h5py"),
+    "libero": (
+        "robosuite",
+        "bddl",
+        "mujoco",
+        "cloudpickle",
+        "dtaidistance",
+        "easydict",
+        "fast_simplification",
+        "future",
+        "h5py",
+        "huggingface_hub",
+        "matplotlib",
+        "numba",
+        "packaging",
+        "PIL",
+        "OpenGL",
+        "yaml",
+        "scipy",
+        "termcolor",
+        "threadpoolctl",
+        "torch",
+        "tqdm",
+    ),
+    "agents": (
+        "torch",
+        "transformers",
+        "tyro",
+        "tensorboard",
+        "safetensors",
+        "h5py",
+        "matplotlib",
+        "tqdm",
+    ),
+    "sb3": ("stable_baselines3",),
+}
+"""The modules that each optional extra installs, by the name under which they are imported."""
+
+
+def install_command(*extras: str) -> str:
+    """Returns the pip command that installs optional extras of this package."""
+    command = f"pip install 'srpo-env[{','.join(extras)}]'"
+    return f"{command} && {INSTALL_HF_LIBERO}" if "libero" in extras else command
+
+
+def are_installed(*modules: str) -> bool:
+    """Returns whether top-level modules can be found, without importing them."""
+    # A module in sys.modules is not searched: one that was put there by hand has no spec.
+    return all(module in sys.modules or importlib.util.find_spec(module) for module in modules)
+
+
+def require_extra(extra: str, user: str) -> None:
+    """Checks that an optional extra is installed.
+
+    Args:
+        extra: A key of `EXTRAS`.
+        user: What needs it; the subject of the error's sentence.
+
+    Raises:
+        ModuleNotFoundError: If modules of the extra are missing, with the command that installs
+            them.
+    """
+    missing = [module for module in EXTRAS[extra] if not are_installed(module)]
+    if missing:
+        raise ModuleNotFoundError(
+            f"{user} needs packages that are not installed ({', '.join(missing)}): "
+            f"run `{install_command(extra)}`",
+            name=missing[0],
+        )
 
 
 def usable_cores() -> float:

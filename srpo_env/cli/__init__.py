@@ -1,1 +1,1 @@
-"""The subcommands of ``srpo-env``; :mod:`srpo_env.cli.main` says what such a module has."""
+"""The subcommands of ``srpo-env``, one module each; :mod:`srpo_env.cli.main` runs them."""

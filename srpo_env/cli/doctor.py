@@ -1,13 +1,15 @@
-"""Checks whether training can run on this machine, and says how to mend what is wrong."""
+"""Checks whether training can run on this machine, and prints fixes."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
+import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,51 +17,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from srpo_env.benchmarks.sim.speed_test import SpeedTest, judge
-from srpo_env.libero.gl import has_gpu
-from srpo_env.machine import usable_cores, usable_memory
+from srpo_env.machine import (
+    HF_LIBERO,
+    INSTALL_HF_LIBERO,
+    are_installed,
+    install_command,
+    usable_cores,
+    usable_memory,
+)
 
 TRAINING_EXTRAS = ("libero", "agents")
-"""The extras without which ``agents/vla_grpo.py`` cannot run."""
+"""The extras that ``agents/vla_grpo.py`` needs."""
 
-INSTALL = f"pip install 'srpo-env[{','.join(TRAINING_EXTRAS)}]'"
+MEMORY_OF_WORKER = 2**29  # bytes; a simulator process with one compiled task
 
-HF_LIBERO = "hf-libero==0.1.4"
-"""LIBERO's simulator; installed beside the extras, as they cannot leave out its requirements."""
+SPEED_SECONDS = 10
+"""how long the simulator's speed is measured"""
 
-INSTALL_HF_LIBERO = f"pip install --no-deps {HF_LIBERO}"
-
-SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swrast")
-"""Mesa's names for itself when it renders on the CPU."""
-
-MEMORY_OF_WORKER = 2**29  # bytes; of a simulator process with one compiled task
+FIRST_FIX_THE_ABOVE = "fix what is wrong above first"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check saw."""
+    """The result of a check, or the announcement of a slow one."""
 
-    state: Literal["ok", "note", "wrong"]
-    """``wrong``: training could not run; ``note``: it runs, but something is not as it could be"""
+    state: Literal["ok", "note", "wrong", "..."]
+    """``wrong``: training cannot run; ``note``: it can, but something is not as good as it could
+    be; ``...``: a check that takes seconds is starting"""
     text: str
-    mend: str = ""
-    """the command that mends it, or what to do where no command does"""
+    fix: str = ""
+    """a command, or what to do where no command does it"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds nothing: the doctor looks at everything there is."""
+    """Adds nothing: there are no options."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints what the checks find; returns 1 if training could not run, else 0."""
+    """Prints the findings of all checks; returns 1 if training cannot run, else 0."""
     can_run = True
     for check in CHECKS:
         for finding in check():
             can_run &= finding.state != "wrong"
             print(f"{finding.state:6} {finding.text}", flush=True)
-            if finding.mend:
-                print(f"{'':6} mend: {finding.mend}")
-    print("Training can run here." if can_run else "Training cannot run here.")
+            if finding.fix:
+                print(f"{'':6} fix: {finding.fix}", flush=True)
+    print("Training can run here." if can_run else "Training cannot run here: see the fixes above.")
     return 0 if can_run else 1
 
 
@@ -67,48 +70,72 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_packages() -> Iterator[Finding]:
-    """The versions of what training imports, against what srpo-env requires."""
+    """Compares the installed packages with what srpo-env and training require."""
     yield Finding("ok", f"Python {platform.python_version()}, {platform.platform()}")
     try:
-        from packaging.requirements import Requirement
-    except ModuleNotFoundError:  # [libero] requires it, so the rest is missing as well
-        mend = f"{INSTALL} && {INSTALL_HF_LIBERO}"
-        yield Finding("wrong", "what training needs is not installed", mend)
+        requirements = importlib.metadata.requires("srpo-env") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("wrong", "srpo-env is imported from a folder, not installed", "pip install .")
         return
-    requirements = [Requirement(line) for line in importlib.metadata.requires("srpo-env") or []]
-    requirements = [
-        requirement
-        for requirement in requirements
-        if requirement.marker is None
-        or any(requirement.marker.evaluate({"extra": extra}) for extra in TRAINING_EXTRAS)
-    ]
     versions: dict[str, str] = {}
-    wrong: list[Finding] = []
-    for requirement in [*requirements, Requirement(HF_LIBERO)]:
-        name, wanted = requirement.name, requirement.specifier
-        lean = INSTALL_HF_LIBERO if str(requirement) == HF_LIBERO else ""
+    missing: list[str] = []
+    for requirement in [*requirements, HF_LIBERO]:
+        if not _is_needed_for_training(requirement):
+            continue
+        name = _name_of(requirement)
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.append(Finding("wrong", f"{name} is not installed", lean or INSTALL))
-            continue
-        if not wanted.contains(versions[name], prereleases=True):
-            text = f"{name} must be {wanted}, got {versions[name]}"
-            wrong.append(Finding("wrong", text, lean or f"pip install '{name}{wanted}'"))
+            missing.append(name)
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     yield Finding("ok", f"srpo-env {importlib.metadata.version('srpo-env')} with {listed}")
-    yield from wrong
+    if _name_of(HF_LIBERO) in missing and len(set(missing)) == 1:
+        yield Finding("wrong", f"{_name_of(HF_LIBERO)} is not installed", INSTALL_HF_LIBERO)
+    elif missing:
+        text = (
+            f"training in LIBERO needs packages that are not installed: "
+            f"{', '.join(dict.fromkeys(missing))}; the reward alone does not need them"
+        )
+        yield Finding("wrong", text, install_command(*TRAINING_EXTRAS))
+    if "packaging" in versions:  # not a requirement of the core; the extra `libero` installs it
+        # Several extras may require one package.
+        yield from dict.fromkeys(_wrong_versions([*requirements, HF_LIBERO], versions))
+
+
+def _wrong_versions(requirements: list[str], versions: dict[str, str]) -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
+    for requirement in map(Requirement, requirements):
+        name, wanted = requirement.name, requirement.specifier
+        if name not in versions or not _is_needed_for_training(str(requirement)):
+            continue
+        if not wanted.contains(versions[name], prereleases=True):
+            fix = INSTALL_HF_LIBERO if str(requirement) == HF_LIBERO else ""
+            text = f"{name} must be {wanted}, got {versions[name]}"
+            yield Finding("wrong", text, fix or f"pip install '{name}{wanted}'")
+
+
+def _name_of(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+
+
+def _is_needed_for_training(requirement: str) -> bool:
+    extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
+    return extra is None or extra.group(1) in TRAINING_EXTRAS
 
 
 def check_graphics() -> Iterator[Finding]:
-    """Who really renders: makes a context and asks it, whatever was asked for."""
-    if not _are_installed("mujoco", "OpenGL"):
+    """Creates an OpenGL context and asks it which device renders, whatever was requested."""
+    if not _has_libero_extra():
         return
+    from srpo_env.libero.gl import SOFTWARE_RENDERERS, has_gpu
+
     try:
-        found = json.loads(_run_python("-m", "srpo_env.libero.gl_probe"))
+        found = json.loads(run_python("-m", "srpo_env.libero.gl_probe"))
     except RuntimeError as error:
         asked = os.environ.get("MUJOCO_GL")
-        text = f"OpenGL makes no context{f' with MUJOCO_GL={asked}' if asked else ''}: {error}"
+        asked_for = f" with MUJOCO_GL={asked}" if asked else ""
+        text = f"OpenGL cannot create a context{asked_for}: {error}"
         if asked not in (None, "osmesa"):
             yield Finding("wrong", text, "unset MUJOCO_GL")
         elif asked is None and has_gpu():
@@ -119,9 +146,10 @@ def check_graphics() -> Iterator[Finding]:
     text = f"OpenGL {found['version']} by {found['renderer']}, MUJOCO_GL={found['backend']}"
     in_software = any(name in found["renderer"] for name in SOFTWARE_RENDERERS)
     if in_software and has_gpu():
-        yield Finding("note", f"{text}: software, though there is a GPU", _GPU_GRAPHICS)
+        yield Finding("note", f"{text}: software, although there is a GPU", _GPU_GRAPHICS)
     elif in_software and found["backend"] != "osmesa":
-        yield Finding("note", f"{text}: software, and OSMesa is twice as fast", "unset MUJOCO_GL")
+        text += ": software, and OSMesa is twice as fast"
+        yield Finding("note", text, "unset MUJOCO_GL")
     else:
         yield Finding("ok", text + (": software" if in_software else ""))
 
@@ -132,9 +160,42 @@ _GPU_GRAPHICS = (
 )
 
 
+def check_native_libraries() -> Iterator[Finding]:
+    """Imports torch and triton after MuJoCo has rendered, which can crash the process."""
+    if not (_has_libero_extra() and are_installed("torch")):
+        return
+    yield Finding("...", "importing MuJoCo, torch and triton together")
+    render = "import mujoco; context = mujoco.GLContext(8, 8); context.make_current()"
+    choose = "from srpo_env.libero.gl import choose_gl; choose_gl()"
+    triton = "import triton.language" if are_installed("triton") else "pass"
+    try:
+        run_python("-c", f"{choose}; {render}; import torch; {triton}")
+    except RuntimeError as error:
+        text = f"torch or triton cannot be imported after MuJoCo: {error}"
+        yield Finding("wrong", text, "pip uninstall triton (not needed on a CPU)")
+        return
+    yield Finding("ok", "MuJoCo, torch and triton work in one process")
+    if triton == "pass":
+        return
+    # The same without srpo-env, which loads triton's library first (`machine.load_triton`).
+    backend = run_python(
+        "-c", "from srpo_env.libero.gl import choose_gl; print(choose_gl())"
+    ).strip()
+    try:
+        run_python("-c", f"{render}; {triton}", MUJOCO_GL=backend)
+    except RuntimeError as error:
+        text = (
+            f"a program that imports MuJoCo, and later torch.compile or triton, without srpo_env "
+            f"crashes here: {error}"
+        )
+        yield Finding(
+            "note", text, "in such a program, write `import triton` above `import mujoco`"
+        )
+
+
 def check_assets() -> Iterator[Finding]:
-    """Which of LIBERO's assets are used, and whether an old configuration misleads others."""
-    if not _are_installed("libero", "PIL", "yaml"):
+    """Finds the LIBERO assets in use, and a configuration that other programs would fail on."""
+    if not (_has_libero_extra() and are_installed("libero")):
         return
     from srpo_env.cli.assets import announcement_left_out
     from srpo_env.libero.assets import resolve_assets
@@ -149,12 +210,13 @@ def check_assets() -> Iterator[Finding]:
     if assets.kind == "real":
         yield Finding("ok", text)
     else:
-        text += "; results on stand-ins are not LIBERO results"
+        text += "; results on placeholders are not LIBERO results"
         yield Finding("note", text, "srpo-env assets download")
-    yield from _stale_configuration()
+    yield from check_libero_configuration()
 
 
-def _stale_configuration() -> Iterator[Finding]:
+def check_libero_configuration() -> Iterator[Finding]:
+    """Reads the user's LIBERO configuration, which may name folders that are gone."""
     import yaml
 
     folder = os.environ.get("LIBERO_CONFIG_PATH") or os.path.expanduser("~/.libero")
@@ -166,72 +228,80 @@ def _stale_configuration() -> Iterator[Finding]:
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         reason = f"cannot be read ({type(error).__name__})"
     else:
-        # The folder for demonstrations is made when some are downloaded.
+        # LIBERO creates the folder for demonstrations when it downloads some.
         lost = [k for k, path in entries.items() if k != "datasets" and not Path(path).exists()]
         if not lost:
             return
         reason = f"names folders that do not exist: {', '.join(f'{k}: {entries[k]}' for k in lost)}"
-    # srpo-env has a private one; LIBERO run by itself, or by lerobot, follows this file and fails.
+    # srpo-env has a configuration of its own; LIBERO alone, or under lerobot, reads this one.
     yield Finding(
         "note", f"{file} {reason}; srpo-env does not use it, other programs do", f"rm {file}"
     )
 
 
 def check_simulator() -> Iterator[Finding]:
-    """Whether LIBERO imports, which takes shared libraries of the system too."""
-    if not _are_installed("libero", "robosuite", "PIL"):
+    """Imports LIBERO's simulator, which also loads shared libraries of the system."""
+    if not (_has_libero_extra() and are_installed("libero")):
         return
+    yield Finding("...", "importing LIBERO's simulator")
     prepare = "from srpo_env.libero.assets import prepare_libero; prepare_libero()"
     try:
-        _run_python("-c", f"{prepare}; import libero.libero.envs")
+        run_python("-c", f"{prepare}; import libero.libero.envs")
     except RuntimeError as error:
-        mend = "first what is wrong above"
-        if ".so" in str(error):  # OpenCV, a requirement of robosuite, loads these
-            mend = "apt-get install libgl1 libglib2.0-0"
-        yield Finding("wrong", f"LIBERO's simulator does not import: {error}", mend)
+        fix = FIRST_FIX_THE_ABOVE
+        if ".so" in str(error):  # loaded by OpenCV, a requirement of robosuite
+            fix = "apt-get install libgl1 libglib2.0-0"
+        yield Finding("wrong", f"LIBERO's simulator cannot be imported: {error}", fix)
     else:
-        yield Finding("ok", "LIBERO's simulator imports")
+        yield Finding("ok", "LIBERO's simulator can be imported")
 
 
 def check_torch() -> Iterator[Finding]:
-    """Whether torch uses the GPU, if there is one."""
-    if not _are_installed("torch"):
+    """Checks that torch uses the GPU if there is one."""
+    if not are_installed("torch"):
         return
     import torch
 
     if torch.cuda.is_available():
         yield Finding("ok", f"torch uses {torch.cuda.get_device_name()}")
-    elif has_gpu() and torch.version.cuda is None:
-        mend = f"pip uninstall torch && pip install torch=={torch.__version__.partition('+')[0]}"
-        yield Finding("note", "torch is a build for the CPU, though there is a GPU", mend)
+    elif has_nvidia_gpu() and torch.version.cuda is None:
+        fix = f"pip uninstall torch && pip install torch=={torch.__version__.partition('+')[0]}"
+        yield Finding("note", "torch is a build for the CPU, although there is a GPU", fix)
     else:
         yield Finding("ok", "torch uses the CPU")
 
 
 def check_machine() -> Iterator[Finding]:
-    """Cores and memory, as a container limits them."""
+    """Reports the cores and the memory that a container's limits leave."""
     yield Finding("ok", f"{usable_cores():g} cores, {usable_memory() / 2**30:.1f} GiB of memory")
 
 
 def check_speed() -> Iterator[Finding]:
-    """Whether it steps as fast as this machine's physics allows; takes ten seconds and a start."""
-    if not _are_installed("libero", "robosuite", "mujoco", "PIL"):
+    """Compares the simulator's speed with that of MuJoCo alone on this machine."""
+    if not (_has_libero_extra() and are_installed("libero")):
         return
+    from srpo_env.benchmarks.sim.speed_test import SpeedTest, judge
+
+    yield Finding(
+        "...", f"measuring the simulator's speed, {SPEED_SECONDS} s after a task is loaded"
+    )
     cores = usable_cores()
     num_workers = max(1, min(int(cores), usable_memory() // MEMORY_OF_WORKER))
     try:
-        answer = _run_python("-m", "srpo_env.benchmarks.sim.speed_probe", str(num_workers))
+        probe = "srpo_env.benchmarks.sim.speed_probe"
+        answer = run_python("-m", probe, str(num_workers), str(SPEED_SECONDS))
     except RuntimeError as error:
-        text = f"speed: LIBERO could not be stepped: {error}"
-        yield Finding("wrong", text, "first what is wrong above")
+        text = f"speed: LIBERO cannot be stepped: {error}"
+        yield Finding("wrong", text, FIRST_FIX_THE_ABOVE)
         return
-    for is_well, text, mend in judge(SpeedTest(**json.loads(answer)), cores):
-        yield Finding("ok" if is_well else "note", text, mend)
+    for is_well, text, fix in judge(SpeedTest(**json.loads(answer)), cores):
+        yield Finding("ok" if is_well else "note", text, fix)
 
 
 CHECKS = (
     check_packages,
     check_graphics,
+    check_native_libraries,
     check_assets,
     check_simulator,
     check_torch,
@@ -241,27 +311,50 @@ CHECKS = (
 """In the order in which they are printed."""
 
 
-# --- What the checks ask ------------------------------------------------------------------------
+# --- Helpers of the checks ----------------------------------------------------------------------
 
 
-def _are_installed(*modules: str) -> bool:
-    # That they are not, the check of the packages says, and how to install them.
-    return all(importlib.util.find_spec(module) is not None for module in modules)
+def _has_libero_extra() -> bool:
+    # If it is missing, `check_packages` reports it with its fix.
+    try:
+        import srpo_env.libero  # noqa: F401
+    except ModuleNotFoundError:
+        return False
+    return True
 
 
-def _run_python(*arguments: str) -> str:
-    """What a Python of its own prints: a check may end its process, or set what cannot be unset.
+def has_nvidia_gpu() -> bool:
+    """Returns whether the NVIDIA driver is installed, which CUDA needs."""
+    return shutil.which("nvidia-smi") is not None
+
+
+def run_python(*arguments: str, **variables: str) -> str:
+    """Runs Python in a process of its own, because a check may crash or change global state.
+
+    Args:
+        *arguments: Command-line arguments of Python.
+        **variables: Environment variables to set.
+
+    Returns:
+        What it printed.
 
     Raises:
-        RuntimeError: If it fails or takes over five minutes; with the last line of what it said.
+        RuntimeError: If it fails or takes more than five minutes; with the last line of its error
+            output, or the signal that killed it.
     """
-    command = [sys.executable, *arguments]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+            [sys.executable, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **variables},
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeError("no answer within five minutes") from error
+    if done.returncode < 0:
+        raise RuntimeError(f"Python was killed by {signal.Signals(-done.returncode).name}")
     if done.returncode != 0:
         last_line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise RuntimeError(last_line)

@@ -1,4 +1,4 @@
-"""The command ``srpo-env``: runs a subcommand's module and turns errors into sentences.
+"""The command ``srpo-env``: runs the module of a subcommand and prints errors as one sentence.
 
 A subcommand is a module of :mod:`srpo_env.cli`, imported only when it is called. It has
 ``add_arguments(parser: argparse.ArgumentParser) -> None`` and
@@ -15,32 +15,44 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from srpo_env import __version__
+from srpo_env.machine import EXTRAS, install_command
 
 COMMANDS = {
     "assets": "show which LIBERO assets are used, or download LIBERO's own",
-    "benchmark": "measure speed, side by side with what others use",
-    "check-reward": "check whether the progress reward is any good on your recorded episodes",
+    "benchmark": "measure the simulator's speed, or how well rewards rank failures",
+    "check-reward": "check on recorded episodes whether rewards follow progress",
     "demos": "record demonstrations of the scripted expert in LIBERO's file format",
-    "doctor": "check whether training can run here, and say how to mend what is wrong",
-    "record-behaviours": "record successes and failures of many kinds, with their true progress",
-    "evaluate": "measure a policy's success from initial states that training never uses",
-    "relabel": "reward recorded episodes for their progress, in a new file beside them",
+    "doctor": "check whether training can run on this machine, and print fixes",
+    "evaluate": "measure a policy's success rate on initial states that training never uses",
+    "record-behaviours": "record successes and many kinds of failures, with ground-truth progress",
+    "relabel": "compute progress rewards for recorded episodes, and write them to new files",
     "report": "draw the learning curves of training runs",
 }
-"""Name of each subcommand, which is also its module's, and what it does."""
+"""The subcommands, which are also the names of their modules, and what they do."""
+
+NEEDED_EXTRAS: dict[str, tuple[str, ...]] = {
+    "assets": ("libero",),
+    "benchmark": ("libero", "agents"),
+    "check-reward": ("encoders",),
+    "demos": ("libero",),
+    "evaluate": ("libero", "agents"),
+    "record-behaviours": ("libero",),
+    "relabel": ("encoders",),
+}
+"""The optional extras that a subcommand needs; the others need the core only."""
 
 EXPECTED_ERRORS = (ValueError, OSError, ImportError)
-"""What wrong input, missing files and missing packages raise; printed without a traceback."""
+"""Raised for wrong input, missing files and missing packages; printed without a traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``srpo-env``.
 
     Args:
-        arguments: The command line without the program's name; default: the process's own.
+        arguments: The command line without the program's name; by default that of the process.
 
     Returns:
-        The exit code: the subcommand's, 2 after an expected error, 130 after Ctrl-C.
+        The exit code: that of the subcommand, 2 after an expected error, 130 after Ctrl-C.
     """
     args = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
@@ -52,46 +64,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_arguments(parser)
         return int(command.run(parser.parse_args(args.arguments)))
     except KeyboardInterrupt:
-        return 130  # 128 + SIGINT, as shells have it
+        return 130  # 128 + SIGINT, as in shells
     except EXPECTED_ERRORS as error:
         if args.traceback:
             raise
-        print(f"srpo-env {args.command}: {_sentence(error)}", file=sys.stderr)
+        message = error_message(error, NEEDED_EXTRAS.get(args.command, ()))
+        print(f"srpo-env {args.command}: {message}", file=sys.stderr)
         return 2
 
 
 @contextmanager
 def errors_as_sentences(program: str) -> Iterator[None]:
-    """Ends the process with a sentence and exit code 2 where an expected error is raised.
+    """Exits with one sentence and code 2 if an expected error is raised in the block.
 
-    For programs of their own, such as the agents; around their set-up only, since an error in the
-    middle of their work is better told with its traceback.
+    For other programs, such as the agents. Only their set-up belongs in the block: an error in the
+    middle of their work needs its traceback.
     """
     try:
         yield
     except EXPECTED_ERRORS as error:
-        print(f"{program}: {_sentence(error)}", file=sys.stderr)
+        print(f"{program}: {error_message(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def _sentence(error: Exception) -> str:
-    if str(error) == f"No module named {getattr(error, 'name', None)!r}":
-        return f"{error}. Run `srpo-env doctor`: it says how to install what is missing"
-    return str(error)
+def error_message(error: Exception, extras: Sequence[str] = ()) -> str:
+    """Returns an error's message, completed with the pip command if a package is missing.
+
+    Args:
+        error: Any exception.
+        extras: The optional extras that the program needs.
+    """
+    module = getattr(error, "name", None)
+    if module is None or str(error) != f"No module named {module!r}":
+        return str(error)  # whoever raised it has written a complete sentence
+    package = module.partition(".")[0]
+    if not any(package in EXTRAS[extra] for extra in extras):
+        extras = [extra for extra, modules in EXTRAS.items() if package in modules][:1]
+    if not extras:
+        return f"{error}: run `pip install {package}`, or `srpo-env doctor` for all that is missing"
+    return f"{error}: run `{install_command(*extras)}`"
 
 
 def _parser() -> argparse.ArgumentParser:
+    lines = [f"  {name:17}  {does}" for name, does in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="srpo-env",
         usage="srpo-env [--help] [--version] [--traceback] COMMAND ...",
+        description="Progress rewards for failed robot episodes, and a fast LIBERO simulator.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:17} {does}" for name, does in COMMANDS.items()),
+        epilog="\n".join(
+            [
+                "commands:",
+                *lines,
+                "",
+                "`srpo-env COMMAND --help` describes the options of a command.",
+            ]
+        ),
     )
     parser.add_argument("--version", action="version", version=f"srpo-env {__version__}")
-    parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
-    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="see below")
     parser.add_argument(
-        "arguments", metavar="...", nargs=argparse.REMAINDER, help="the command's own"
+        "--traceback", action="store_true", help="print where an error was raised, for bug reports"
+    )
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below")
+    parser.add_argument(
+        "arguments", metavar="...", nargs=argparse.REMAINDER, help="the options of the command"
     )
     return parser
 

@@ -1,1 +1,5 @@
 """LIBERO as Gymnasium environments: assets, fast simulation, scripted experts."""
+
+from srpo_env.machine import require_extra
+
+require_extra("libero", "srpo_env.libero")

@@ -1,6 +1,11 @@
 """Vision-language-action policies: the contract with the agents, and one small enough for a CPU."""
 
-from srpo_env.policy.base import Inputs, Policy
-from srpo_env.policy.network import PolicyConfig, SmallPolicy, load_policy
+try:
+    from srpo_env.policy.base import Inputs, Policy
+    from srpo_env.policy.network import PolicyConfig, SmallPolicy, load_policy
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"srpo_env.policy needs {error.name}: run `pip install 'srpo-env[agents]'`", name=error.name
+    ) from error
 
 __all__ = ["Inputs", "Policy", "PolicyConfig", "SmallPolicy", "load_policy"]

@@ -14,24 +14,24 @@ def recording(tmp_path):
     return write_libero(tmp_path / "walk_demo.hdf5", [(90, True), (80, False), (60, False)])
 
 
-def test_it_rewards_a_folder_of_recordings_and_says_where(recording, capsys):
+def test_folder_of_recordings_is_rewarded_in_new_files(recording, capsys):
     assert cli.main(["relabel", str(recording.parent), *PIXELS]) == 0
     shown = capsys.readouterr().out
     file = recording.with_name("walk_demo.srpo.npz")
     assert str(file) in shown
-    # Pixels: distances in the ratio of 1 to 3, so z-scores of -1 and 1.
+    # Pixel distances in the ratio 1 to 3, so the z-scores are -1 and 1.
     assert "0.22 to 0.58" in shown
     rewards = np.load(file)["rewards"]
     np.testing.assert_allclose(rewards, [1, 0.8 / (1 + np.exp(-1)), 0.8 / (1 + np.exp(1))])
 
 
-def test_it_says_which_tasks_have_nothing_to_compare_with(tmp_path, capsys):
+def test_tasks_without_a_success_are_listed(tmp_path, capsys):
     write_libero(tmp_path / "lost_demo.hdf5", [(9, False)])
     assert cli.main(["relabel", str(tmp_path), *PIXELS]) == 0
-    assert "nothing is rewarded: ['lost']" in capsys.readouterr().out
+    assert "no episode of the task succeeded: ['lost']" in capsys.readouterr().out
 
 
-def test_rewards_are_replaced_on_demand_only(recording, capsys):
+def test_existing_rewards_are_replaced_only_with_overwrite(recording, capsys):
     arguments = ["relabel", str(recording), *PIXELS]
     assert [cli.main(arguments), cli.main(arguments), cli.main([*arguments, "--overwrite"])] == [
         0,
@@ -41,7 +41,7 @@ def test_rewards_are_replaced_on_demand_only(recording, capsys):
     assert "--overwrite" in capsys.readouterr().err
 
 
-def test_by_default_the_world_model_that_ships_compares(recording):
+def test_default_encoder_is_the_bundled_world_model(recording):
     pytest.importorskip("transformers")
     assert cli.main(["relabel", str(recording)]) == 0
     result = np.load(recording.with_name("walk_demo.srpo.npz"))
@@ -61,15 +61,15 @@ def test_by_default_the_world_model_that_ships_compares(recording):
         ([*PIXELS, "--max-frames", "1"], "at least 2, got 1"),
     ],
 )
-def test_a_wrong_argument_is_one_sentence(recording, arguments, message, capsys):
+def test_wrong_argument_is_one_sentence(recording, arguments, message, capsys):
     assert cli.main(["relabel", str(recording), *arguments]) == 2
     shown = capsys.readouterr().err
     assert message in shown
     assert shown.count("\n") == 1
 
 
-def test_a_path_without_recordings_is_one_sentence(tmp_path, capsys):
+def test_path_without_recordings_is_one_sentence(tmp_path, capsys):
     assert cli.main(["relabel", str(tmp_path / "lost")]) == 2
     assert "no such path" in capsys.readouterr().err
     assert cli.main(["relabel", str(tmp_path)]) == 2
-    assert "is neither" in capsys.readouterr().err
+    assert "must contain *.hdf5 files or be a LeRobot dataset" in capsys.readouterr().err

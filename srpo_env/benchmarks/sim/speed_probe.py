@@ -1,4 +1,4 @@
-"""Ten seconds of stepping; run as ``python -m srpo_env.benchmarks.sim.speed_probe NUM_WORKERS``.
+"""Steps LIBERO for some seconds; ``python -m srpo_env.benchmarks.sim.speed_probe WORKERS SECONDS``.
 
 Prints a :class:`~srpo_env.benchmarks.sim.speed_test.SpeedTest` as JSON. A program of its own, as is
 :mod:`srpo_env.libero.gl_probe`: a broken driver may end the process.
@@ -26,25 +26,27 @@ choose_gl()  # before the first import of MuJoCo
 import mujoco  # noqa: E402
 
 SUITE = "libero_object"
-PHYSICS_SECONDS, STEPPING_SECONDS = 1.0, 9.0
+PHYSICS_SHARE = 0.1
+"""share of the time in which MuJoCo steps alone"""
 
 
-def speed_test(num_workers: int) -> SpeedTest:
-    """Steps the default environment for ten seconds: in one worker, and in ``num_workers``."""
+def speed_test(num_workers: int, seconds: float) -> SpeedTest:
+    """Steps MuJoCo alone, then the default environment in one worker and in ``num_workers``."""
     load = os.getloadavg()[0]
     visuals = check_visuals(None)
-    physics = _physics_steps_per_second(visuals)
+    physics = _physics_steps_per_second(visuals, PHYSICS_SHARE * seconds)
     counts = sorted({1, num_workers})
-    rates = {count: _steps_per_second(count, STEPPING_SECONDS / len(counts)) for count in counts}
+    share = (1.0 - PHYSICS_SHARE) / len(counts)
+    rates = {count: _steps_per_second(count, share * seconds) for count in counts}
     return SpeedTest(visuals, physics, rates[1], num_workers, rates[num_workers], load)
 
 
-def _physics_steps_per_second(visuals: str) -> float:
+def _physics_steps_per_second(visuals: str, total: float) -> float:
     seat = shared_simulation(SUITE, 0, 128, check_visuals(visuals))
     resting = seat.settled(init_state_id=0, settle_steps=10)
     simulation = seat.simulation
     seconds: list[float] = []
-    while sum(seconds) < PHYSICS_SECONDS:
+    while sum(seconds) < total:
         # The controls in there hold the arm for the twentieth of a second that now passes.
         simulation.load(resting)
         start = time.perf_counter()
@@ -77,4 +79,4 @@ def _steps_per_second(num_workers: int, seconds: float) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(speed_test(int(sys.argv[1])))))
+    print(json.dumps(asdict(speed_test(int(sys.argv[1]), float(sys.argv[2])))))
