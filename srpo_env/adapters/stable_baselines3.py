@@ -1,27 +1,31 @@
-"""Stable-Baselines3: its vector environments as Gymnasium's and back, and its rollout buffer.
+"""Stable-Baselines3: converts its vector environments to Gymnasium's and back, for shaped rewards.
 
 ```python
 venv = wrap_vec_env(make_vec_env(...), encoder, group_size=8)
 PPO("CnnPolicy", venv).learn(100_000, callback=ShapedRewards())
 ```
 
-The callback is for algorithms with a rollout buffer (PPO, A2C and their relatives). Those with a
-replay buffer need ``reference="memory"`` in the wrapper, and no callback.
+If the observations contain no image, render it inside each environment:
+
+```python
+venv = make_vec_env("CartPole-v1", n_envs=8, wrapper_class=RenderInInfo)
+venv = wrap_vec_env(venv, encoder, frames="info/rendered")
+```
+
+The callback is for algorithms with a rollout buffer: PPO, A2C, TRPO, RecurrentPPO, MaskablePPO.
+Those with a replay buffer need ``reference="memory"`` in the wrapper, and no callback.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
-from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.rewards.diagnostics import group_statistics
@@ -29,43 +33,79 @@ from srpo_env.types import Group
 from srpo_env.vector.infos import final_of, info_of
 from srpo_env.vector.wrapper import SelfReferentialProgressWrapper
 
+try:
+    from stable_baselines3.common.buffers import RolloutBuffer
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import is_wrapped
+    from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"srpo_env.adapters.stable_baselines3 needs {error.name}: "
+        "run `pip install 'srpo-env[sb3]'`",
+        name=error.name,
+    ) from error
+
 Array = npt.NDArray[Any]
 Indices = None | int | Iterable[int]
 
 ADDED_INFOS = ("episode_id", "env_reward", "srpo")
-"""What `SelfReferentialProgressWrapper` adds: of the step, even where the rest is of a reset."""
+"""Keys that `SelfReferentialProgressWrapper` adds. They describe the step, even where the rest of
+the info describes a reset."""
+
+MAX_UNFETCHED_EPISODES = 64
+"""Number of ended episodes after which a forgotten `ShapedRewards` is suspected."""
 
 
 def wrap_vec_env(
     venv: VecEnv, encoder: TrajectoryEncoder | None = None, **settings: Any
 ) -> GymnasiumToVecEnv:
-    """Wraps a ``VecEnv`` of Stable-Baselines3 for shaped rewards; still one for its algorithms.
+    """Wraps a ``VecEnv`` of Stable-Baselines3 for shaped rewards.
 
     Args:
-        venv: From ``make_vec_env``, say.
-        encoder: Turns the frames of an episode into its latent; ``None`` for the wrapper's default.
+        venv: For example from ``make_vec_env``.
+        encoder: Maps the frames of an episode to its latent; ``None`` for the wrapper's default.
         **settings: Further arguments of `SelfReferentialProgressWrapper`.
 
+    Returns:
+        A ``VecEnv`` for the algorithms of Stable-Baselines3.
+
     Raises:
+        TypeError: If ``venv`` is not a ``VecEnv``.
         ValueError: If a setting is wrong, or ``venv`` has a ``VecNormalize`` that scales rewards.
     """
+    if settings.get("frames") == "render":
+        raise ValueError(
+            'frames="render" cannot see the last frame of an episode, because Stable-Baselines3 '
+            "resets before it returns: write make_vec_env(..., wrapper_class="
+            'srpo_env.RenderInInfo) and wrap_vec_env(venv, encoder, frames="info/rendered")'
+        )
     envs = SelfReferentialProgressWrapper(VecEnvToGymnasium(venv), encoder, **settings)
-    return GymnasiumToVecEnv(envs)
+    wrapped = GymnasiumToVecEnv(envs)
+    wrapped.rewards_are_fetched = settings.get("reference") == "memory"
+    return wrapped
 
 
 class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):
-    """A ``VecEnv`` of Stable-Baselines3 as a vector environment of Gymnasium.
+    """Converts a ``VecEnv`` of Stable-Baselines3 to a vector environment of Gymnasium.
 
-    Stable-Baselines3 resets in the very step that ends an episode, so this is
-    `AutoresetMode.SAME_STEP`: the last observation is in ``infos["final_obs"]``.
+    Stable-Baselines3 resets in the step that ends an episode, so the mode is
+    `AutoresetMode.SAME_STEP`, with the last observation in ``infos["final_obs"]``.
     """
 
     def __init__(self, venv: VecEnv) -> None:
-        """Adapts ``venv``, which must not scale its rewards.
+        """Converts ``venv``, which must not scale its rewards.
 
         Raises:
+            TypeError: If ``venv`` is not a ``VecEnv``.
             ValueError: If ``venv`` has a ``VecNormalize`` that scales rewards.
         """
+        if not isinstance(venv, VecEnv):
+            raise TypeError(
+                "`venv` must be a VecEnv of Stable-Baselines3, such as make_vec_env(...); for a "
+                "vector environment of Gymnasium write GymnasiumToVecEnv("
+                f"SelfReferentialProgressWrapper(envs, encoder)). Got {venv}"
+            )
         _refuse_scaled_rewards(venv)
         self.venv = venv
         self.num_envs = venv.num_envs
@@ -82,7 +122,7 @@ class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):
         """Resets all sub-environments; ``options`` go to each of them.
 
         Raises:
-            ValueError: If asked for what Stable-Baselines3 cannot do: to reset some of them only,
+            ValueError: If asked for what Stable-Baselines3 cannot do: to reset only some of them,
                 or with seeds that do not count up from the first.
         """
         if options is not None and "reset_mask" in options:
@@ -94,8 +134,8 @@ class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):
             first = seeds[0]
             if np.ndim(seed) and seeds != [first + index for index in range(self.num_envs)]:
                 raise ValueError(
-                    "`seed` must be a number, or a list that counts up from its first, as "
-                    f"Stable-Baselines3 seeds its environments, got {seed!r}"
+                    "`seed` must be a number, or a list that counts up from its first element, "
+                    f"because Stable-Baselines3 seeds its environments so, got {seed!r}"
                 )
             self.venv.seed(int(first))
         if options:
@@ -107,7 +147,11 @@ class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
-        """Steps every sub-environment."""
+        """Steps every sub-environment.
+
+        Raises:
+            ValueError: If ``venv`` does not return the last observation of an episode.
+        """
         observations, rewards, dones, info_list = self.venv.step(actions)
         truncations = np.zeros(self.num_envs, dtype=np.bool_)
         infos: dict[str, Any] = {}
@@ -115,6 +159,12 @@ class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):
             if dones[index]:
                 truncations[index] = info.get("TimeLimit.truncated", False)
                 final_info = dict(info)
+                if "terminal_observation" not in final_info:
+                    raise ValueError(
+                        "`venv` must put the last observation of an episode into its info, as "
+                        "info['terminal_observation'], like DummyVecEnv and SubprocVecEnv do; "
+                        f"{type(self.venv.unwrapped).__name__} returned an info with {sorted(info)}"
+                    )
                 final_obs = final_info.pop("terminal_observation")
                 final = {"final_obs": final_obs, "final_info": final_info}
                 infos = self._add_info(infos, final, index)
@@ -124,7 +174,7 @@ class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):
         return observations, np.asarray(rewards, np.float64), terminations, truncations, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """The images of all sub-environments, or None without a ``render_mode``."""
+        """Returns the images of all sub-environments, or None without a ``render_mode``."""
         return None if self.render_mode is None else tuple(self.venv.get_images())
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -132,7 +182,7 @@ class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):
         return tuple(self.venv.env_method(name, *args, **kwargs))
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Gets an attribute of every sub-environment."""
+        """Returns an attribute of every sub-environment."""
         return tuple(self.venv.get_attr(name))
 
     def set_attr(self, name: str, values: Any) -> None:
@@ -144,27 +194,34 @@ class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):
             self.venv.set_attr(name, value, indices=index)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes them."""
+        """Closes the sub-environments."""
         self.venv.close()
 
     @property
     def _reset_infos(self) -> list[dict[str, Any]]:
-        # Wrappers inherit an attribute of this name that nobody fills.
+        # `VecEnvWrapper` inherits an attribute of this name and never fills it.
         return self.venv.unwrapped.reset_infos
 
 
 class GymnasiumToVecEnv(VecEnv):
-    """Gymnasium's vector environment, wrapped for shaped rewards, as a ``VecEnv``.
+    """Converts Gymnasium's vector environment, wrapped for shaped rewards, to a ``VecEnv``.
 
-    Every end of an episode is final: ``info["TimeLimit.truncated"]`` is never set, and whether a
-    time limit was the reason is in ``info["truncated"]``. Otherwise Stable-Baselines3 would add the
-    discounted value of the last state, as if the episode went on after it was paid for its
-    progress. The values would sum such payments up without end, and failing slowly would come to be
-    worth more than a success, which ends with its 1.
+    **Time limits.** Every end of an episode is final: ``info["TimeLimit.truncated"]`` is always
+    False, and ``info["truncated"]`` tells whether a time limit ended the episode. Stable-Baselines3
+    would otherwise add the discounted value of the last observation to the last reward (time-limit
+    bootstrapping), as if the episode went on after it was paid for its progress. The value function
+    would sum such payments without end, and failing slowly would be worth more than a success,
+    which ends with its reward of 1.
+
+    Attributes:
+        wrapper: The `SelfReferentialProgressWrapper` among the layers.
+        rewards_are_fetched: Whether something fetches the shaped rewards. `ShapedRewards` sets it,
+            and so must your own code if it calls `wrapper.rewrite` or `wrapper.pop_groups`; without
+            it, a warning says after some episodes that the shaped rewards are unused.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
-        """Adapts ``envs``.
+        """Converts ``envs``.
 
         Args:
             envs: A `SelfReferentialProgressWrapper`, possibly with other wrappers around it, over
@@ -175,27 +232,35 @@ class GymnasiumToVecEnv(VecEnv):
         """
         self.envs = envs
         self.wrapper = _find_wrapper(envs)
+        self.rewards_are_fetched = False
         self._mode = envs.metadata["autoreset_mode"]
         if self._mode is AutoresetMode.NEXT_STEP:
             # Its resetting step would be one more transition in the buffer, with an action that
-            # did nothing.
+            # has no effect.
             raise ValueError(
-                "Stable-Baselines3 expects the reset in the step that ends an episode; make the "
-                "environments with autoreset_mode=AutoresetMode.SAME_STEP, or DISABLED if "
-                f'frames="render", got {self._mode}'
+                "Stable-Baselines3 needs environments that do not reset in the next step, but "
+                "NEXT_STEP is the default of Gymnasium: make them with gymnasium.make_vec(..., "
+                'vectorization_mode="sync", vector_kwargs={"autoreset_mode": '
+                "gymnasium.vector.AutoresetMode.DISABLED}), or with SyncVectorEnv(..., "
+                f"autoreset_mode=AutoresetMode.DISABLED). Got {self._mode}"
             )
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
         self._actions: Array | None = None
+        self._num_unfetched = 0
 
     def reset(self) -> VecEnvObs:
-        """Resets all sub-environments, with the seeds and options that were set for it."""
+        """Resets all sub-environments, with the seeds and options that were set for it.
+
+        Raises:
+            ValueError: If the options of the sub-environments differ.
+        """
         options = self._options[0]
         if any(other != options for other in self._options):
             raise ValueError(
                 "Gymnasium's vector environments take one set of options for all, got "
                 f"{self._options}"
             )
-        seeds: Any = list(self._seeds)  # a list is not in the base class's signature, but in all
+        seeds: Any = list(self._seeds)  # all implementations take a list, the signature does not
         observations, infos = self.envs.reset(seed=seeds, options=options or None)
         self.reset_infos = [
             _without(ADDED_INFOS, info_of(infos, index, self.num_envs))
@@ -206,7 +271,7 @@ class GymnasiumToVecEnv(VecEnv):
         return cast(VecEnvObs, observations)
 
     def step_async(self, actions: Array) -> None:
-        """Takes the actions that `step_wait` executes."""
+        """Stores the actions that `step_wait` executes."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -215,6 +280,8 @@ class GymnasiumToVecEnv(VecEnv):
         dones = np.logical_or(terminations, truncations)
         info_list = [info_of(infos, index, self.num_envs) for index in range(self.num_envs)]
         ended = [int(index) for index in np.flatnonzero(dones)]
+        if not self.rewards_are_fetched:
+            self._warn_if_unfetched(rewards, infos["env_reward"], len(ended))
         if ended and self._mode is AutoresetMode.SAME_STEP:
             for index in ended:
                 info = info_list[index]
@@ -234,7 +301,7 @@ class GymnasiumToVecEnv(VecEnv):
                 )
         for index, info in enumerate(info_list):
             info["truncated"] = bool(truncations[index])
-            info["TimeLimit.truncated"] = False  # the class says why
+            info["TimeLimit.truncated"] = False  # see "Time limits" above
         return cast(VecEnvObs, observations), np.asarray(rewards, np.float32), dones, info_list
 
     def close(self) -> None:
@@ -242,71 +309,144 @@ class GymnasiumToVecEnv(VecEnv):
         self.envs.close()
 
     def get_images(self) -> Sequence[Array | None]:
-        """The image of each sub-environment; None without a ``render_mode``."""
+        """Returns the image of each sub-environment; None without a ``render_mode``."""
         images: Any = self.envs.render()
         return [None] * self.num_envs if images is None else list(images)
 
+    # --- Access to sub-environments ---
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Returns whether all sub-environments have an attribute."""
+        if isinstance(self.envs.unwrapped, AsyncVectorEnv):
+            # An AttributeError in a worker process would end all of them.
+            return all(self.wrapper.call("has_wrapper_attr", attr_name))
+        return super().has_attr(attr_name)
+
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """Gets an attribute of sub-environments."""
+        """Returns an attribute of sub-environments.
+
+        Raises:
+            AttributeError: If they do not have it.
+        """
+        base, chosen = self.envs.unwrapped, list(self._get_indices(indices))
         if attr_name == "render_mode":
-            values: Sequence[Any] = [self.envs.render_mode] * self.num_envs
-        else:
-            values = self.wrapper.get_attr(attr_name)
-        return [values[index] for index in self._get_indices(indices)]
+            return [self.envs.render_mode] * len(chosen)
+        if isinstance(base, VecEnvToGymnasium):
+            return base.venv.get_attr(attr_name, chosen)
+        if isinstance(base, SyncVectorEnv):
+            return [base.envs[index].get_wrapper_attr(attr_name) for index in chosen]
+        self._check_attr(attr_name)
+        values = self.wrapper.get_attr(attr_name)
+        return [values[index] for index in chosen]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Sets an attribute of all sub-environments."""
-        self._check_all(indices)
-        self.wrapper.set_attr(attr_name, [value] * self.num_envs)
+        """Sets an attribute of sub-environments."""
+        base, chosen = self.envs.unwrapped, list(self._get_indices(indices))
+        if isinstance(base, VecEnvToGymnasium):
+            base.venv.set_attr(attr_name, value, chosen)
+        elif isinstance(base, SyncVectorEnv):
+            for index in chosen:
+                base.envs[index].set_wrapper_attr(attr_name, value)
+        elif len(set(chosen)) == self.num_envs:
+            self.wrapper.set_attr(attr_name, [value] * self.num_envs)
+        else:
+            # Gymnasium sets all of them at once, so the others get the value that they have.
+            values = self.get_attr(attr_name)
+            for index in chosen:
+                values[index] = value
+            self.wrapper.set_attr(attr_name, values)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Calls a method of all sub-environments."""
-        self._check_all(indices)
+        """Calls a method of sub-environments.
+
+        Raises:
+            AttributeError: If they do not have it.
+            ValueError: If only some of them are to be called and their vector environment can only
+                call all of them.
+        """
+        base, chosen = self.envs.unwrapped, list(self._get_indices(indices))
+        if isinstance(base, VecEnvToGymnasium):
+            venv = base.venv
+            return venv.env_method(method_name, *method_args, indices=chosen, **method_kwargs)
+        if isinstance(base, SyncVectorEnv):
+            methods = [base.envs[index].get_wrapper_attr(method_name) for index in chosen]
+            return [method(*method_args, **method_kwargs) for method in methods]
+        if chosen != list(range(self.num_envs)):
+            raise ValueError(
+                f"{type(base).__name__} can call a method of all sub-environments only, got indices"
+                f" {indices}: use gymnasium.vector.SyncVectorEnv, or a VecEnv of Stable-Baselines3"
+            )
+        self._check_attr(method_name)
         return list(self.wrapper.call(method_name, *method_args, **method_kwargs))
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Indices = None) -> list[bool]:
-        """Whether sub-environments have a wrapper; False where Gymnasium cannot tell."""
-        base = self.envs.unwrapped
+        """Returns whether sub-environments have a wrapper; False if Gymnasium cannot tell."""
+        base, chosen = self.envs.unwrapped, list(self._get_indices(indices))
         if isinstance(base, VecEnvToGymnasium):
-            return base.venv.env_is_wrapped(wrapper_class, indices)
-        return [False for _ in self._get_indices(indices)]
+            return base.venv.env_is_wrapped(wrapper_class, chosen)
+        if isinstance(base, SyncVectorEnv):
+            return [is_wrapped(base.envs[index], wrapper_class) for index in chosen]
+        return [False] * len(chosen)
 
-    def _check_all(self, indices: Indices) -> None:
-        if list(self._get_indices(indices)) != list(range(self.num_envs)):
-            raise ValueError(
-                "Gymnasium's vector environments call all sub-environments at once, got indices "
-                f"{indices}"
-            )
+    def _check_attr(self, name: str) -> None:
+        if isinstance(self.envs.unwrapped, AsyncVectorEnv) and not self.has_attr(name):
+            raise AttributeError(f"The sub-environments have no attribute {name!r}")
+
+    def _warn_if_unfetched(self, rewards: Array, env_rewards: Array, num_ended: int) -> None:
+        # With reference="memory", `step` itself returns the shaped rewards.
+        self.rewards_are_fetched = not np.array_equal(rewards, env_rewards)
+        self._num_unfetched += num_ended
+        if self.rewards_are_fetched or self._num_unfetched < MAX_UNFETCHED_EPISODES:
+            return
+        self.rewards_are_fetched = True  # one warning is enough
+        warnings.warn(
+            f"{self._num_unfetched} episodes have ended, and nothing fetches their shaped rewards: "
+            "write learn(..., callback=ShapedRewards()). If your own code calls "
+            "`venv.wrapper.rewrite` or `venv.wrapper.pop_groups`, set venv.rewards_are_fetched = "
+            "True. For evaluation use environments without the wrapper: it encodes every episode",
+            stacklevel=4,
+        )
 
 
 class ShapedRewards(BaseCallback):
-    """Writes the shaped rewards into the rollout buffer, and computes its advantages anew.
+    """Adds the shaped rewards to the rollout buffer, and to its advantages and returns.
 
-    Logs the figures of `group_statistics` as ``srpo/...``.
+    Logs the statistics of the rollout's groups as ``srpo/...``. (Not as ``rollout/...``, where
+    Stable-Baselines3 logs a success rate of its own.)
+
+    Attributes:
+        groups: The groups that were closed in the last rollout.
     """
 
     def __init__(self) -> None:
-        """Waits for the algorithm that it is passed to."""
+        """Initialises the callback; `learn` connects it with the algorithm."""
         super().__init__()
         self.groups: list[Group] = []
-        """groups that were closed in the last rollout"""
 
     def _init_callback(self) -> None:
-        if not isinstance(getattr(self.model, "rollout_buffer", None), RolloutBuffer):
+        buffer = getattr(self.model, "rollout_buffer", None)
+        if not isinstance(buffer, RolloutBuffer):
             raise TypeError(
                 "ShapedRewards needs an algorithm with a rollout buffer, such as PPO, got "
                 f"{type(self.model).__name__}; for one with a replay buffer leave it out and pass "
                 'the wrapper reference="memory"'
+            )
+        method = "compute_returns_and_advantage"
+        if getattr(type(buffer), method) is not getattr(RolloutBuffer, method):
+            raise TypeError(
+                "ShapedRewards needs a buffer with Stable-Baselines3's generalised advantage "
+                f"estimation, but {type(buffer).__name__} overrides `{method}`"
             )
         _refuse_scaled_rewards(self.training_env)
         base = self.training_env.unwrapped
         if not isinstance(base, GymnasiumToVecEnv):
             raise TypeError(
                 "ShapedRewards needs a GymnasiumToVecEnv as the innermost environment of the "
-                f"algorithm, got {type(base).__name__}"
+                f"algorithm, got {type(base).__name__}: make it with wrap_vec_env"
             )
+        base.rewards_are_fetched = True
         self._wrapper = base.wrapper
 
     def _on_step(self) -> bool:
@@ -314,13 +454,31 @@ class ShapedRewards(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         buffer: RolloutBuffer = cast(Any, self.model).rollout_buffer
+        env_rewards = buffer.rewards.copy()
         self._wrapper.rewrite(buffer.rewards)
-        # Computed once already, from the rewards that the environment paid. At this moment the
-        # algorithm's local `values` are those of the state after the last step.
-        buffer.compute_returns_and_advantage(self.locals["values"], self.locals["dones"])
+        _add_to_advantages(buffer, buffer.rewards - env_rewards)
         self.groups = self._wrapper.pop_groups()
         for name, value in group_statistics(self.groups).as_dict("srpo/").items():
             self.logger.record(name, value)
+
+
+def _add_to_advantages(buffer: RolloutBuffer, added: Array) -> None:
+    """Updates the advantages and returns of a buffer after rewards were added to it.
+
+    The algorithm has computed them from the environment's rewards. Advantages are linear in the
+    rewards, so those of the added rewards alone are added. That needs no value of the last
+    observation, which each algorithm keeps elsewhere, if at all.
+
+    Args:
+        buffer: A full rollout buffer.
+        added: Rewards that were added, shape ``(num_steps, num_envs)``.
+    """
+    total = np.zeros_like(added[0])
+    for step in reversed(range(len(added))):
+        total = added[step] + buffer.gamma * buffer.gae_lambda * total
+        buffer.advantages[step] += total
+        buffer.returns[step] += total
+        total = total * (1.0 - buffer.episode_starts[step])  # an earlier episode gets nothing
 
 
 def _find_wrapper(envs: VectorEnv[Any, Any, Any]) -> SelfReferentialProgressWrapper:
@@ -330,18 +488,19 @@ def _find_wrapper(envs: VectorEnv[Any, Any, Any]) -> SelfReferentialProgressWrap
             return layer
         layer = getattr(layer, "env", None)
     raise ValueError(
-        f"`envs` must have a SelfReferentialProgressWrapper among its layers, got {envs}"
+        f"`envs` must have a SelfReferentialProgressWrapper among its layers, got {envs}: write "
+        "GymnasiumToVecEnv(SelfReferentialProgressWrapper(envs, encoder))"
     )
 
 
 def _refuse_scaled_rewards(venv: VecEnv) -> None:
     layer: Any = venv
     while isinstance(layer, VecEnvWrapper):
-        # A success would earn 1 divided by something, and a failure still up to 0.8.
+        # A success would earn 1 divided by a running scale, and a failure still up to 0.8.
         if isinstance(layer, VecNormalize) and layer.norm_reward:
             raise ValueError(
-                "VecNormalize must leave the rewards as they are, or a failure could earn more "
-                "than a success: pass it norm_reward=False"
+                "VecNormalize must not scale rewards, or a failure could earn more than a success: "
+                "pass it norm_reward=False"
             )
         layer = layer.venv
 
