@@ -27,6 +27,7 @@ def rendered_by(monkeypatch, renderer, *, backend, gpu):
 @pytest.mark.libero
 def test_doctor_exits_with_0_where_training_can_run(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "SPEED_SECONDS", 1)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 1.0)  # one worker
     assert cli.main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert shown.endswith("Training can run here.\n")
