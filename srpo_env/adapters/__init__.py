@@ -1,4 +1,4 @@
-"""Bridges to training code and environments that do not speak Gymnasium's vector interface.
+"""Adapters for vector environments that do not have Gymnasium's interface, and for training code.
 
-Each module needs the library whose name it bears, so none is imported here.
+Each module needs the library in its name, so this package imports none of them.
 """

@@ -1,4 +1,4 @@
-"""LIBERO's own vector environments, `DummyVectorEnv` and `SubprocVectorEnv`, as Gymnasium's.
+"""Converts LIBERO's own `DummyVectorEnv` and `SubprocVectorEnv` to Gymnasium's interface.
 
 ```python
 venv = SubprocVectorEnv([lambda: OffScreenRenderEnv(bddl_file_name=file)] * 8)
@@ -29,26 +29,26 @@ OBSERVATIONS = (
     "robot0_eef_quat",
     "robot0_gripper_qpos",
 )
-"""What policies for LIBERO look at, by LIBERO's names; other keys differ from task to task."""
+"""LIBERO's names of the observations that policies use; other names differ between tasks."""
 
 SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
-"""No motion, gripper open: what evaluations of LIBERO run first, while the objects come to rest."""
+"""No motion, gripper open. Evaluations of LIBERO start with it, until the objects are at rest."""
 
 RESET_ATTEMPTS = 100
-"""Random placements that are tried before a reset fails; LIBERO itself would try for ever."""
+"""Number of random placements that a reset tries before it fails; LIBERO has no such limit."""
 
 
 class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
-    """LIBERO's vector environment with Gymnasium's interface, time limit and initial states.
+    """LIBERO's vector environment with Gymnasium's interface, a time limit and initial states.
 
-    * Observations are LIBERO's own, images upside down as it returns them, under the names in
-      ``observations``; besides, ``agentview`` is the upright third-person image.
-    * An action is one control step, ``(7,)``. The reward is LIBERO's, 1 on success.
-    * An episode terminates on success, and is truncated after ``max_episode_steps``: LIBERO itself
-      has no limit, and without one a failure would never end.
-    * ``info``: ``task_id``, ``init_state_id``, ``is_success``.
-    * ``reset(options={"init_state_id": .., "reset_mask": ..})``, each a value for all or an array;
-      an initial state that is left open is drawn.
+    * Observations are those of LIBERO that are named in ``observations``, with its images upside
+      down, and ``agentview``, the upright third-person image.
+    * An action is one control step, shape ``(7,)``. The reward is LIBERO's, 1 on success.
+    * An episode terminates on success and is truncated after ``max_episode_steps``. LIBERO itself
+      has no limit, so a failure would never end.
+    * ``info`` has ``task_id``, ``init_state_id`` and ``is_success``.
+    * ``reset(options={"init_state_id": .., "reset_mask": ..})`` takes one value for all
+      environments or an array; without ``init_state_id``, the initial states are random.
     """
 
     def __init__(
@@ -63,21 +63,23 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
         timeout: float = 300.0,
     ) -> None:
-        """Adapts ``venv``; asks each environment once what it looks like.
+        """Converts ``venv``; gets one observation of each environment for the spaces.
 
         Args:
-            venv: Made of LIBERO's ``OffScreenRenderEnv``.
+            venv: A vector environment of LIBERO's ``OffScreenRenderEnv``.
             init_states: Flattened simulator states, shape ``(num_states, state_dim)``, as
-                ``benchmark.get_task_init_states`` returns them; a list of such arrays, one for each
-                environment, if their tasks differ.
-            max_episode_steps: Control steps before truncation; LIBERO's suites are evaluated with
-                280 (spatial, object), 300 (goal), 520 (10) and 400 (90).
-            task_ids: What ``info["task_id"]`` says, for all or for each environment.
+                ``benchmark.get_task_init_states`` returns them; if the tasks differ, a list with
+                such an array for each environment.
+            max_episode_steps: Number of control steps before truncation; LIBERO's suites are
+                evaluated with 280 (spatial, object), 300 (goal), 520 (10) and 400 (90).
+            task_ids: Value of ``info["task_id"]``, for all environments or for each of them.
             observations: Names of the observations to return.
-            settle_steps: Control steps without motion after a reset; they do not count as steps.
-            autoreset_mode: ``NEXT_STEP``, or ``DISABLED``: an environment whose episode has ended
-                then waits for its reset, and a step repeats its end with reward 0.
-            timeout: Seconds that the reset in a process may take before it counts as hung.
+            settle_steps: Number of control steps without motion after a reset; they do not count as
+                steps of the episode.
+            autoreset_mode: ``NEXT_STEP`` or ``DISABLED``. With ``DISABLED``, an environment whose
+                episode has ended waits for its reset, and a step returns its last result again with
+                reward 0.
+            timeout: Seconds after which a reset in a worker process counts as hung.
 
         Raises:
             ValueError: If an argument is out of its range, or ``venv`` steps asynchronously.
@@ -107,8 +109,8 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
                 self.single_observation_space
             ):
                 raise ValueError(
-                    f"`observations` must have the same shapes everywhere, those of environment "
-                    f"{index} differ from those of environment 0: leave out what differs"
+                    "`observations` must have the same shapes in all environments, those of "
+                    f"environments 0 and {index} differ: leave out the names that differ"
                 )
         self.single_action_space = Box(-1.0, 1.0, SETTLE_ACTION.shape, np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -124,7 +126,7 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
         """Starts episodes: in all environments, or in those of ``options["reset_mask"]``.
 
         Raises:
-            ValueError: If an option is unknown or of the wrong shape, or there is no such state.
+            ValueError: If an option is unknown or has a wrong shape, or there is no such state.
             RuntimeError: If an environment cannot be reset.
         """
         options = dict(options or {})
@@ -147,8 +149,8 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
         """Executes one control step in every environment.
 
         Raises:
-            ValueError: If the actions' shape is not ``(num_envs, 7)``, or they have NaN.
-            gymnasium.error.ResetNeeded: If there is no episode to step.
+            ValueError: If the actions are not of shape ``(num_envs, 7)``, or not finite.
+            gymnasium.error.ResetNeeded: If an environment was not reset, or all wait for a reset.
         """
         actions = np.asarray(actions, dtype=np.float64)
         if actions.shape != self.action_space.shape or not np.isfinite(actions).all():
@@ -158,7 +160,7 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
             )
         ended = self._terminated | self._truncated
         if not self._started.all() or (self._waits and ended.all()):
-            raise ResetNeeded("`reset` must come first: some environment has no episode to step")
+            raise ResetNeeded("`reset` must be called before `step`: an environment has no episode")
         running = [int(index) for index in np.flatnonzero(~ended)]
         rewards = np.zeros(self.num_envs)
         if running:
@@ -192,7 +194,7 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
         return over & ~self._terminated
 
     def _start(self, slots: list[int], state_ids: list[int]) -> None:
-        """Starts episodes; a state of -1 is drawn."""
+        """Starts episodes; -1 stands for a random initial state."""
         if not slots:
             return
         for row, index in enumerate(slots):
@@ -215,7 +217,7 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
         return self.venv.set_init_state(states, id=list(slots))
 
     def _reset_simulators(self, slots: list[int]) -> None:
-        """Resets without LIBERO's own loop: `ControlEnv.reset` repeats for ever what raises."""
+        """Resets without LIBERO's `ControlEnv.reset`, which repeats a failing reset without end."""
         workers = [self.venv.workers[index] for index in slots]
         in_processes = hasattr(workers[0], "parent_remote")
         for worker in workers:
@@ -230,7 +232,7 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
                     worker.is_closed = True  # it cannot answer LIBERO's request to close
                     raise RuntimeError(
                         f"Environment {index} was not reset within {self._timeout:g} s. LIBERO "
-                        "repeats a reset that raises, for ever and without a word; make the "
+                        "repeats a reset that raises an error, without end or message: create the "
                         "environment in this process and call `env.env.reset()` to see the error"
                     )
                 worker.recv()
@@ -262,7 +264,7 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
             "is_success": bool(self._terminated[index]),
         }
 
-    # --- Checks at the door ---
+    # --- Checks of arguments ---
 
     def _states_of_each(self, init_states: Array | Sequence[Array]) -> list[Array]:
         if isinstance(init_states, (list, tuple)):
@@ -296,7 +298,7 @@ def _reset_here(env: Any) -> None:
         try:
             env.env.reset()
             return
-        except RandomizationError:  # no room at the places drawn: the one error worth another try
+        except RandomizationError:  # a random placement did not fit, another may
             if attempt == RESET_ATTEMPTS:
                 raise
 

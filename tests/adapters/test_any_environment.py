@@ -1,4 +1,4 @@
-"""That "any environment" is meant: one that knows nothing of us, from another project."""
+"""An environment of another project, which was not written for this package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.libero  # it renders with MuJoCo
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*Overriding environment:UserWarning")
-def test_fetch_reach_is_rewarded_by_what_it_renders():
+def test_fetch_reach_is_rewarded_from_rendered_frames():
     gymnasium.register_envs(gymnasium_robotics)
     envs = gymnasium.make_vec(
         "FetchReach-v4",
@@ -35,12 +35,12 @@ def test_fetch_reach_is_rewarded_by_what_it_renders():
         PixelEncoder(),
         frames="render",
         group_size=2,
-        group_key=lambda info, env_index: 0,  # goals are drawn: all episodes are of one task
+        group_key=lambda info, env_index: 0,  # the goals are random, but the task is one
     )
     observations, _ = envs.reset(seed=3)
     rewards = []
     for _ in range(20):
-        # The first environment goes where it should, the second stays where it is.
+        # The first environment moves to its goal, the second stays where it is.
         way = observations["desired_goal"] - observations["achieved_goal"]
         actions = np.clip(np.pad(10 * way, ((0, 0), (0, 1))), -1, 1)
         observations, reward, _, truncations, _ = envs.step(actions * [[1], [0]])
@@ -52,7 +52,7 @@ def test_fetch_reach_is_rewarded_by_what_it_renders():
     assert lost.distance > 0
     buffer = np.array(rewards)
     envs.rewrite(buffer)
-    # Fetch pays -1 for each step away from the goal; the progress comes on top of the last one.
+    # Fetch pays -1 for each step away from the goal; progress is added to the last of them.
     np.testing.assert_array_equal(buffer[:-1, 1], -1)
     assert buffer[-1, 1] == pytest.approx(-1 + 0.4)
     assert buffer[-1, 0] == 0

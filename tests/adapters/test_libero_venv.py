@@ -39,7 +39,7 @@ def make_venv(kind, num_envs=2):
         bddl_file_name=str(TASK.bddl_file),
         camera_heights=SIZE,
         camera_widths=SIZE,
-        hard_reset=False,  # the default compiles the model at every reset, which takes seconds
+        hard_reset=False,  # the default compiles the model at every reset, for seconds
     )
     return getattr(venv, kind)([make] * num_envs)
 
@@ -53,7 +53,7 @@ def dummy():
 
 @pytest.fixture(scope="module")
 def states(dummy):
-    """A stored initial state, and one in which the object is let fall into the basket."""
+    """A stored initial state, and one in which the object falls into the basket."""
     model = dummy.workers[0].env.sim.model
     target, basket = (
         model.get_joint_qpos_addr(f"{name}_joint0")[0] + 1  # the state has the time in front
@@ -75,7 +75,7 @@ def start(envs, **options):
     return envs.reset(seed=0, options=options)
 
 
-def test_a_success_terminates_and_a_failure_is_truncated_at_the_limit(dummy, states):
+def test_success_terminates_and_failure_is_truncated_at_the_limit(dummy, states):
     envs = adapt(dummy, states, max_episode_steps=30)
     _, infos = start(envs, init_state_id=[0, 1])
     assert infos["init_state_id"].tolist() == [0, 1]
@@ -89,7 +89,7 @@ def test_a_success_terminates_and_a_failure_is_truncated_at_the_limit(dummy, sta
             assert not terminations[0]
             break
     else:
-        pytest.fail(f"the object that fell into the basket was no success; ends: {ends}")
+        pytest.fail(f"the object in the basket did not count as a success; ends: {ends}")
     envs = adapt(dummy, states, max_episode_steps=2)
     start(envs, init_state_id=0)
     assert not envs.step(STILL)[3].any()
@@ -98,21 +98,21 @@ def test_a_success_terminates_and_a_failure_is_truncated_at_the_limit(dummy, sta
     assert not terminations.any()
 
 
-def test_the_observations_fit_their_space_and_one_image_is_upright(dummy, states):
+def test_observations_are_in_their_space_and_one_image_is_upright(dummy, states):
     envs = adapt(dummy, states)
     observations, _ = start(envs, init_state_id=0)
     assert envs.observation_space.contains(observations)
     np.testing.assert_array_equal(
         observations["agentview"], observations["agentview_image"][:, ::-1]
     )
-    # The robot's base, unlike the floor, stands at the far end of it: high in the picture.
+    # The robot's base stands at the far end of the floor, so it is high in the upright image.
     image = observations["agentview"][0].astype(int)
     floor = np.median(image[SIZE // 2 :].reshape(-1, 3), axis=0)
     unlike_floor = np.abs(image - floor).sum(axis=2)[:, SIZE // 3 : -SIZE // 3]
     assert unlike_floor[: SIZE // 4].mean() > unlike_floor[-SIZE // 8 :].mean()
 
 
-def test_the_next_step_starts_another_episode(dummy, states):
+def test_next_step_starts_another_episode(dummy, states):
     envs = adapt(dummy, states[:1], max_episode_steps=1)
     first, _ = start(envs, init_state_id=0)
     assert envs.step(np.tile([0, 0, 1, 0, 0, 0, -1], (2, 1)))[3].all()
@@ -122,7 +122,7 @@ def test_the_next_step_starts_another_episode(dummy, states):
     np.testing.assert_allclose(again["robot0_eef_pos"], first["robot0_eef_pos"], atol=1e-6)
 
 
-def test_with_autoreset_disabled_an_ended_environment_waits(dummy, states):
+def test_ended_environment_waits_with_autoreset_disabled(dummy, states):
     envs = adapt(dummy, states, max_episode_steps=2, autoreset_mode=AutoresetMode.DISABLED)
     start(envs, init_state_id=0)
     envs.step(STILL)
@@ -138,7 +138,7 @@ def test_with_autoreset_disabled_an_ended_environment_waits(dummy, states):
 
 
 @pytest.mark.parametrize("kind", ["DummyVectorEnv", "SubprocVectorEnv"])
-def test_the_wrapper_closes_groups_over_it(dummy, states, kind):
+def test_wrapper_closes_groups(dummy, states, kind):
     venv = dummy if kind == "DummyVectorEnv" else make_venv(kind)
     try:
         envs = SelfReferentialProgressWrapper(adapt(venv, states), ReadingEncoder(), group_size=2)
@@ -153,9 +153,9 @@ def test_the_wrapper_closes_groups_over_it(dummy, states, kind):
             venv.close()
 
 
-def test_the_example_of_the_module_runs(dummy, states):
+def test_example_of_the_module_runs(dummy, states):
     names = {
-        "SubprocVectorEnv": lambda makers: dummy,  # which has two environments, and not eight
+        "SubprocVectorEnv": lambda makers: dummy,  # it has two environments, not eight
         "benchmark": SimpleNamespace(get_task_init_states=lambda task_id: states),
         "encoder": ReadingEncoder(),
         "LiberoVenvToGymnasium": LiberoVenvToGymnasium,
@@ -199,7 +199,7 @@ def broken_env():
         ),
     ],
 )
-def test_a_reset_that_raises_ends_instead_of_being_repeated_for_ever(kind, error, message):
+def test_reset_that_raises_is_not_repeated_without_end(kind, error, message):
     prepare_libero()
     from libero.libero.envs import venv
 
@@ -219,12 +219,12 @@ def test_a_reset_that_raises_ends_instead_of_being_repeated_for_ever(kind, error
         ({"task_ids": [1, 2, 3]}, r"`task_ids` must be .* \(2,\), got \(3,\)"),
     ],
 )
-def test_settings_out_of_range_are_errors(dummy, states, kwargs, message):
+def test_wrong_settings_are_errors(dummy, states, kwargs, message):
     with pytest.raises(ValueError, match=message):
         adapt(dummy, states, **kwargs)
 
 
-def test_what_cannot_be_started_or_stepped_is_an_error(dummy, states):
+def test_wrong_options_and_actions_are_errors(dummy, states):
     envs = adapt(dummy, states)
     with pytest.raises(ResetNeeded):
         envs.step(STILL)
