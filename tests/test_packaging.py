@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 import srpo_env
 from srpo_env.cli.main import COMMANDS, NEEDED_EXTRAS
 from srpo_env.machine import EXTRAS, HF_LIBERO, install_command, require_extra
+from tests.test_offline import write_libero
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON_VERSIONS = ("3.10", "3.11", "3.12", "3.13")
@@ -215,14 +216,18 @@ def test_every_imported_package_is_required(metadata):
 
 @pytest.fixture(scope="module")
 def core(wheel, tmp_path_factory):
-    """Runs Python in an environment with the wheel and the core's requirements, nothing else.
+    """Runs Python in an environment with the wheel and the core's requirements, nothing else."""
+    return environment(wheel, tmp_path_factory.mktemp("core"), *CORE)
 
-    The requirements are links to those of this environment, so that nothing is downloaded.
-    """
-    site = tmp_path_factory.mktemp("core")
+
+CORE = ("numpy", "gymnasium", "scikit-learn")
+
+
+def environment(wheel, site, *requirements):
+    """Makes an environment without a download; its packages are links to those of this one."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    waiting = ["numpy", "gymnasium", "scikit-learn"]
+    waiting = list(requirements)
     found = set()
     while waiting:
         name = canonicalize_name(waiting.pop())
@@ -237,12 +242,12 @@ def core(wheel, tmp_path_factory):
             if is_required(requirement):
                 waiting.append(requirement.name)
 
-    def run_core(*arguments):
+    def run_python(*arguments):
         # -S: without the site-packages of this environment.
-        environment = {"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "HOME": str(site)}
-        return run(sys.executable, "-S", *arguments, cwd=site, env=environment)
+        variables = {"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "HOME": str(site)}
+        return run(sys.executable, "-S", *arguments, cwd=site, env=variables)
 
-    return run_core
+    return run_python
 
 
 def test_import_is_quick_and_silent_and_loads_nothing_heavy(core):
@@ -297,6 +302,13 @@ def test_commands_name_the_command_that_installs_what_is_missing(core, command):
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(NEEDED_EXTRAS)))
 def test_other_commands_work_without_extras(core, command):
     done = core("-m", "srpo_env.cli.main", command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_recordings_can_be_rewarded_without_a_simulator_and_a_world_model(wheel, tmp_path):
+    recording = write_libero(tmp_path / "walk_demo.hdf5", [(90, True), (80, False), (60, False)])
+    run_python = environment(wheel, tmp_path, *CORE, "h5py")
+    done = run_python("-m", "srpo_env.cli.main", "relabel", "--encoder", "pixels", recording)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -76,14 +76,17 @@ def read_source(
 def _holds_behaviours(file: Path) -> bool:
     import h5py
 
-    from srpo_env.libero.behaviour_files import FORMAT
-
     try:
         with h5py.File(file, "r") as content:
             data = content.get("data")
-            return data is not None and data.attrs.get("format") == FORMAT
+            found = None if data is None else data.attrs.get("format")
     except OSError as error:
         raise ValueError(f"{str(file)!r} is not an HDF5 file, or is damaged: {error}") from error
+    if found is None:
+        return False
+    from srpo_env.libero.behaviour_files import FORMAT  # needs the extra `libero`
+
+    return bool(found == FORMAT)
 
 
 def _read_behaviours(file: Path, max_frames: int) -> Iterator[RecordedEpisode]:
