@@ -1,22 +1,25 @@
-# `make train` and `make test` set up what is missing, once, and run.
-# Flags are passed on: make train ARGS="--seed 2"
+# Every target sets up .venv first if it is missing or out of date (`make setup`).
+# ARGS passes flags on: make train ARGS="--seed 2"
 
 PYTHON := .venv/bin/python
 SETUP := .venv/.set-up
-SOURCES := srpo_env agents examples tests
+SOURCES := srpo_env agents examples tests docs scripts
 
 DOCS := .venv/.docs-set-up
 
 .PHONY: help setup train test lint format docs build
 
 help:
-	@echo 'make train  learn LIBERO-Object with SRPO     (ARGS="--seed 2" passes flags on)'
-	@echo 'make test   run the tests                     (ARGS="-k wrapper" passes flags on)'
-	@echo 'make lint   check style and types'
-	@echo 'make format put the code into the agreed format'
-	@echo 'make docs   build the documentation in site/; warnings are errors'
-	@echo 'make build  make the source archive and the wheel in dist/'
-	@echo 'make setup  make .venv with everything that the others need; they call it themselves'
+	@echo 'make setup   create .venv with all requirements'
+	@echo 'make train   train a policy on LIBERO-Object with SRPO   (ARGS="--seed 2" passes flags on)'
+	@echo 'make test    run the tests                               (ARGS="-k wrapper" passes flags on)'
+	@echo 'make lint    check style, types and spelling'
+	@echo 'make format  format the code'
+	@echo 'make docs    build the documentation in site/; warnings are errors'
+	@echo 'make build   build the source archive and the wheel in dist/, and check them'
+	@echo
+	@echo 'All but setup run setup first if it is needed. PYTHON=... chooses the interpreter of .venv:'
+	@echo 'PYTHON=/usr/bin/python3.12 make setup'
 
 setup: $(SETUP)
 
@@ -49,4 +52,6 @@ docs: $(DOCS)
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict $(ARGS)
 
 build: $(SETUP)
+	@rm -rf dist
 	@$(PYTHON) -m build --no-isolation
+	@$(PYTHON) -m twine check --strict dist/*
