@@ -1,332 +1,277 @@
 """SRPO for a vision-language-action policy in one file: roll out, score, update.
 
-Paper: https://arxiv.org/abs/2511.15605v2, whose equation numbers are used below.
+Paper: https://arxiv.org/abs/2511.15605v2; its equation numbers are used below.
 
     python agents/vla_grpo.py --env libero-object
-    python agents/vla_grpo.py --env libero-object --reward binary    # plain GRPO, all else equal
-    python agents/vla_grpo.py --env libero-object --reward truth     # the simulator's own progress
-    python agents/vla_grpo.py --resume runs/NAME                     # goes on with a run
+    python agents/vla_grpo.py --env libero-object --reward binary    # plain GRPO for comparison
+    python agents/vla_grpo.py --env libero-object --reward oracle    # ground-truth progress
+    python agents/vla_grpo.py --resume runs/NAME                     # continue a run
 
-A group is eight episodes of one task from one initial state. Its failures earn a reward by how near
-their video comes to the group's own successes, and the group's mean is the baseline of all of them.
+A group is eight episodes of one task from one initial state. Its failures are rewarded for how
+close their video comes to the successes of the same group, and the mean reward of the group is the
+baseline of its episodes.
 
-What is logged:
+Metrics (also in TensorBoard and in runs/NAME/history.jsonl):
 
-* ``rollout/success_rate``: of the episodes that an update learns from;
-* ``signal/...``: the fractions of groups whose returns differ (``with_signal``), whose failures
-  were paid for progress (``shaped``), and that have ``no_success``;
-* ``loss/...``: surrogate, KL per token to the old policy (``kl_old``) and, if it is held to it, to
-  the reference policy, the fraction of clipped tokens, entropy, the number of gradient steps and
-  the fraction ``completed`` before ``--target-kl`` ended the update;
+* ``rollout/...``: success rate and group statistics, see `srpo_env.rewards.diagnostics`;
+* ``losses/...``: surrogate, KL per token to the old policy (``kl_old``) and, with ``--kl-coef``, to
+  the reference policy, fraction of clipped tokens, entropy;
 * ``eval/success_rate``, ``eval/task_N``: greedy, on initial states that are never trained on;
-* ``charts/steps_per_second``: control steps over all of the time, updates included;
-  ``charts/encoding_share``: share of an iteration's time in which videos were encoded.
+* ``charts/...``: control steps per second over the whole run, fraction of an iteration's time that
+  encoding takes, learning rate, gradient steps of an update, and the fraction of them that it
+  completed before ``--target-kl`` ended it.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import math
-import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 import torch
-import tyro
 from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from srpo_env import Group, ProgressReward, SelfReferentialProgressWrapper
+from srpo_env import Group, ProgressReward, SelfReferentialProgressWrapper, group_statistics
 from srpo_env.cli.main import errors_as_sentences
 from srpo_env.encoders.named import WORLD_MODEL, named_encoder
 from srpo_env.encoders.timed import TimedEncoder
-from srpo_env.libero.suites import MAX_STEPS
 from srpo_env.policy import Policy, load_policy
-from srpo_env.training.checkpoint import load_training, newest_checkpoint, save_training
-from srpo_env.training.evaluation import TRAINING_STATES, Evaluation, evaluate, held_out_episodes
-from srpo_env.training.run_log import RunLog
+from srpo_env.rewards.diagnostics import has_signal
+from srpo_env.training.console import print_iteration
+from srpo_env.training.evaluation import TRAINING_STATES
+from srpo_env.training.held_out import HeldOutEvaluation
+from srpo_env.training.progress_bar import progress_bar, with_progress
+from srpo_env.training.replay import replay
+from srpo_env.training.run import TrainingRun
+from srpo_env.training.settings import SuiteSettings
+from srpo_env.training.trajectories import Chunk, Trajectory, pack, unpack
 
-STEP_TOKENS = 7  # a control step is seven tokens: position, orientation, gripper
+Batch = list[tuple[Group, list[Trajectory]]]  # closed groups, the trajectories of their episodes
 
 
-@dataclass
-class Args:
-    """All settings of a run; ``--help`` prints this list."""
+@dataclass(frozen=True, kw_only=True)
+class Args(SuiteSettings):
+    """SRPO and GRPO for vision-language-action policies on LIBERO."""
 
-    env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "libero-object"
-    """LIBERO suite: libero-object, -spatial, -goal, -10 or -90"""
-    checkpoint: str = "libero-object"  # policy to start from: the name of one that ships, or a path
-    reward: Literal["srpo", "binary", "truth"] = "srpo"
-    """what failures earn: by their video; nothing (plain GRPO); or by how far they truly came, as
-    the simulator knows it (the ceiling of any video, for libero-object)"""
-    seed: int = 1  # of the tasks drawn, the tokens sampled and the minibatches
-    iterations: int = 60  # updates of the policy
-    stop_at: float | None = None  # ends the run when the held-out success rate has reached this
-    resume: str | None = None  # folder of a run to go on with; its settings are the defaults then
+    fixed = ("gym_id", "checkpoint", "reward", "encoder", "seed")  # the same after --resume
 
-    num_envs: int = 32  # environments; any number of them share a process
-    num_workers: int | None = None  # simulator processes; default: one per core
+    checkpoint: str = "libero-object"  # initial policy: name of a bundled one, or a path
+    reward: Literal["srpo", "binary", "oracle"] = "srpo"
+    """reward of a failure: srpo compares videos, binary is 0 (plain GRPO), oracle uses the
+    simulator's ground-truth progress (libero-object only; an upper bound for any video reward)"""
+    iterations: int = 60  # number of policy updates
+    stop_at: float | None = None  # stop when the held-out success rate reaches this, in (0, 1]
+    exp_name: str = "vla_grpo"  # part of the run's name
+
+    num_envs: int = 32  # number of environments
+    num_workers: int | None = None  # number of simulator processes; None: one per CPU core
     group_size: int = 8  # episodes per group; M in the paper
-    groups_per_iteration: int = 12  # groups with signal that an update waits for
-    max_groups_per_iteration: int = 24  # groups after which the update comes all the same
+    groups_per_iteration: int = 12  # groups with signal to collect before an update
+    max_groups_per_iteration: int = 24  # groups after which the update starts in any case
     rollout_steps: int | None = 160
-    """control steps after which a training episode is cut off (successes take about 85); None for
-    the suite's limit, which evaluations keep"""
+    """maximum number of control steps of a training episode (successes take about 85); None: the
+    suite's limit, which evaluations always use"""
     encoder: str = WORLD_MODEL
-    """what compares videos: a V-JEPA 2 (one that ships, a folder, an id of the Hugging Face hub),
-    with @mean after it for the paper's pooling and distance; pixels; or MODULE:NAME"""
-    reference: Literal["group", "task", "memory"] = "group"
-    """which successes a failure is compared with"""
-    formula: Literal["paper", "siirl"] = "paper"  # the paper's Eq. 5, or its authors' code
+    """world model that compares videos: a V-JEPA 2 (a bundled one by name, a folder, or an id of
+    the Hugging Face hub), with the suffix @mean for the paper's pooling and distance; pixels; or
+    MODULE:NAME of a class"""
+    reference: Literal["group", "task", "memory"] = "group"  # successes to compare failures with
+    formula: Literal["paper", "siirl"] = "paper"  # Eq. 5 of the paper, or of its authors' code
 
     learning_rate: float = 1.5e-4
-    """of AdamW, constant after the warm-up; give a policy that seldom succeeds a third of it, lest
-    it unlearns"""
+    """learning rate of AdamW, constant after the warm-up; lower it to a third if the initial
+    success rate is low"""
     warmup_steps: int = 20
-    """gradient steps over which it rises to that: Adam's first ones know no scale, move every
-    weight alike, and can unlearn in one step what imitation has taught"""
+    """gradient steps of linear warm-up; Adam's first steps have no estimate of the gradients' scale
+    and can destroy a pretrained policy"""
     update_epochs: int = 2  # passes over the chunks of an iteration
     minibatch_size: int = 128  # chunks per gradient step
-    clip_low: float = 0.2  # lower half-width of the ratio's clipping range; epsilon in Eq. 7
-    clip_high: float = 0.28  # upper half-width; larger, as in the authors' code, to keep exploring
-    kl_coef: float = 0.0  # weight of the KL to the policy that the run started from; beta in Eq. 8
-    target_kl: float = 0.02  # KL per token to the old policy at which an update ends early
-    temperature: float = 1.0  # of the tokens in rollouts and in the ratio; evaluation is greedy
-    max_grad_norm: float = 1.0  # gradient norm is cut to this
+    clip_low: float = 0.2  # ratios are clipped below 1 - clip_low; epsilon in Eq. 7
+    clip_high: float = 0.28  # ratios are clipped above 1 + clip_high; larger, to keep exploration
+    kl_coef: float = 0.0  # weight of the KL to the initial policy; beta in Eq. 8
+    target_kl: float = 0.02  # KL per token to the old policy that ends an update early
+    temperature: float = 1.0  # sampling temperature of rollouts; evaluation is greedy
+    max_grad_norm: float = 1.0  # maximum norm of the gradient
 
-    eval_every: int = 10  # iterations between held-out evaluations and checkpoints
+    eval_every: int = 10  # iterations between evaluations, whose checkpoints are kept
     eval_episodes: int = 100  # episodes of an evaluation, spread evenly over the tasks
-    exp_name: str = "vla_grpo"  # part of the run's name
-    run_dir: str = "runs"  # where the run's folder is made
-    torch_threads: int = 2  # threads of an update; the simulators wait meanwhile
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
-    track: bool = False  # send the curves to Weights & Biases too
-    wandb_project_name: str = "srpo-env"  # its project
-    wandb_entity: str | None = None  # its team
-
-    @property
-    def gym_id(self) -> str:
-        """The environment's name in Gymnasium's registry."""
-        namespace, _, name = self.env_id.rpartition("/")
-        return f"{namespace or 'srpo_env'}/{name.replace('_', '-')}"
-
-    def new_folder(self) -> Path:
-        """Where a run that starts now writes to; no two runs share a folder."""
-        env = self.gym_id.split("/")[-1]
-        name = f"{env}__{self.exp_name}__{self.reward}__{self.seed}__{int(time.time())}"
-        return Path(self.run_dir) / name
-
-    def check(self) -> None:
-        """Raises an error that says what is out of range, before anything is started."""
-        least = {"seed": 0, "iterations": 0, "kl_coef": 0, "group_size": 2}
-        least["max_groups_per_iteration"] = self.groups_per_iteration
-        numbers = {name: x for name, x in asdict(self).items() if type(x) in (int, float)}
-        for name, value in numbers.items():
-            low = least.get(name)
-            if not (value > 0 if low is None else value >= low):
-                rule = "above 0" if low is None else f"at least {low}"
-                raise ValueError(f"--{name.replace('_', '-')} must be {rule}, got {value}")
-        if self.stop_at is not None and self.stop_at > 1:
-            raise ValueError(f"--stop-at must be a rate, at most 1, got {self.stop_at}")
-        if self.gym_id not in gymnasium.registry:
-            known = sorted(name for name in gymnasium.registry if name.startswith("srpo_env/"))
-            raise ValueError(f"--env must be one of {', '.join(known)}, got {self.env_id!r}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("--device cuda needs a GPU that torch can use, and it finds none")
-        if self.track and importlib.util.find_spec("wandb") is None:
-            raise ModuleNotFoundError("--track needs Weights & Biases: run `pip install wandb`")
-
-
-def parse_args(arguments: Sequence[str] | None = None) -> Args:
-    """Reads the command line; with ``--resume``, the run's own settings are the defaults."""
-    args = tyro.cli(Args, args=arguments)
-    if args.resume is None:
-        return args
-    with errors_as_sentences("vla_grpo.py"):
-        newest_checkpoint(Path(args.resume))  # says so if there is none
-        content = json.loads((Path(args.resume) / "args.json").read_text())
-        # Runs from before there was a choice compared pixels.
-        saved = Args(**{"encoder": "pixels", **content})
-        args = tyro.cli(Args, args=arguments, default=saved)
-        for name in ("gym_id", "checkpoint", "reward", "encoder", "seed"):
-            had, has = getattr(saved, name), getattr(args, name)
-            if has != had:
-                raise ValueError(f"--resume keeps {name} at {had!r}, got {has!r}: start a new run")
-    return args
-
-
-# --- Environments: which episodes are run, and what is kept of them ---
-
-
-@dataclass
-class TaskSampler:
-    """Draws groups where they are likely to carry signal: at tasks neither hopeless nor solved."""
-
-    num_tasks: int
-    states: range
-    rng: np.random.Generator
-    success: list[float] = field(default_factory=list)
-    """moving average of each task's success rate"""
 
     def __post_init__(self) -> None:
-        """Knows nothing yet of tasks whose success is not given."""
-        self.success = self.success or [0.5] * self.num_tasks
+        """Raises ValueError if a setting is out of its range."""
+        groups = {"group_size": 2, "max_groups_per_iteration": self.groups_per_iteration}
+        self.check_numbers({"iterations": 0, "kl_coef": 0, **groups}, max_values={"stop_at": 1})
 
-    def draw(self) -> tuple[int, int]:
-        """A task and an initial state."""
-        rates = np.array(self.success)
-        # The spread of a group's outcomes, p (1 - p), but more for the tasks that do not work yet:
-        # a few of their groups hold the first success. A solved task is still looked after.
+
+# --- Rollout: which episodes are run, and what is kept of them ---
+
+
+class TaskSampler:
+    """Samples the tasks whose groups are likely to contain both successes and failures."""
+
+    def __init__(self, num_tasks: int, states: range, seed: int) -> None:
+        """Initialises every task's success rate to 1/2."""
+        self.num_tasks, self.states = num_tasks, states
+        self.rng = np.random.default_rng(seed)
+        self.success_rates = [0.5] * num_tasks  # moving averages
+
+    def sample(self) -> tuple[int, int]:
+        """Samples a task and an initial state."""
+        rates = np.array(self.success_rates)
+        # Variance of the outcomes, p (1 - p), plus more weight for tasks that rarely succeed: a few
+        # of their groups hold the first success. Solved tasks are still sampled from time to time.
         weights = np.maximum((1 - rates) * (rates + 0.1), 0.02)
         task = self.rng.choice(self.num_tasks, p=weights / weights.sum())
         return int(task), int(self.rng.choice(self.states))
 
-    def learn(self, group: Group) -> None:
-        """Takes note of a group's outcomes."""
-        task = group.key[0]
-        self.success[task] += 0.2 * (group.num_successes / len(group.episodes) - self.success[task])
+    def update(self, group: Group) -> None:
+        """Updates the success rate of a group's task."""
+        rate = group.num_successes / len(group.episodes)
+        self.success_rates[group.key[0]] += 0.2 * (rate - self.success_rates[group.key[0]])
 
 
 @dataclass
-class Chunk:
-    """One decision of the policy: what it saw, what it did, how likely that was."""
-
-    inputs: dict[str, Tensor]
-    tokens: Tensor  # (56,)
-    log_probs: Tensor  # (56,), of the policy that acted
-    mask: Tensor  # (56,), true for the control steps that were executed
-
-
-class ScoredGroup(NamedTuple):
-    """A closed group, and what an update learns from it."""
-
-    group: Group
-    chunks: list[list[Chunk]]  # of each episode
-    returns: np.ndarray  # of each episode, (len(group.episodes),)
-
-    @property
-    def has_signal(self) -> bool:
-        """Whether its episodes differ in their returns; else all advantages are zero."""
-        return bool(np.ptp(self.returns) > 0)
-
-
 class Rollout:
-    """Keeps every environment busy with episodes of the groups that are wanted.
+    """Runs groups of episodes and keeps all environments busy.
 
-    An environment whose episode has ended takes the next one from the queue at once, whether or
-    not the others have ended. Episodes that are under way when enough groups are closed go on in
-    the next iteration; each chunk remembers the probabilities of the policy that chose it.
+    An environment whose episode has ended starts the next one in the queue at once. Episodes that
+    are running when enough groups are closed continue in the next iteration; each chunk keeps the
+    log-probabilities of the policy that chose it.
     """
 
-    def __init__(
-        self, envs: SelfReferentialProgressWrapper, policy: Policy, sampler: TaskSampler, args: Args
-    ) -> None:
-        """Starts no episode yet."""
-        self.envs, self.policy, self.sampler, self.args = envs, policy, sampler, args
-        self.cut()
+    envs: SelfReferentialProgressWrapper
+    policy: Policy
+    sampler: TaskSampler
+    generator: torch.Generator
+    args: Args
 
-    def cut(self) -> None:
-        """Drops the episodes under way, so that nothing but the policy carries over."""
-        self._queue: deque[tuple[int, int]] = deque()
-        self._chunks: dict[int, list[Chunk]] = {}
-        self._furthest: dict[int, float] = {}  # true progress of episodes under way
-        self._idle = np.ones(self.envs.num_envs, dtype=bool)
-        self._steps = np.zeros(self.envs.num_envs, dtype=int)
-        self._instructions: list[str] = [""] * self.envs.num_envs
+    def __post_init__(self) -> None:
+        """Starts without episodes."""
+        self.restart()
+
+    def restart(self) -> None:
+        """Drops all episodes and open groups."""
+        num_envs = self.envs.num_envs
+        self._queue: deque[tuple[int, int]] = deque()  # (task_id, init_state_id)
+        self.trajectories: dict[int, Trajectory] = {}  # by episode_id, until the group is closed
+        self._idle = np.ones(num_envs, dtype=bool)  # environments without a running episode
+        self._steps, self._episode_ids = np.zeros((2, num_envs), dtype=int)  # of running episodes
+        self._instructions = [""] * num_envs
         self.envs.close_groups()
         self.envs.pop_groups()
 
-    def collect(self, state: TrainingState) -> list[ScoredGroup]:
-        """Runs until enough groups with signal are closed; returns all closed ones."""
-        args = self.args
-        batch: list[ScoredGroup] = []
-        with_signal = ended = 0
-        enough = args.groups_per_iteration
-        with live(f"rollout {state.iteration + 1}, groups", enough) as bar:
+    def collect(self) -> tuple[Batch, int]:
+        """Runs until enough groups with signal are closed.
+
+        Returns:
+            All groups that were closed, and the number of control steps.
+        """
+        args, enough = self.args, self.args.groups_per_iteration
+        batch: Batch = []
+        with_signal = ended = control_steps = 0
+        with progress_bar("rollout, groups", enough) as show:
             while with_signal < enough and len(batch) < args.max_groups_per_iteration:
+                show(with_signal, f"{control_steps} control steps")
                 if self._idle.any():
-                    self._refill()
-                state.control_steps += self._step(state.generator)
+                    self.start_episodes()
+                control_steps += self.step()
                 ended += int(self._idle.sum())
                 if args.reference == "task" and ended >= enough * args.group_size:
-                    self.envs.close_groups()  # with this reference nothing is scored before
+                    self.envs.close_groups()  # this reference scores nothing before
                     ended = 0
                 for group in self.envs.pop_groups():
-                    self.sampler.learn(group)
-                    ids = [episode.episode_id for episode in group.episodes]
-                    furthest = np.array([self._furthest.pop(i, math.nan) for i in ids])
-                    returns = returns_of(group, args, furthest)
-                    batch.append(ScoredGroup(group, [self._chunks.pop(i) for i in ids], returns))
-                    with_signal += batch[-1].has_signal
-                bar.n = with_signal
-                bar.set_postfix_str(f"{state.control_steps} control steps in all")
-        return batch
+                    self.sampler.update(group)
+                    trajectories = [self.trajectories.pop(e.episode_id) for e in group.episodes]
+                    batch.append((rewarded(group, trajectories, args), trajectories))
+                    with_signal += has_signal(batch[-1][0])
+        return batch, control_steps
 
-    def _refill(self) -> None:
+    def start_episodes(self) -> None:
+        """Starts the next episodes of the queue in the idle environments."""
         slots = np.flatnonzero(self._idle)
         ids = np.zeros((2, self.envs.num_envs), dtype=int)
         for slot in slots:
             if not self._queue:
-                self._queue.extend([self.sampler.draw()] * self.args.group_size)
+                self._queue.extend([self.sampler.sample()] * self.args.group_size)
             ids[:, slot] = self._queue.popleft()
         options = {"reset_mask": self._idle.copy(), "task_id": ids[0], "init_state_id": ids[1]}
         self._observations, infos = self.envs.reset(options=options)
         for slot in slots:
             self._instructions[slot] = infos["task"][slot]
-            self._chunks[int(infos["episode_id"][slot])] = []
+            self._episode_ids[slot] = infos["episode_id"][slot]
+            self.trajectories[int(self._episode_ids[slot])] = Trajectory(*map(int, ids[:, slot]))
         self._steps[slots] = 0
 
-    def _step(self, generator: torch.Generator) -> int:
+    def step(self) -> int:
+        """Executes one chunk in every environment; returns the number of control steps."""
         inputs = self.policy.prepare(self._observations, self._instructions)
-        tokens, log_probs = self.policy.sample(inputs, self.args.temperature, generator)
+        tokens, log_probs = self.policy.sample(inputs, self.args.temperature, self.generator)
         actions = self.policy.actions(tokens)
         self._observations, _, terminations, truncations, infos = self.envs.step(actions)
         failed = infos.get("_worker_error", np.zeros(self.envs.num_envs, dtype=bool))
         executed = np.where(failed, 0, infos["control_steps"] - self._steps)
-        masks = torch.arange(tokens.shape[1]) < torch.as_tensor(executed * STEP_TOKENS)[:, None]
-        for slot, episode_id in enumerate(map(int, infos["episode_id"])):
-            x = {name: value[slot] for name, value in inputs.items()}
-            self._chunks[episode_id].append(Chunk(x, tokens[slot], log_probs[slot], masks[slot]))
-            if "furthest_progress" in infos:
-                self._furthest[episode_id] = infos["furthest_progress"][slot]
-            if failed[slot]:  # its simulator broke: another episode has to take its place
-                del self._chunks[episode_id]
-                self._furthest.pop(episode_id, None)
-                again = int(infos["task_id"][slot]), int(infos["init_state_id"][slot])
-                self._queue.appendleft(again)
+        executed_tokens = torch.as_tensor(executed * self.policy.action_dim)
+        masks = torch.arange(tokens.shape[1]) < executed_tokens[:, None]
+        chunks = Chunk(inputs, tokens, log_probs, masks).select(slice(None))
+        for slot, episode_id in enumerate(map(int, self._episode_ids)):
+            trajectory = self.trajectories[episode_id]
+            trajectory.chunks.append(chunks.select(slot))
+            if "max_progress" in infos:
+                trajectory.max_progress = float(infos["max_progress"][slot])
+            if failed[slot]:  # its simulator crashed, so the episode is run again
+                del self.trajectories[episode_id]
+                self._queue.appendleft((trajectory.task_id, trajectory.init_state_id))
         self._steps = infos["control_steps"].copy()
         self._idle = terminations | truncations
         return int(executed.sum())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything but the simulators and what the wrapper holds."""
+        arrays = {"idle": self._idle, "steps": self._steps, "episode_ids": self._episode_ids}
+        lists = {"queue": list(self._queue), "success_rates": self.sampler.success_rates}
+        return {**lists, **arrays, **pack(self.trajectories)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned, and the simulators by repeating the actions."""
+        self._queue, self.trajectories = deque(map(tuple, state["queue"])), unpack(state)
+        self.sampler.success_rates = state["success_rates"]
+        names = ("idle", "steps", "episode_ids")
+        self._idle, self._steps, self._episode_ids = (np.array(state[name]) for name in names)
+        running = {
+            int(slot): self.trajectories[int(self._episode_ids[slot])].beginning(self.policy)
+            for slot in np.flatnonzero(~self._idle)
+        }
+        if running:
+            self._observations, self._instructions = replay(self.envs.env, running)
 
 
 # --- Maths ---
 
 
-def returns_of(group: Group, args: Args, furthest: np.ndarray) -> np.ndarray:
-    """Return of each episode, shape ``(len(group.episodes),)``: Eq. 5, or what it is compared with.
-
-    ``furthest`` is the true progress of each, NaN where nobody knows it.
-    """
+def rewarded(group: Group, trajectories: list[Trajectory], args: Args) -> Group:
+    """Returns a scored group with the rewards to train on: those of Eq. 5, or of a baseline."""
     if args.reward == "srpo":
-        return group.rewards
-    returns = np.array([float(episode.success) for episode in group.episodes])
-    if args.reward == "truth" and group.num_successes:
-        failed = returns == 0
-        returns[failed] = ProgressReward(args.formula).rewards_of(1 - furthest[failed])
-    return returns
+        return group
+    rewards = np.array([float(episode.success) for episode in group.episodes])
+    distances, failed = np.full(len(rewards), math.nan), rewards == 0
+    if args.reward == "oracle" and group.num_successes:
+        distances[failed] = 1 - np.array([t.max_progress for t in trajectories])[failed]
+        rewards[failed] = ProgressReward(args.formula).rewards_of(distances[failed])
+    episodes = (
+        replace(episode, progress_reward=float(reward), distance=float(distance))
+        for episode, reward, distance in zip(group.episodes, rewards, distances, strict=True)
+    )
+    return replace(group, episodes=tuple(episodes))
 
 
-def group_advantages(returns: np.ndarray, eps: float = 1e-6) -> np.ndarray:
-    """Advantage of each episode within its group, shape of ``returns``. Eq. 6."""
-    return (returns - returns.mean()) / (returns.std() + eps)
+def group_advantages(rewards: np.ndarray, eps: float = 1e-6) -> np.ndarray:
+    """Computes the advantage of each episode within its group, shape of ``rewards``. Eq. 6."""
+    return (rewards - rewards.mean()) / (rewards.std() + eps)
 
 
 def surrogate_loss(
@@ -337,235 +282,104 @@ def surrogate_loss(
     clip_low: float,
     clip_high: float,
 ) -> Tensor:
-    """Clipped surrogate over the tokens that were executed, to be minimised. Eqs. 7 and 8.
+    """Computes the clipped surrogate over executed tokens, to be minimised. Eqs. 7 and 8.
 
     Args:
-        log_probs: Of the sampled tokens under the policy that learns, shape ``(B, 56)``.
+        log_probs: Log-probabilities of the sampled tokens under the policy, shape ``(B, 56)``.
         old_log_probs: The same under the policy that acted.
-        advantages: One for each chunk's episode, shape ``(B,)``.
-        weights: How much a token counts, shape ``(B, 56)``; 0 if it was never executed.
-        clip_low: How far below 1 the ratio may go.
-        clip_high: How far above.
+        advantages: Advantage of each chunk's episode, shape ``(B,)``.
+        weights: Weight of each token, shape ``(B, 56)``; 0 for tokens that were not executed.
+        clip_low: Ratios are clipped below ``1 - clip_low``.
+        clip_high: Ratios are clipped above ``1 + clip_high``.
     """
     ratio = (log_probs - old_log_probs).exp()
-    advantages = advantages[:, None]  # one value for all tokens of an episode
+    advantages = advantages[:, None]  # the same for all tokens of an episode
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     surrogate = torch.min(ratio * advantages, clipped * advantages)
-    # The mean over tokens that were executed: counting the rest would shrink chunks cut short.
+    # Averaged over executed tokens: counting the others would shrink the last chunks of episodes.
     return -(surrogate * weights).sum() / weights.sum()
 
 
 def kl_to(log_probs: Tensor, other_log_probs: Tensor, mask: Tensor) -> Tensor:
-    """KL of the policy to another per token, estimated at sampled tokens; Schulman's k3, >= 0."""
+    """Estimates the KL to another policy per token from sampled tokens (Schulman's k3, >= 0)."""
     log_ratio = other_log_probs - log_probs
     return ((log_ratio.exp() - 1 - log_ratio) * mask).sum() / mask.sum()
 
 
-def warm_up(optimizer: torch.optim.Optimizer, args: Args) -> None:
-    """Sets the learning rate of the next gradient step; counts those that Adam has done."""
+# --- Update ---
+
+
+def warm_up(optimizer: torch.optim.Optimizer, args: Args) -> float:
+    """Sets and returns the learning rate of the next gradient step."""
     done = max((int(moments["step"]) for moments in optimizer.state.values()), default=0)
+    rate = args.learning_rate * min(1.0, (done + 1) / args.warmup_steps)
     for group in optimizer.param_groups:
-        group["lr"] = args.learning_rate * min(1.0, (done + 1) / args.warmup_steps)
+        group["lr"] = rate
+    return rate
 
 
 def update(
     policy: Policy,
     reference_policy: Policy | None,
     optimizer: torch.optim.Optimizer,
-    batch: list[ScoredGroup],
+    batch: Batch,
     args: Args,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """A few epochs of gradient steps on the groups that carry signal; returns what to log."""
+    """Takes gradient steps on the groups with signal; returns metrics, none without signal."""
     chunks: list[Chunk] = []
-    factors: list[tuple[float, float]] = []  # of each chunk: its advantage, the weight of a token
-    for scored in batch:
-        if not scored.has_signal:
+    factors: list[tuple[float, float]] = []  # of each chunk: advantage, weight of a token
+    for group, trajectories in batch:
+        if not has_signal(group):
             continue
-        for advantage, episode in zip(group_advantages(scored.returns), scored.chunks, strict=True):
-            # Every episode counts the same, as in the authors' code: failures last longer, and per
-            # token they would drown what the successes show.
-            executed = sum(int(chunk.mask.sum()) for chunk in episode)
-            chunks.extend(episode)
-            factors.extend([(float(advantage), 1 / max(executed, 1))] * len(episode))
+        for advantage, t in zip(group_advantages(group.rewards), trajectories, strict=True):
+            # Every episode has the same weight, as in the authors' code. With the same weight per
+            # token, failures would dominate, because they are longer.
+            chunks.extend(t.chunks)
+            factors.extend([(float(advantage), 1 / max(t.executed, 1))] * len(t.chunks))
     if not chunks:
         return {}
     device = next(policy.parameters()).device
-    inputs = {name: torch.stack([c.inputs[name] for c in chunks]) for name in chunks[0].inputs}
-    tokens = torch.stack([c.tokens for c in chunks])
-    old_log_probs = torch.stack([c.log_probs for c in chunks])
-    masks = torch.stack([c.mask for c in chunks])
+    data = Chunk.stack(chunks)
     advantages, weights = torch.tensor(factors).T
-    minibatches = (
-        rows
-        for _ in range(args.update_epochs)
-        for rows in torch.randperm(len(chunks), generator=generator).split(args.minibatch_size)
-    )
-    logs: list[dict[str, float]] = []
+    epochs = (torch.randperm(len(chunks), generator=generator) for _ in range(args.update_epochs))
+    minibatches = (rows for order in epochs for rows in order.split(args.minibatch_size))
     total = args.update_epochs * math.ceil(len(chunks) / args.minibatch_size)
-    for rows in live("update, minibatches", total, minibatches):
-        x = {name: values[rows].to(device) for name, values in inputs.items()}
-        columns = (tokens, old_log_probs, masks, advantages, weights)
-        token, old, mask, advantage, weight = (values[rows].to(device) for values in columns)
-        log_probs, entropy = policy.log_probs(x, token, args.temperature)
+    logs: list[dict[str, float]] = []
+    rate, ended_early = args.learning_rate, False
+    for rows in with_progress("update, minibatches", total, minibatches):
+        inputs, tokens, old, mask = data.select(rows, device)
+        advantage, weight = advantages[rows].to(device), weights[rows].to(device)
+        log_probs, entropy = policy.log_probs(inputs, tokens, args.temperature)
         weight = mask * weight[:, None]
         loss = surrogate_loss(log_probs, old, advantage, weight, args.clip_low, args.clip_high)
         with torch.no_grad():
             ratio = (log_probs - old).exp()
             outside = ((ratio < 1 - args.clip_low) | (ratio > 1 + args.clip_high)) & mask
             log = {
-                "surrogate": float(loss),
-                "kl_old": float(kl_to(old, log_probs, mask)),
-                "clipped": float(outside.sum() / mask.sum()),
-                "entropy": float((entropy * mask).sum() / mask.sum()),
+                "losses/surrogate": float(loss),
+                "losses/kl_old": float(kl_to(old, log_probs, mask)),
+                "losses/clipped": float(outside.sum() / mask.sum()),
+                "losses/entropy": float((entropy * mask).sum() / mask.sum()),
             }
         if reference_policy is not None:
             with torch.no_grad():
-                reference, _ = reference_policy.log_probs(x, token, args.temperature)
+                reference, _ = reference_policy.log_probs(inputs, tokens, args.temperature)
             penalty = kl_to(log_probs, reference, mask)
             loss = loss + args.kl_coef * penalty  # omega in Eq. 8
-            log["kl_reference"] = float(penalty)
+            log["losses/kl_reference"] = float(penalty)
         logs.append(log)
-        if log["kl_old"] > args.target_kl:
+        if ended_early := log["losses/kl_old"] > args.target_kl:
             break
-        warm_up(optimizer, args)
+        rate = warm_up(optimizer, args)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
         optimizer.step()
-    means = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
-    done = len(logs) - (logs[-1]["kl_old"] > args.target_kl)
-    return {**means, "gradient_steps": done, "completed": done / total}
-
-
-# --- Checkpoints: the policy for whoever wants it, and what this run needs to go on ---
-
-
-@dataclass
-class TrainingState:
-    """All that a run carries from one iteration to the next, between two cuts of its rollouts."""
-
-    policy: Policy
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator
-    sampler: TaskSampler
-    iteration: int = 0
-    control_steps: int = 0
-    episodes: int = 0
-    seconds: float = 0.0
-
-    def counters(self) -> dict[str, float]:
-        """How far the run has come."""
-        names = ("iteration", "control_steps", "episodes", "seconds")
-        return {name: getattr(self, name) for name in names}
-
-    def save(self, folder: Path, interrupted: bool = False) -> None:
-        """Writes a checkpoint into the run's folder."""
-        progress = {"agent": "vla_grpo", **self.counters(), "task_success": self.sampler.success}
-        progress["sampler_rng"] = self.sampler.rng.bit_generator.state
-        parts = (self.policy, self.optimizer, self.generator)
-        save_training(folder, *parts, progress, interrupted=interrupted)
-
-    def restore(self, folder: Path) -> None:
-        """Takes over the newest checkpoint, so that the run goes on as if it had never stopped."""
-        checkpoint = newest_checkpoint(folder)
-        progress = load_training(checkpoint, self.policy, self.optimizer, self.generator)
-        for name in self.counters():
-            setattr(self, name, progress[name])
-        self.sampler.success = progress["task_success"]
-        self.sampler.rng.bit_generator.state = progress["sampler_rng"]
-
-
-# --- What a person sees ---
-
-
-def live(what: str, total: int, steps: Iterable[Any] | None = None) -> tqdm:
-    """A progress bar that leaves no trace; nothing at all where the output is not a terminal."""
-    line = "{desc} |{bar:24}| {n_fmt}/{total_fmt}, {elapsed}{postfix}"
-    return tqdm(steps, what, total, leave=False, file=sys.stdout, disable=None, bar_format=line)
-
-
-class Log:
-    """One line per iteration, and the same figures for files, TensorBoard and Weights & Biases."""
-
-    def __init__(self, args: Args, folder: Path, state: TrainingState, assets: str) -> None:
-        """Makes the run's folder; of a run that goes on, forgets what came after its checkpoint."""
-        self.args, self.state = args, state
-        at = {"iteration": state.iteration, "step": state.control_steps} if args.resume else None
-        self.run = RunLog(folder, asdict(args), {"assets": assets}, resume_at=at)
-        evaluations = [record for record in self.run.past if "eval/success_rate" in record]
-        self.evaluated = {record["iteration"] for record in evaluations}
-        self.success_rate = evaluations[-1]["eval/success_rate"] if evaluations else math.nan
-        self.started = time.monotonic() - state.seconds
-        self.ends: deque[tuple[int, float]] = deque(maxlen=11)  # of iterations: number, seconds
-        self.cut_short = 0  # updates in a row that ended before half of their gradient steps
-        print(f"{folder}, from iteration {state.iteration}", flush=True)
-
-    def iteration(
-        self, batch: list[ScoredGroup], losses: dict[str, float], encoding_share: float
-    ) -> None:
-        """Prints and logs an iteration."""
-        state, total = self.state, self.args.iterations
-        groups = [scored.group for scored in batch]
-        episodes = [episode for group in groups for episode in group.episodes]
-        state.episodes += len(episodes)
-        state.seconds = time.monotonic() - self.started
-        signal = sum(scored.has_signal for scored in batch)
-        success = float(np.mean([episode.success for episode in episodes]))
-        speed = state.control_steps / state.seconds
-        figures = {
-            "rollout/success_rate": success,
-            "signal/with_signal": signal / len(groups),
-            "signal/shaped": sum(group.shaped for group in groups) / len(groups),
-            "signal/no_success": sum(group.num_successes == 0 for group in groups) / len(groups),
-            "charts/steps_per_second": speed,
-            "charts/encoding_share": encoding_share,
-            **{f"loss/{name}": value for name, value in losses.items()},
-        }
-        self.run.write(state.counters(), figures, state.control_steps)
-        self.ends.append((state.iteration, state.seconds))
-        (first, start), (last, end) = self.ends[0], self.ends[-1]
-        pace = (end - start) / (last - first) / 60 if last > first else None
-        to_go = "?" if pace is None else f"{pace * (total - last):.0f}"
-        print(
-            f"{state.iteration:4d}/{total}  success {success:4.0%} of {len(episodes):3d}"
-            f"  held-out {self.success_rate:.0%}  signal {signal:2d}/{len(groups):2d}"
-            f"  kl {losses.get('kl_old', 0):.4f}  {speed:3.0f} steps/s"
-            f"  {state.seconds / 60:.0f} min, {to_go} to go",
-            flush=True,
-        )
-        # Few steps, each so far that it moves what the policy knows: some runs unlearned like that.
-        self.cut_short = self.cut_short + 1 if losses.get("completed", 1) < 0.5 else 0
-        if self.cut_short == 3:
-            print(
-                "Three updates in a row ended at --target-kl before half of their gradient steps: "
-                f"a --learning-rate below {self.args.learning_rate:g} learns more steadily",
-                flush=True,
-            )
-
-    def evaluation(self, result: Evaluation) -> None:
-        """Prints and logs a held-out evaluation."""
-        self.state.seconds = time.monotonic() - self.started
-        self.evaluated.add(self.state.iteration)
-        self.success_rate = result.success_rate
-        self.ends.append((self.state.iteration, self.state.seconds))
-        tasks = result.by_task()
-        by_task = {f"eval/task_{task}": part.success_rate for task, part in tasks.items()}
-        figures = {"eval/success_rate": result.success_rate, **by_task}
-        self.run.write(self.state.counters(), figures, self.state.control_steps)
-        shares = " ".join(f"{part.num_successes}/{len(part.episodes)}" for part in tasks.values())
-        print(f"held-out success {result} episodes; by task {shares}", flush=True)
-
-    def is_evaluation_due(self) -> bool:
-        """Whether the policy is to be evaluated now, and has not been yet."""
-        iteration, args = self.state.iteration, self.args
-        due = iteration % args.eval_every == 0 or iteration == args.iterations
-        return due and iteration not in self.evaluated
-
-    def is_done(self) -> bool:
-        """Whether all iterations are done, or the policy is as good as asked for."""
-        stop_at = math.inf if self.args.stop_at is None else self.args.stop_at
-        return self.state.iteration >= self.args.iterations or self.success_rate >= stop_at
+    metrics = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
+    done = len(logs) - ended_early
+    charts = {"learning_rate": rate, "gradient_steps": done, "update_completed": done / total}
+    return metrics | {f"charts/{name}": value for name, value in charts.items()}
 
 
 # --- Main ---
@@ -573,67 +387,62 @@ class Log:
 
 def main(args: Args) -> None:
     """Trains a policy; an iteration is a rollout, its rewards and a few gradient steps."""
-    # --- Setup: seeds, policy, optimizer, environments, logger ---
+    # --- Setup: policy, optimizer, environments, the run with its log and checkpoints ---
     with errors_as_sentences("vla_grpo.py"):
-        args.check()
-        torch.manual_seed(args.seed)
-        torch.set_num_threads(args.torch_threads)
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        device = auto if args.device == "auto" else args.device
+        device = args.set_up_torch()
         policy = load_policy(args.checkpoint).to(device)
         reference_policy = load_policy(args.checkpoint).to(device) if args.kl_coef else None
         optimizer = torch.optim.AdamW(
             policy.parameters(), lr=args.learning_rate, eps=1e-5, weight_decay=0.0
         )
-        # Only a reward from video looks at it.
+        # The other rewards do not depend on the videos.
         encoder = TimedEncoder(named_encoder(args.encoder if args.reward == "srpo" else "pixels"))
         libero = gymnasium.make_vec(
             args.gym_id, num_envs=args.num_envs, num_workers=args.num_workers,
             autoreset_mode=AutoresetMode.DISABLED, max_steps=args.rollout_steps,
-            true_progress=args.reward == "truth",
+            true_progress=args.reward == "oracle",
         )  # fmt: skip
         envs = SelfReferentialProgressWrapper(
-            libero, encoder,
+            libero, encoder, reward=ProgressReward(args.formula),
             group_size=args.group_size, reference=args.reference,
-            reward=ProgressReward(args.formula),
         )  # fmt: skip
-        held_out = held_out_episodes(libero.num_tasks, args.eval_episodes)
-        sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, np.random.default_rng(args.seed))
-        state = TrainingState(policy, optimizer, torch.Generator().manual_seed(args.seed), sampler)
-        folder = Path(args.resume) if args.resume else args.new_folder()
-        if args.resume:
-            state.restore(folder)
-        log = Log(args, folder, state, libero.assets)
-    rollout = Rollout(envs, policy, sampler, args)
-    try:
+        generator = torch.Generator().manual_seed(args.seed)
+        sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, args.seed)
+        rollout = Rollout(envs, policy, sampler, generator, args)
+        schedule = {"every": args.eval_every, "last": args.iterations}
+        evaluation = HeldOutEvaluation(libero, policy, args.eval_episodes, **schedule)
+        run = TrainingRun(
+            "vla_grpo", f"{args.suite}__{args.exp_name}__{args.reward}__{args.seed}", args,
+            parts={"optimizer": optimizer, "generator": generator, "sampler": sampler.rng,
+                   "wrapper": envs, "rollout": rollout},
+            policy=policy, conditions={"assets": libero.assets},
+            counters=("control_steps", "episodes"),
+        )  # fmt: skip
+    with run, closing(envs):
         while True:
             # --- Evaluation: greedy, on initial states that are never trained on ---
-            if log.is_evaluation_due():
-                # A clean cut: a run resumed here starts the same episodes as one that goes on.
-                rollout.cut()
-                with live("held-out episodes", len(held_out)) as bar:
-                    libero.set_attr("max_steps", MAX_STEPS[libero.suite])
-                    log.evaluation(evaluate(policy.act, libero, held_out, lambda _: bar.update()))
-                    libero.set_attr("max_steps", args.rollout_steps or MAX_STEPS[libero.suite])
-                state.save(folder)
-            if log.is_done():
+            if evaluation.is_due(run):
+                rollout.restart()
+                evaluation.evaluate(run)
+                run.save()
+            reached = run.log.latest("eval/success_rate") >= (args.stop_at or math.inf)
+            if reached or run.iteration >= args.iterations:
                 break
-            # --- Rollout: whole episodes; their returns are the progress rewards (Eqs. 2-5) ---
+            # --- Rollout: whole episodes and their progress rewards (Eqs. 2-5) ---
             began, encoder.seconds = time.monotonic(), 0.0
-            batch = rollout.collect(state)
-            # --- Update: clipped surrogate over the action tokens that were sampled (Eqs. 6-8) ---
-            losses = update(policy, reference_policy, optimizer, batch, args, state.generator)
-            state.iteration += 1
-            log.iteration(batch, losses, encoder.seconds / (time.monotonic() - began))
-        print(f"The policy is in {newest_checkpoint(folder) / 'policy'}")
-    except KeyboardInterrupt:
-        state.save(folder, interrupted=True)
-        print(f"\nStopped. Go on with: python agents/vla_grpo.py --resume {folder}")
-        raise SystemExit(130) from None  # 128 + SIGINT, as shells have it
-    finally:
-        envs.close()
-        log.run.close()
+            batch, control_steps = rollout.collect()
+            # --- Update: clipped surrogate over the sampled action tokens (Eqs. 6-8) ---
+            metrics = update(policy, reference_policy, optimizer, batch, args, generator)
+            # --- Log and checkpoint ---
+            statistics = group_statistics([group for group, _ in batch])
+            run.count(iteration=1, control_steps=control_steps, episodes=statistics.num_episodes)
+            metrics["charts/steps_per_second"] = run.counters["control_steps"] / run.seconds
+            metrics["charts/encoding_share"] = encoder.seconds / (time.monotonic() - began)
+            run.write({**statistics.as_dict("rollout/"), **metrics})
+            print_iteration(run, args.iterations, args.learning_rate)
+            run.save(keep=False)
+    print(f"The policy is in {run.policy_path}")
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    main(Args.parse())

@@ -1,18 +1,21 @@
-"""Checkpoints of a training run: the policy for whoever wants it, and what the run needs to go on.
+"""Checkpoints of a training run: complete at any moment, and data instead of code.
 
-A run's folder holds ``checkpoints/iteration_0010/``, ..., each with ``policy`` (see
-:mod:`srpo_env.policy.checkpoint`), ``training.safetensors`` (the optimizer and the random
-generator) and ``training.json`` (numbers). All of it is data and not code.
+A run's folder holds ``checkpoints/iteration_0010/``, ..., each with ``policy`` (if the run trains
+one, see :mod:`srpo_env.policy.checkpoint`), ``training.safetensors`` (arrays of all other state)
+and ``training.json`` (the rest of it).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
+from functools import singledispatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,105 +24,226 @@ from torch import Tensor
 from srpo_env.policy.base import Policy
 from srpo_env.policy.network import load_policy
 
+FORMAT = "srpo-env training"
+FORMAT_VERSION = 1
 
-def save_training(
-    folder: str | Path,
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    progress: Mapping[str, Any],
-    *,
-    interrupted: bool = False,
-) -> Path:
-    """Writes a checkpoint; the newest one is complete at any moment, power cuts included.
+CHECKPOINTS = "checkpoints"
+"""name of their folder in a run's folder"""
 
-    Args:
-        folder: The run's.
-        policy: Saved by its own `save`.
-        optimizer: Its state is saved; its settings are the program's.
-        generator: What the run draws from.
-        progress: What JSON can hold; ``"iteration"`` names the checkpoint.
-        interrupted: The run was stopped in the middle of an iteration. Such a checkpoint has a name
-            of its own: it has dropped what was under way, and so must not take the place of one
-            from which the run goes on to the bit.
+TENSORS, VALUES, POLICY = "training.safetensors", "training.json", "policy"
+"""names in a checkpoint's folder"""
 
-    Returns:
-        The checkpoint's folder.
-    """
-    checkpoints = Path(folder) / "checkpoints"
-    name = f"iteration_{progress['iteration']:04d}" + ("_interrupted" if interrupted else "")
-    target, draft = checkpoints / name, checkpoints / ".draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    policy.save(draft / "policy", provenance=progress)
-    tensors = {"generator": generator.get_state(), **optimizer_tensors(optimizer)}
-    save_file(tensors, draft / "training.safetensors")
-    (draft / "training.json").write_text(json.dumps(progress, indent=2))
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)
-    return target
+TEMPORARY = "_temporary"
+"""end of the name of a checkpoint that the next one replaces"""
 
 
-def load_training(
-    checkpoint: str | Path,
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> dict[str, Any]:
-    """Takes over a checkpoint, so that a run goes on as if it had never stopped.
+class Stateful(Protocol):
+    """Anything whose state can be saved: modules, schedulers, the environment wrapper, ..."""
 
-    Returns:
-        The ``progress`` that was saved with it.
+    def state_dict(self) -> Mapping[str, Any]:
+        """Returns tensors, arrays and what JSON can hold, by name."""
 
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged.
-    """
-    checkpoint = Path(checkpoint)
-    policy.load_state_dict(load_policy(checkpoint / "policy").state_dict())
-    try:
-        tensors = load_file(checkpoint / "training.safetensors")
-    except SafetensorError as error:
-        raise ValueError(f"{checkpoint}/training.safetensors is damaged: {error}") from error
-    generator.set_state(tensors.pop("generator"))
-    load_optimizer(optimizer, tensors)
-    progress: dict[str, Any] = json.loads((checkpoint / "training.json").read_text())
-    return progress
+    def load_state_dict(self, state: Any) -> Any:
+        """Restores what `state_dict` returned."""
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors, for a safetensors file."""
-    # Averages of gradients come in the memory order of their layers; a file knows only one.
+@singledispatch
+def get_state(part: Any) -> Mapping[str, Any]:
+    """Returns the state of a part of a run by name: tensors, arrays and what JSON can hold."""
+    state: Mapping[str, Any] = part.state_dict()
+    return state
+
+
+@singledispatch
+def set_state(part: Any, state: Mapping[str, Any]) -> None:
+    """Restores what `get_state` returned."""
+    part.load_state_dict(state)
+
+
+@get_state.register
+def _(part: torch.optim.Optimizer) -> Mapping[str, Any]:
     return {
-        f"{index}.{key}": torch.as_tensor(value).contiguous()
-        for index, values in optimizer.state_dict()["state"].items()
+        f"{index}.{key}": torch.as_tensor(value)
+        for index, values in part.state_dict()["state"].items()
         for key, value in values.items()
     }
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Takes over what `optimizer_tensors` returned; the settings stay the optimizer's own."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
+@set_state.register
+def _(part: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    # The settings, such as the learning rate, remain those that the optimizer was built with.
+    by_index: dict[int, dict[str, Any]] = {}
+    for name, value in state.items():
         index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        by_index.setdefault(int(index), {})[key] = value
+    part.load_state_dict({**part.state_dict(), "state": by_index})
+
+
+@get_state.register
+def _(part: torch.Generator) -> Mapping[str, Any]:
+    return {"state": part.get_state()}
+
+
+@set_state.register
+def _(part: torch.Generator, state: Mapping[str, Any]) -> None:
+    part.set_state(state["state"])
+
+
+@get_state.register
+def _(part: np.random.Generator) -> Mapping[str, Any]:
+    return {"state": dict(part.bit_generator.state)}
+
+
+@set_state.register
+def _(part: np.random.Generator, state: Mapping[str, Any]) -> None:
+    part.bit_generator.state = state["state"]
+
+
+def save_training(
+    folder: str | Path,
+    parts: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    *,
+    policy: Policy | None = None,
+    keep: bool = True,
+) -> Path:
+    """Writes a checkpoint; whatever ends the process, the newest complete one can be read.
+
+    The files are written to a draft folder and flushed to the disk before that is renamed.
+
+    Args:
+        folder: Folder of the run.
+        parts: What to save besides the policy, by name: anything that `get_state` takes.
+        progress: Counters of the run, for JSON; ``"iteration"`` names the checkpoint.
+        policy: Saved by its own `save`, with ``progress`` as its provenance.
+        keep: Whether the checkpoint stays when later ones are written.
+
+    Returns:
+        Folder of the checkpoint.
+    """
+    checkpoints = Path(folder) / CHECKPOINTS
+    target = checkpoints / f"iteration_{progress['iteration']:04d}{'' if keep else TEMPORARY}"
+    draft = checkpoints / ".draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    if policy is not None:
+        policy.save(draft / POLICY, provenance=progress)
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, dict[str, Any]] = {}
+    arrays: list[str] = []  # names of tensors that have to become NumPy arrays again
+    for part, owner in parts.items():
+        values[part] = {}
+        for name, value in get_state(owner).items():
+            if isinstance(value, np.ndarray) and value.dtype.kind != "U":
+                arrays.append(f"{part}.{name}")
+                value = torch.tensor(value)
+            if isinstance(value, Tensor):
+                # Averages of gradients have the memory order of their layers; files have one.
+                tensors[f"{part}.{name}"] = value.detach().cpu().contiguous()
+            else:
+                values[part][name] = value.item() if isinstance(value, np.ndarray) else value
+    save_file(tensors, draft / TENSORS)
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "progress": dict(progress),
+        "parts": values,
+        "arrays": arrays,
+    }
+    (draft / VALUES).write_text(json.dumps(content))
+    _flush(draft)
+    earlier = list(checkpoints.glob(f"iteration_*{TEMPORARY}"))
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+    _flush(checkpoints, content=False)
+    for checkpoint in earlier:
+        if checkpoint != target:
+            shutil.rmtree(checkpoint)
+    return target
+
+
+def load_progress(checkpoint: str | Path) -> dict[str, Any]:
+    """Reads the ``progress`` that a checkpoint was saved with.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged, or of another format version.
+    """
+    progress: dict[str, Any] = _read_values(Path(checkpoint))["progress"]
+    return progress
+
+
+def load_training(
+    checkpoint: str | Path, parts: Mapping[str, Any], policy: Policy | None = None
+) -> None:
+    """Restores the state of ``parts`` and ``policy``, so that a run continues where it was saved.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged, of another format version, or of another kind of run.
+    """
+    checkpoint = Path(checkpoint)
+    content = _read_values(checkpoint)
+    states: dict[str, dict[str, Any]] = content["parts"]
+    arrays = set(content["arrays"])
+    if set(states) != set(parts):
+        raise ValueError(
+            f"{checkpoint / VALUES} must hold the state of {', '.join(sorted(parts))}, "
+            f"got {', '.join(sorted(states))}: it was written by another agent"
+        )
+    try:
+        tensors = load_file(checkpoint / TENSORS)
+    except SafetensorError as error:
+        raise ValueError(f"{checkpoint / TENSORS} is damaged: {error}") from error
+    for name, tensor in tensors.items():
+        owner, _, key = name.partition(".")
+        states[owner][key] = tensor.numpy() if name in arrays else tensor
+    if policy is not None:
+        policy.load_state_dict(load_policy(checkpoint / POLICY).state_dict())
+    for name, part in parts.items():
+        set_state(part, states[name])
 
 
 def newest_checkpoint(folder: str | Path) -> Path:
-    """A run's checkpoint with most iterations; of two with as many, the one not interrupted.
+    """Returns the checkpoint with the most iterations; if two are equal, the one that is kept.
 
     Raises:
-        FileNotFoundError: If the folder has none.
+        FileNotFoundError: If the run has none.
     """
 
     def age(checkpoint: Path) -> tuple[int, bool]:
-        _, iteration, *interrupted = checkpoint.name.split("_")
-        return int(iteration), not interrupted
+        return int(checkpoint.name.split("_")[1]), not checkpoint.name.endswith(TEMPORARY)
 
-    found = list((Path(folder) / "checkpoints").glob("iteration_*"))
+    found = list((Path(folder) / CHECKPOINTS).glob("iteration_*"))
     if not found:
         raise FileNotFoundError(
             f"--resume must name the folder of a run with checkpoints, and {str(folder)!r} has none"
         )
     return max(found, key=age)
+
+
+def _read_values(checkpoint: Path) -> dict[str, Any]:
+    file = checkpoint / VALUES
+    try:
+        content = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is damaged: it is not valid JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{file} is not part of a checkpoint of srpo-env")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{file} must have format version {FORMAT_VERSION}, got "
+            f"{content.get('format_version')}: resume with the version of srpo-env that wrote it, "
+            "or start a new run"
+        )
+    return content
+
+
+def _flush(folder: Path, content: bool = True) -> None:
+    """Flushes a folder, and the files in it, to the disk."""
+    for path in [*(folder.iterdir() if content else ()), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The held-out protocol: which episodes are evaluated, and what a success rate comes with."""
+"""The held-out protocol: which episodes are evaluated, and success rates with their intervals."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 
 TRAINING_STATES = range(40)
-"""initial states of each task that training draws from"""
+"""ids of the initial states of each task that training draws from"""
 HELD_OUT_STATES = range(40, 50)
-"""initial states of each task that are never trained on"""
+"""ids of the initial states of each task that are never trained on"""
 
 Act = Callable[[dict[str, npt.NDArray[Any]], list[str]], npt.NDArray[np.float32]]
-"""All environments' observations and instructions in, actions ``(num_envs, chunk, 7)`` out"""
+"""Maps observations and instructions of all environments to actions ``(num_envs, chunk, 7)``."""
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """How one evaluated episode ended."""
+    """Result of one evaluated episode."""
 
     task_id: int
     init_state_id: int
@@ -32,18 +32,18 @@ class EpisodeResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The episodes of an evaluation, in the order of task and initial state."""
+    """Results of an evaluation, sorted by task and initial state."""
 
     episodes: tuple[EpisodeResult, ...]
 
     @property
     def num_successes(self) -> int:
-        """Number of episodes that succeeded."""
+        """Number of successful episodes."""
         return sum(episode.success for episode in self.episodes)
 
     @property
     def success_rate(self) -> float:
-        """Fraction of episodes that succeeded, in [0, 1]."""
+        """Fraction of successful episodes, in [0, 1]."""
         return self.num_successes / len(self.episodes)
 
     @property
@@ -52,20 +52,25 @@ class Evaluation:
         return wilson_interval(self.num_successes, len(self.episodes))
 
     def by_task(self) -> dict[int, Evaluation]:
-        """The episodes of each task."""
+        """Returns the evaluation of each task."""
         tasks: dict[int, list[EpisodeResult]] = defaultdict(list)
         for episode in self.episodes:
             tasks[episode.task_id].append(episode)
         return {task_id: Evaluation(tuple(episodes)) for task_id, episodes in tasks.items()}
 
+    def counts_by_task(self) -> str:
+        """Returns successes and episodes of each task, as in ``1/2 0/2``."""
+        parts = self.by_task().values()
+        return " ".join(f"{part.num_successes}/{len(part.episodes)}" for part in parts)
+
     def __str__(self) -> str:
-        """Success rate, interval and number of episodes, as in ``50% [24%, 76%] of 10``."""
+        """Returns success rate, interval and number of episodes, as in ``50% [24%, 76%] of 10``."""
         low, high = self.interval
         return f"{self.success_rate:.0%} [{low:.0%}, {high:.0%}] of {len(self.episodes)}"
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson 95% interval of a success rate.
+    """Computes the Wilson 95% interval of a success rate.
 
     Examples:
         >>> tuple(round(bound, 3) for bound in wilson_interval(9, 10))
@@ -76,15 +81,17 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def held_out_episodes(num_tasks: int, num_episodes: int) -> list[tuple[int, int]]:
-    """Tasks and held-out initial states, spread evenly: all tasks with state 40 first, then 41, ...
+    """Returns pairs of task and held-out initial state, spread evenly over the tasks.
+
+    All tasks come with state 40 first, then with 41, and so on.
 
     Raises:
-        ValueError: If there are not so many.
+        ValueError: If there are fewer than ``num_episodes`` of them, or it is below 1.
     """
     pairs = [(task, state) for state in HELD_OUT_STATES for task in range(num_tasks)]
     if not 1 <= num_episodes <= len(pairs):
         raise ValueError(
-            f"there are {len(pairs)} held-out episodes, and {num_episodes} were asked for"
+            f"the number of held-out episodes must be in 1..{len(pairs)}, got {num_episodes}"
         )
     return pairs[:num_episodes]
 
@@ -93,20 +100,22 @@ def evaluate(
     act: Act,
     envs: Any,
     episodes: Iterable[tuple[int, int]],
-    on_episode: Callable[[EpisodeResult], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Runs each of ``episodes``, pairs of task and initial state, once.
+    """Runs each of ``episodes`` once.
 
     Args:
         act: The policy.
-        envs: A vector environment of LIBERO tasks with autoreset disabled; to be reset afterwards.
-        episodes: What to run.
-        on_episode: Called at each episode's end, for a progress bar.
+        envs: Vector environment of LIBERO tasks with autoreset disabled; it must be reset before
+            it is used for anything else.
+        episodes: Pairs of task and initial state.
+        on_step: Called after each step with the number of episodes that have ended, for a
+            progress bar.
     """
     queue = deque(episodes)
     results: list[EpisodeResult] = []
     num_envs: int = envs.num_envs
-    # Environments that find the queue empty wait: their episode has ended, or never counts.
+    # An environment that finds the queue empty waits with pending None; its steps do not count.
     pending: list[tuple[int, int] | None] = [None] * num_envs
     idle = np.ones(num_envs, dtype=bool)
     first = True
@@ -115,7 +124,7 @@ def evaluate(
     while queue or any(pending):
         mask = idle & (np.cumsum(idle) <= len(queue))
         if first:
-            mask[:] = True  # all have to be reset once, be there an episode for them or not
+            mask[:] = True  # every environment must be reset once, even without an episode
         if mask.any():
             ids = np.zeros((2, num_envs), dtype=int)
             for slot in np.flatnonzero(mask):
@@ -134,8 +143,7 @@ def evaluate(
             pair, pending[slot] = pending[slot], None
             if pair is not None:
                 success, steps = bool(infos["is_success"][slot]), int(infos["control_steps"][slot])
-                result = EpisodeResult(*pair, success=success, control_steps=steps)
-                results.append(result)
-                if on_episode is not None:
-                    on_episode(result)
+                results.append(EpisodeResult(*pair, success=success, control_steps=steps))
+        if on_step is not None:
+            on_step(len(results))
     return Evaluation(tuple(sorted(results, key=lambda r: (r.task_id, r.init_state_id))))

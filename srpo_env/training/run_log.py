@@ -1,4 +1,4 @@
-"""What a training run leaves behind: its settings, its conditions, and every figure that it logs.
+"""Metrics of a training run, its settings and its conditions.
 
 A run's folder holds ``args.json``, ``conditions.json`` and ``history.jsonl``, TensorBoard's files
 and, if the run is tracked, a copy at Weights & Biases. :mod:`srpo_env.training.report` reads
@@ -8,6 +8,8 @@ and draws them.
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,45 +20,44 @@ from torch.utils.tensorboard import SummaryWriter
 import srpo_env
 from srpo_env.machine import commit, cpu_name, usable_cores
 from srpo_env.training.report import CONDITIONS, HISTORY, SETTINGS, read_history
+from srpo_env.training.settings import RunSettings
 
 
 class RunLog:
-    """Writes the figures of one run to its folder."""
+    """Writes the metrics of one run into its folder."""
 
     def __init__(
         self,
         folder: str | Path,
-        args: Mapping[str, Any],
+        settings: RunSettings,
         conditions: Mapping[str, Any],
         *,
         resume_at: Mapping[str, int] | None = None,
     ) -> None:
-        """Makes the run's folder; of a run that goes on, forgets what came after its checkpoint.
+        """Writes settings and conditions; for a resumed run, drops metrics after its checkpoint.
 
         Args:
-            folder: The run's; made if it is missing.
-            args: The program's settings. With ``args["track"]``, the curves go to Weights & Biases
-                too, to ``args["wandb_project_name"]`` of ``args["wandb_entity"]``.
-            conditions: What the figures depend on beside the settings, as LIBERO's assets. A run
-                goes on only under the conditions that it began with.
-            resume_at: ``iteration`` and ``step`` of the checkpoint that the run goes on from; None
-                for a new run.
+            folder: The run's folder, which exists.
+            settings: Settings of the run.
+            conditions: What the metrics depend on besides the settings, such as LIBERO's assets. A
+                run is only resumed under the conditions that it began with.
+            resume_at: ``records`` (number of `write` calls) and ``step`` at the checkpoint from
+                which the run is resumed; None for a new run.
 
         Raises:
-            FileExistsError: If a new run's folder holds a run already.
-            ValueError: If a run is to go on under other conditions.
+            FileExistsError: If the folder of a new run already holds a run.
+            ValueError: If the conditions of a resumed run have changed.
         """
         self.folder = Path(folder)
-        self.past: list[dict[str, Any]] = []
-        """figures that the run had logged when it was stopped"""
+        self.records: list[dict[str, Any]] = []
+        """everything that was logged, in order"""
         if resume_at is not None:
             self._check_conditions(conditions)
-            self.past = read_history(self.folder, resume_at["iteration"])
+            self.records = read_history(self.folder)[: resume_at["records"]]
         elif (self.folder / HISTORY).exists():
-            raise FileExistsError(f"{self.folder} holds a run already: delete it, or name another")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        settings = json.dumps(args, indent=2, default=str)
-        (self.folder / SETTINGS).write_text(settings)
+            raise FileExistsError(f"{self.folder} already holds a run: delete it, or name another")
+        content = settings.as_json()
+        (self.folder / SETTINGS).write_text(json.dumps(content, indent=2))
         all_conditions = {
             **conditions,
             "cpu": cpu_name(),
@@ -66,43 +67,58 @@ class RunLog:
             "commit": commit(),
         }
         (self.folder / CONDITIONS).write_text(json.dumps(all_conditions, indent=2))
-        self._history = self.folder / HISTORY
-        self._history.write_text("".join(json.dumps(record) + "\n" for record in self.past))
-        if args["track"]:
+        # Replaced in one step, so that a run that ends right here keeps its history.
+        draft = self.folder / f".{HISTORY}"
+        draft.write_text("".join(json.dumps(record) + "\n" for record in self.records))
+        draft.replace(self.folder / HISTORY)
+        self._history = (self.folder / HISTORY).open("a")
+        if settings.track:
             import wandb
 
             wandb.init(
-                project=args["wandb_project_name"], entity=args["wandb_entity"],
-                config={**args, **all_conditions},
+                project=settings.wandb_project_name, entity=settings.wandb_entity,
+                config={**content, **all_conditions},
                 id=self.folder.name, name=self.folder.name, resume="allow", sync_tensorboard=True,
             )  # fmt: skip
         first_step = None if resume_at is None else resume_at["step"] + 1
         self._writer = SummaryWriter(str(self.folder), purge_step=first_step)
-        self._writer.add_text("args", f"```json\n{settings}\n```")
+        self._writer.add_text("args", f"```json\n{json.dumps(content, indent=2)}\n```")
 
     def write(self, counters: Mapping[str, float], values: Mapping[str, float], step: int) -> None:
-        """Logs figures.
+        """Logs metrics; leaves out those that are NaN, which JSON does not have.
 
         Args:
-            counters: How far the run has come; for the history.
-            values: The figures by their names.
-            step: Where TensorBoard draws them.
+            counters: How far the run is; written to the history.
+            values: Metrics by name.
+            step: Position of the metrics on TensorBoard's axis.
         """
+        values = {name: value for name, value in values.items() if not math.isnan(value)}
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
-        with self._history.open("a") as file:
-            file.write(json.dumps({**counters, **values}) + "\n")
+        self.records.append({**counters, **values})
+        self._history.write(json.dumps(self.records[-1]) + "\n")
+        self._history.flush()
+
+    def latest(self, name: str) -> float:
+        """Returns the newest value of a metric; NaN if it was never logged."""
+        values = [float(record[name]) for record in self.records if name in record]
+        return values[-1] if values else math.nan
+
+    def sync(self) -> None:
+        """Flushes the history to the disk."""
+        os.fsync(self._history.fileno())
 
     def close(self) -> None:
-        """Writes out what is not on the disk yet."""
+        """Writes what is still in memory, and closes the files."""
         self._writer.close()
+        self._history.close()
 
     def _check_conditions(self, conditions: Mapping[str, Any]) -> None:
         file = self.folder / CONDITIONS
-        began = json.loads(file.read_text()) if file.is_file() else {}
+        before = json.loads(file.read_text()) if file.is_file() else {}
         for name, value in conditions.items():
-            if began.get(name, value) != value:
+            if before.get(name, value) != value:
                 raise ValueError(
-                    f"{self.folder} began with {name} {began[name]!r}, and now it is {value!r}: "
-                    "one run's figures must not mix the two"
+                    f"{self.folder} began with {name} {before[name]!r}, now it is {value!r}: "
+                    "the metrics of one run must not mix the two"
                 )

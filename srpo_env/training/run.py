@@ -1,0 +1,157 @@
+"""A training run: its folder, lock, log, checkpoints, counters, and what ends it early."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from srpo_env.policy.base import Policy
+from srpo_env.training.checkpoint import (
+    CHECKPOINTS,
+    POLICY,
+    load_progress,
+    load_training,
+    newest_checkpoint,
+    save_training,
+)
+from srpo_env.training.folder_lock import FolderLock
+from srpo_env.training.run_log import RunLog
+from srpo_env.training.settings import RunSettings
+from srpo_env.training.signals import Stopped, deferred_signals
+
+
+class TrainingRun:
+    """A run of an agent, new or resumed; a context manager around its training loop.
+
+    Inside, SIGINT, SIGTERM and SIGHUP take effect at the next `check_signals`: the process prints
+    how to resume the run and exits with 128 + signal.
+    """
+
+    def __init__(
+        self,
+        agent: str,
+        name: str,
+        settings: RunSettings,
+        parts: Mapping[str, Any],
+        *,
+        policy: Policy | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        counters: Sequence[str] = (),
+    ) -> None:
+        """Creates the folder of a new run, or restores a run from its newest checkpoint.
+
+        Args:
+            agent: Name of the agent's file without its ending.
+            name: First part of the folder's name.
+            settings: Settings of the run.
+            parts: Everything that the run needs to continue besides the policy, by name: what
+                :func:`~srpo_env.training.checkpoint.get_state` takes.
+            policy: The policy that is trained, which checkpoints hold in a form of its own.
+            conditions: What the metrics depend on besides the settings; see `RunLog`.
+            counters: Names of what the run counts besides iterations. The first one is the axis of
+                TensorBoard, which without any are the iterations.
+
+        Raises:
+            FileNotFoundError: If there is no checkpoint to resume from.
+            ValueError: If the checkpoint is damaged, or the conditions have changed.
+            BlockingIOError: If another process trains in this folder.
+        """
+        self.agent, self.settings, self.policy = agent, settings, policy
+        self.counters: dict[str, int] = dict.fromkeys(["iteration", *counters], 0)
+        """progress of the run; by the names that the history has"""
+        self._parts, self._axis = dict(parts), [*counters, "iteration"][0]
+        self._seconds_before = 0.0
+        if settings.resume is None:
+            self.folder = _new_folder(settings.run_dir, name)
+        else:
+            self.folder = settings.resume
+            newest_checkpoint(self.folder)
+        with ExitStack() as exits:  # left at once if something fails
+            exits.callback(FolderLock(self.folder).release)
+            if settings.resume is None:
+                self.log = RunLog(self.folder, settings, conditions or {})
+            else:
+                checkpoint = newest_checkpoint(self.folder)
+                progress = load_progress(checkpoint)
+                self.counters, self._seconds_before = progress["counters"], progress["seconds"]
+                at = {"records": progress["records"], "step": self.counters[self._axis]}
+                self.log = RunLog(self.folder, settings, conditions or {}, resume_at=at)
+            exits.callback(self.log.close)
+            if settings.resume is not None:
+                load_training(checkpoint, self._parts, policy)
+            self._exits = exits.pop_all()
+        self._started = time.monotonic()
+
+    @property
+    def iteration(self) -> int:
+        """Number of iterations that are finished."""
+        return self.counters["iteration"]
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the run so far, without the time between an end and its resumption."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    @property
+    def policy_path(self) -> Path:
+        """Path of the policy in the newest checkpoint, for ``--checkpoint``."""
+        return newest_checkpoint(self.folder) / POLICY
+
+    def count(self, **numbers: int) -> None:
+        """Adds to the counters."""
+        for name, number in numbers.items():
+            self.counters[name] += number
+
+    def write(self, values: Mapping[str, float]) -> None:
+        """Logs metrics with the counters as they are now."""
+        counters = {**self.counters, "seconds": self.seconds}
+        self.log.write(counters, values, self.counters[self._axis])
+
+    def save(self, keep: bool = True) -> Path:
+        """Writes a checkpoint; one that is not kept is replaced by the next."""
+        self.log.sync()
+        progress = {
+            "agent": self.agent,
+            "iteration": self.iteration,
+            "counters": self.counters,
+            "seconds": self.seconds,
+            "records": len(self.log.records),
+        }
+        return save_training(self.folder, self._parts, progress, policy=self.policy, keep=keep)
+
+    def __enter__(self) -> TrainingRun:
+        """Takes over SIGINT, SIGTERM and SIGHUP."""
+        self._exits.enter_context(deferred_signals())
+        print(f"{self.folder}, from iteration {self.iteration}", flush=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        """Closes the log and releases the folder; after a stop signal, ends the process."""
+        self._exits.close()
+        if isinstance(error, Stopped):
+            command = f"python agents/{self.agent}.py --resume {self.folder}"
+            saved = (self.folder / CHECKPOINTS).is_dir()
+            end = f". To resume: {command}" if saved else " before the first checkpoint"
+            print(f"\nStopped by {error}{end}", flush=True)
+            sys.exit(error.exit_code)
+
+
+def _new_folder(run_dir: Path, name: str) -> Path:
+    """Creates a folder that no other run has."""
+    name = f"{name}__{int(time.time())}"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = run_dir / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,34 @@
+import subprocess
+import sys
+
+import pytest
+
+from srpo_env.training.folder_lock import FolderLock
+
+HOLD = """
+import sys
+from srpo_env.training.folder_lock import FolderLock
+lock = FolderLock(sys.argv[1])
+print("locked", flush=True)
+input()
+"""
+
+
+def test_folder_of_another_process_is_refused_until_that_is_killed(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(BlockingIOError, match=rf"another run \(process {other.pid}\)"):
+            FolderLock(tmp_path)
+        other.kill()
+    FolderLock(tmp_path).release()
+
+
+def test_released_folder_can_be_locked_again(tmp_path):
+    lock = FolderLock(tmp_path)
+    with pytest.raises(BlockingIOError, match="another run"):
+        FolderLock(tmp_path)
+    lock.release()
+    FolderLock(tmp_path).release()
