@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from srpo_env.policy.base import Policy
 from srpo_env.policy.network import load_policy
@@ -77,6 +78,23 @@ def _(part: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         index, _, key = name.partition(".")
         by_index.setdefault(int(index), {})[key] = value
     part.load_state_dict({**part.state_dict(), "state": by_index})
+
+
+@get_state.register
+def _(part: LRScheduler) -> Mapping[str, Any]:
+    # A scheduler sets learning rates, and some set betas: they are part of its state.
+    groups = [dict(group) for group in part.optimizer.param_groups]
+    for group in groups:
+        del group["params"]
+    return {**part.state_dict(), "param_groups": groups}
+
+
+@set_state.register
+def _(part: LRScheduler, state: Mapping[str, Any]) -> None:
+    state = dict(state)
+    for group, saved in zip(part.optimizer.param_groups, state.pop("param_groups"), strict=True):
+        group.update(saved)
+    part.load_state_dict(state)
 
 
 @get_state.register

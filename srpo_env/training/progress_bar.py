@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -61,3 +61,13 @@ def long_bar(what: str, unit: str, steps: Iterable[Any] | None = None, **setting
     """
     interval = 0.2 if sys.stderr.isatty() else 60.0
     return tqdm(steps, what, unit=unit, mininterval=interval, **settings)
+
+
+def count_on(bar: Any) -> Callable[[int], None]:
+    """Returns a function that sets a bar to a count; it raises `Stopped` after a stop signal."""
+
+    def show(done: int) -> None:
+        check_signals()
+        bar.update(done - bar.n)
+
+    return show

@@ -22,7 +22,7 @@ from srpo_env.training.checkpoint import (
 from srpo_env.training.folder_lock import FolderLock
 from srpo_env.training.run_log import RunLog
 from srpo_env.training.settings import RunSettings
-from srpo_env.training.signals import Stopped, deferred_signals
+from srpo_env.training.signals import Stopped, check_signals, deferred_signals
 
 
 class TrainingRun:
@@ -123,6 +123,20 @@ class TrainingRun:
             "records": len(self.log.records),
         }
         return save_training(self.folder, self._parts, progress, policy=self.policy, keep=keep)
+
+    def safe_point(self) -> None:
+        """Saves a checkpoint and ends the run if a stop signal arrived.
+
+        For agents whose steps are short: to be called between two of them.
+
+        Raises:
+            Stopped: After the checkpoint is saved.
+        """
+        try:
+            check_signals()
+        except Stopped:
+            self.save(keep=False)
+            raise
 
     def __enter__(self) -> TrainingRun:
         """Takes over SIGINT, SIGTERM and SIGHUP."""

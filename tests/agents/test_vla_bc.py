@@ -1,23 +1,26 @@
-import json
-from pathlib import Path
+import dataclasses
+import os
+import signal
 
+import gymnasium
 import numpy as np
 import pytest
-import tyro
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import vla_bc
 from agents.vla_bc import Args, main
 from srpo_env.libero.demos import demo_file, writing_demos
 from srpo_env.policy import PolicyConfig, SmallPolicy, load_policy
 from srpo_env.policy.checkpoint import load_checkpoint
+from srpo_env.policy.cloning import cloning_loss
+from srpo_env.training.checkpoint import newest_checkpoint
+from tests.training.runs import metrics_of, only_folder
 
 MILK = "pick_up_the_milk_and_place_it_in_the_basket"
 BUTTER = "pick_up_the_butter_and_place_it_in_the_basket"
 
 
 def write_demos(folder, task, num_demos, num_steps=12):
-    """A file of made-up demonstrations in LIBERO's layout."""
+    """Writes random demonstrations in LIBERO's format."""
     rng = np.random.default_rng(len(task))
     attributes = {"bddl_file_name": f"libero/libero/bddl_files/libero_object/{task}.bddl"}
     with writing_demos(demo_file(folder, task), attributes) as writer:
@@ -41,32 +44,33 @@ def write_demos(folder, task, num_demos, num_steps=12):
             )
 
 
-@pytest.fixture
-def args(tmp_path, monkeypatch):
-    """A short run on two small files, of a policy that is quick to make."""
-    write_demos(tmp_path / "demos", MILK, num_demos=2)
-    write_demos(tmp_path / "demos", BUTTER, num_demos=3)
-    config = PolicyConfig(image_size=32, channels=(8, 8, 8), width=32, text_width=16, heads=2)
-    monkeypatch.setattr(vla_bc, "SmallPolicy", lambda: SmallPolicy(config))
-    return Args(
-        demos=(tmp_path / "demos",), steps=4, batch_size=8, eval_episodes=0, torch_threads=1,
-        run_dir=str(tmp_path / "runs"),
-    )  # fmt: skip
-
-
-def run_of(args):
-    (folder,) = Path(args.run_dir).glob(f"*__{args.exp_name}__{args.seed}__*")
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demos")
+    write_demos(folder, MILK, num_demos=2)
+    write_demos(folder, BUTTER, num_demos=3)
     return folder
 
 
-def checkpoint_of(args):
-    return run_of(args) / "policy"
+@pytest.fixture
+def args(demos, tmp_path, monkeypatch):
+    """A short run on two small files, with a policy that is fast to create."""
+    monkeypatch.setattr(vla_bc, "SmallPolicy", make_policy)
+    return Args(
+        demos=(demos,), steps=4, batch_size=8, eval_episodes=0, torch_threads=1, device="cpu",
+        run_dir=tmp_path / "runs", save_every=2,
+    )  # fmt: skip
 
 
-def test_a_run_leaves_a_policy_that_says_how_it_was_trained(args):
-    main(args)
-    load_policy(checkpoint_of(args))
-    provenance = load_checkpoint(checkpoint_of(args))[1]["provenance"]
+def make_policy():
+    config = PolicyConfig(image_size=32, channels=(8, 8, 8), width=32, text_width=16, heads=2)
+    return SmallPolicy(config)
+
+
+def test_checkpoint_describes_how_the_policy_was_trained(args):
+    checkpoint = main(args)
+    load_policy(checkpoint)
+    provenance = load_checkpoint(checkpoint)[1]["provenance"]
     assert provenance["agent"] == "vla_bc"
     assert provenance["steps"] == 4
     assert provenance["args"]["seed"] == args.seed
@@ -77,86 +81,89 @@ def test_a_run_leaves_a_policy_that_says_how_it_was_trained(args):
     assert provenance["frames"] == 5 * 6  # every second of 12
 
 
-def test_the_number_of_demonstrations_can_be_limited(args):
-    args.demos_per_task = 1
-    main(args)
-    demonstrations = load_checkpoint(checkpoint_of(args))[1]["provenance"]["demonstrations"]
+def test_number_of_demonstrations_can_be_limited(args):
+    checkpoint = main(dataclasses.replace(args, demos_per_task=1))
+    demonstrations = load_checkpoint(checkpoint)[1]["provenance"]["demonstrations"]
     assert list(demonstrations.values()) == [1, 1]
 
 
-def test_a_seed_repeats_a_run_to_the_bit(args):
-    main(args)
-    first = load_policy(checkpoint_of(args)).state_dict()
-    args.exp_name = "again"
-    main(args)
-    second = load_policy(checkpoint_of(args)).state_dict()
+def test_equal_seeds_give_equal_policies_to_the_bit(args):
+    first, second, other = (
+        load_policy(main(dataclasses.replace(args, seed=seed))).state_dict() for seed in (1, 1, 2)
+    )
     assert all(first[name].equal(second[name]) for name in first)
-    args.seed += 1
-    main(args)
-    other = load_policy(checkpoint_of(args)).state_dict()
     assert not all(first[name].equal(other[name]) for name in first)
 
 
-def test_ctrl_c_leaves_a_usable_policy(args, monkeypatch, capsys):
+def test_stopped_run_resumes_to_the_bit(args, tmp_path, monkeypatch):
+    whole = load_policy(main(args)).state_dict()
+    args = dataclasses.replace(args, run_dir=tmp_path / "parts")
     calls = []
 
     def loss(*arguments):
         calls.append(arguments)
         if len(calls) == 3:
-            raise KeyboardInterrupt
-        return vla_bc_loss(*arguments)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return cloning_loss(*arguments)
 
-    vla_bc_loss = vla_bc.cloning_loss
-    monkeypatch.setattr(vla_bc, "cloning_loss", loss)
-    args.eval_episodes = 10  # and does not begin to evaluate it
-    monkeypatch.setattr(vla_bc, "held_out", lambda *_: pytest.fail("evaluated after Ctrl-C"))
+    with monkeypatch.context() as patch:
+        patch.setattr(vla_bc, "cloning_loss", loss)
+        with pytest.raises(SystemExit) as end:
+            main(args)
+    assert end.value.code == 128 + signal.SIGTERM
+    folder = only_folder(args.run_dir)
+    assert newest_checkpoint(folder).name == "iteration_0003_temporary"
+    parts = load_policy(main(Args.parse(["--resume", str(folder)]))).state_dict()
+    assert all(whole[name].equal(parts[name]) for name in whole)
+
+
+def test_metrics_are_logged(args):
     main(args)
-    load_policy(checkpoint_of(args))
-    assert load_checkpoint(checkpoint_of(args))[1]["provenance"]["steps"] == 2
-    assert "Stopped after 2 of 4 steps." in capsys.readouterr().out
+    (record,) = metrics_of(only_folder(args.run_dir))
+    assert record["iteration"] == 4
+    assert np.isfinite([record["losses/cross_entropy"], record["losses/waypoint_error"]]).all()
+    assert record["charts/learning_rate"] < args.learning_rate
 
 
-def test_the_curves_are_logged(args):
-    main(args)
-    events = EventAccumulator(str(run_of(args)))
-    events.Reload()
-    assert set(events.Tags()["scalars"]) >= {"loss/cross_entropy", "loss/waypoint_error"}
-    assert np.isfinite(events.Scalars("loss/cross_entropy")[-1].value)
-
-
-def test_missing_demonstrations_are_an_error_with_the_way_out(args, tmp_path):
+def test_missing_demonstrations_are_one_sentence_with_the_command_that_records_some(
+    args, tmp_path, capsys
+):
     (tmp_path / "empty").mkdir()
-    args.demos = (tmp_path / "empty",)
-    with pytest.raises(FileNotFoundError, match="`srpo-env demos` records some"):
-        main(args)
+    with pytest.raises(SystemExit):
+        main(dataclasses.replace(args, demos=(tmp_path / "empty",)))
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert shown.startswith("vla_bc.py: ")
+    assert "`srpo-env demos` records some" in shown
+    assert not args.run_dir.exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("settings", "message"),
     [
-        ({"steps": 0}, "`steps` must be at least 1, got 0"),
-        ({"learning_rate": 0.0}, "`learning_rate` must be positive, got 0.0"),
-        ({"label_width": -1.0}, "`label_width` must be positive, got -1.0"),
+        ({"steps": 0}, "--steps must be above 0, got 0"),
+        ({"learning_rate": 0.0}, "--learning-rate must be above 0, got 0.0"),
+        ({"label_width": -1.0}, "--label-width must be above 0, got -1.0"),
     ],
 )
-def test_wrong_settings_are_refused(arguments, message):
+def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Args(**arguments)
+        Args(**settings)
 
 
 def test_settings_come_from_the_command_line():
-    args = tyro.cli(Args, args=["--demos", "a", "b", "--env", "libero-goal", "--seed", "7"])
+    args = Args.parse(["--demos", "a", "b", "--env", "libero-goal", "--seed", "7"])
     assert [str(path) for path in args.demos] == ["a", "b"]
     assert args.gym_id == "srpo_env/libero-goal"
-    assert args.new_folder().name.startswith("libero-goal__vla_bc__7__")
 
 
 @pytest.mark.libero
 @pytest.mark.slow
-def test_the_evaluation_is_printed_and_kept(args, capsys):
-    args.eval_episodes = args.num_envs = 2
-    main(args)
+def test_evaluation_is_printed_logged_and_stored_with_the_policy(args, monkeypatch, capsys):
+    # Two episodes of 16 control steps instead of 280.
+    make_vec = gymnasium.make_vec
+    monkeypatch.setattr(gymnasium, "make_vec", lambda *a, **k: make_vec(*a, max_steps=16, **k))
+    checkpoint = main(dataclasses.replace(args, eval_episodes=2, num_envs=2))
     assert "held-out success 0% [0%, 66%] of 2 episodes; by task 0/1 0/1" in capsys.readouterr().out
-    provenance = load_checkpoint(checkpoint_of(args))[1]["provenance"]
+    assert metrics_of(only_folder(args.run_dir))[-1]["eval/task_1"] == 0
+    provenance = load_checkpoint(checkpoint)[1]["provenance"]
     assert provenance["held_out_by_task"] == "0/1 0/1"
-    json.dumps(provenance)
