@@ -1,17 +1,17 @@
-"""Teaches a world model what to keep of a moment, from time alone, in one file.
+"""Trains the pooler of a world model with a time-contrastive loss, in one file.
 
-The encoder stays as it is. A small pooler turns the tokens of a moment into one latent: two views
-of an episode (other parts of it, another light, another cut) shall agree on which moments are near
-each other. They are told from the other moments of the episode, and from those of another episode
-that began with the same picture. So nothing of the scene helps but what changes in it, and lasting
-changes help most: an arm soon comes back to where it was, an object that was taken away does not.
-No label, action or reward is used.
+The encoder stays fixed. A small pooler maps the tokens of each moment of a video to one latent. Two
+views of an episode (different parts of it, with different brightness and crops) must agree on which
+moments are close in time. The negatives are the other moments of the episode, and those of another
+episode that began with the same picture, so the background of a scene does not help. Lasting
+changes help most: an arm returns to where it was, an object that was taken away does not. Labels,
+actions and rewards are not used.
 Source: single-view time-contrastive learning, https://arxiv.org/abs/1704.06888.
 
     python agents/world_model.py --videos episodes
     python agents/world_model_pooler.py --model runs/NAME/model --videos episodes
 
-It writes ``pooler.safetensors`` into the model's folder, where `VJEPA2Encoder` finds it.
+Writes ``pooler.safetensors`` into the model's folder, where `VJEPA2Encoder` finds it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 from srpo_env.cli.main import errors_as_sentences
 from srpo_env.encoders.clips import Clips, split_videos
@@ -36,74 +34,64 @@ from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.pooler import FILE, MomentPooler
 from srpo_env.encoders.vjepa2 import VJEPA2Encoder
 from srpo_env.libero.behaviour_files import read_videos
+from srpo_env.training.progress_bar import long_bar
+from srpo_env.training.settings import TorchSettings, parse_settings
 
-LEAST_GAIN = 0.95
-"""share of a guess's loss that a pooler must stay below, or it has learnt nothing"""
+MAX_LOSS = 0.95
+"""maximum held-out loss of a useful pooler, relative to that of constant latents"""
 
-LEAST_CLOSENESS = 0.3
-"""of a moment to the nearest one of the other view, for it to be looked for there"""
-
-# A bar for people; a line now and then for log files.
-BAR_SECONDS = 0.2 if sys.stderr.isatty() else 60.0
+MIN_CLOSENESS = 0.3
+"""minimum closeness of a moment to the nearest moment of the other view; others are left out"""
 
 
-@dataclass
-class Args:
-    """All settings; ``--help`` prints this list."""
+@dataclass(frozen=True, kw_only=True)
+class Args(TorchSettings):
+    """Time-contrastive training of a world model's pooler."""
 
     model: Path  # folder of a V-JEPA 2, as agents/world_model.py writes it
     videos: tuple[Path, ...] = (Path("episodes"),)
-    """files or folders of episodes or demonstrations; several are mixed"""
-    seed: int = 1  # of the weights, the views and the batches
-    overwrite: bool = False  # replace the pooler that the model has
+    """files or folders with episodes or demonstrations"""
+    overwrite: bool = False  # replace the pooler that the model already has
 
-    views: int = 6  # of each episode, encoded once; a step compares two of them
-    least_window: float = 0.5  # a view is a random part of an episode, at least this share of it
-    shift: int = 8  # pixels by which a view's crop is off the middle, at most
-    jitter: float = 0.3  # relative change of brightness, and half of it of each colour
+    views: int = 6  # views of each episode; each is encoded once, and a step compares two
+    min_window: float = 0.5  # a view is a random part of an episode, at least this fraction of it
+    shift: int = 8  # maximum distance of a view's crop from the middle in pixels
+    jitter: float = 0.3  # maximum relative change of brightness; half of it for each colour
 
-    token_size: int = 24  # dimensions that are kept of a token
-    width: int = 128  # of the layer that sees all tokens of a moment
+    token_size: int = 24  # dimensions to which each token is reduced
+    width: int = 128  # width of the layer that sees all tokens of a moment
     latent_dim: int = 32  # dimensions of a moment's latent
-    steps: int = 1500  # gradient steps
-    batch_size: int = 64  # episodes per step
-    learning_rate: float = 2e-3  # highest of AdamW's one-cycle schedule
-    weight_decay: float = 0.05  # of AdamW
-    temperature: float = 0.1  # of the cosines between moments
+    steps: int = 1500  # number of gradient steps
+    batch_size: int = 64  # episodes per gradient step
+    learning_rate: float = 2e-3  # maximum of AdamW's one-cycle schedule
+    weight_decay: float = 0.05  # weight decay of AdamW
+    temperature: float = 0.1  # temperature of the cosine similarities between moments
     near: float = 2.0
-    """frames within which moments are near each other: standard deviation of a Gaussian"""
+    """standard deviation in frames of the Gaussian that defines which moments are close in time"""
 
-    held_out: int = 64  # episodes that are not trained on, for the check
-    torch_threads: int = 2  # threads of a gradient step
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is one
-    bf16: bool = False  # encode in bfloat16; faster where the hardware has it
+    held_out: int = 64  # number of episodes that are only used for the check
+    bf16: bool = False  # encode with bfloat16 autocast; faster where the hardware supports it
 
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is out of its range."""
-        at_least_one = ("steps", "batch_size", "token_size", "width", "latent_dim")
-        least_of = {"views": 2, "held_out": 2, "shift": 0, "weight_decay": 0}
-        for name, least in (*least_of.items(), *((name, 1) for name in at_least_one)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
-        if not 0 < self.least_window <= 1:
-            raise ValueError(f"`least_window` must be in (0, 1], got {self.least_window}")
-        if not 0 <= self.jitter < 0.5:
-            raise ValueError(f"`jitter` must be in [0, 0.5), got {self.jitter}")
-        for name in ("temperature", "near", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}")
+        self.check_numbers(
+            {"views": 2, "held_out": 2, "shift": 0, "weight_decay": 0, "jitter": 0},
+            {"min_window": 1},
+        )
+        if self.jitter >= 0.5:
+            raise ValueError(f"--jitter must be below 0.5, got {self.jitter}")
 
 
-# --- Views: what is learnt from ---
+# --- Views ---
 
 
 class Triples(NamedTuple):
-    """What a step compares."""
+    """A training batch: two views of each episode, and one of another episode of the scene."""
 
-    tokens: Tensor  # of two views of each episode, (batch, 2, times, tokens of a moment, hidden)
-    moments: Tensor  # (batch, 2, times)
-    others: Tensor  # tokens of another episode of the scene, (batch, times, ...)
-    has_other: Tensor  # (batch,), false where there is no other
+    tokens: Tensor  # two views of each episode, (batch, 2, times, tokens of a moment, hidden)
+    moments: Tensor  # (batch, 2, times), as in `Views`
+    others: Tensor  # tokens of the other episode, (batch, times, tokens of a moment, hidden)
+    has_other: Tensor  # (batch,), false if the scene has no other episode
 
 
 @dataclass(frozen=True)
@@ -111,11 +99,11 @@ class Views:
     """Encoded views of episodes."""
 
     tokens: Tensor  # (num_episodes, views, times, tokens of a moment, hidden), float16
-    moments: Tensor  # (num_episodes, views, times): mean number of the frames that a time shows
-    scenes: npt.NDArray[np.int64]  # (num_episodes,): equal where they began with the same picture
+    moments: Tensor  # (num_episodes, views, times), mean index of the frames of each moment
+    scenes: npt.NDArray[np.int64]  # (num_episodes,), equal if the first pictures are equal
 
     def draw(self, batch_size: int, rng: np.random.Generator) -> Triples:
-        """Two views each of random episodes, and one of another episode of each one's scene."""
+        """Draws two views of random episodes, and one of another episode of each one's scene."""
         num_views = self.tokens.shape[1]
         rows = rng.integers(len(self.scenes), size=batch_size)
         columns = rng.permuted(np.tile(np.arange(num_views), (batch_size, 1)), axis=1)
@@ -129,7 +117,7 @@ class Views:
         )
 
     def _other(self, row: int, rng: np.random.Generator) -> int:
-        """Another episode of the same scene; itself if there is none."""
+        """Draws another episode of the same scene; returns ``row`` if there is none."""
         candidates = np.flatnonzero(self.scenes == self.scenes[row])
         candidates = candidates[candidates != row]
         return int(rng.choice(candidates)) if len(candidates) else row
@@ -137,7 +125,7 @@ class Views:
 
 @torch.inference_mode()
 def encode_views(encoder: torch.nn.Module, clips: Clips, args: Args, device: str) -> Views:
-    """Encodes so many views of every video."""
+    """Encodes ``args.views`` views of every video."""
     config = encoder.config
     first_seen: dict[bytes, int] = {}
     pictures = [video[0].numpy().tobytes() for video in clips.videos]
@@ -147,8 +135,7 @@ def encode_views(encoder: torch.nn.Module, clips: Clips, args: Args, device: str
     grid = config.crop_size // config.patch_size
     shape = (len(clips.videos), args.views, times, grid * grid, config.hidden_size)
     tokens, moments = torch.empty(shape, dtype=torch.float16), torch.empty(shape[:3])
-    bar = tqdm(range(len(clips.videos)), "encoding", unit="video", mininterval=BAR_SECONDS)
-    for index in bar:
+    for index in long_bar("encoding", "video", range(len(clips.videos))):
         drawn = clips.draw([index] * args.views, rng, device)
         with torch.autocast(device, torch.bfloat16, enabled=args.bf16):
             encoded = encoder(pixel_values_videos=drawn.pixels).last_hidden_state
@@ -164,15 +151,15 @@ def encode_views(encoder: torch.nn.Module, clips: Clips, args: Args, device: str
 def contrast(
     latents: Tensor, moments: Tensor, others: Tensor, has_other: Tensor, args: Args
 ) -> Tensor:
-    """Cross-entropy of finding the moments of one view in the other, both ways.
+    """Computes the cross-entropy of finding the moments of one view in the other, both ways.
 
     Args:
-        latents: Of two views, of length 1, ``(batch, 2, times, latent_dim)``.
-        moments: Their place in the episode, in frames, ``(batch, 2, times)``.
-        others: Of another episode, ``(batch, times, latent_dim)``. Its first moment is the same as
-            this one's, and is held to be another all the same, as all that follow are.
-        has_other: Whether there is one, ``(batch,)``.
-        args: Temperature, and what counts as near.
+        latents: Unit latents of two views, ``(batch, 2, times, latent_dim)``.
+        moments: Positions in the episode, in frames, ``(batch, 2, times)``.
+        others: Unit latents of another episode, ``(batch, times, latent_dim)``. All its moments are
+            negatives, even the first one, whose picture is the same.
+        has_other: Whether there is another episode, ``(batch,)``.
+        args: Temperature, and the scale of closeness in time.
     """
     gaps = moments[:, 0, :, None] - moments[:, 1, None, :]
     closeness = torch.exp(-(gaps**2) / (2 * args.near**2))  # (batch, times, times)
@@ -181,19 +168,19 @@ def contrast(
         (latents[:, 0], latents[:, 1], closeness),
         (latents[:, 1], latents[:, 0], closeness.mT),
     ):
-        strangers = (query @ others.mT).masked_fill(~has_other[:, None, None], -math.inf)
-        logits = torch.cat([query @ found.mT, strangers], dim=2) / args.temperature
-        # The other view may show another part of the episode, where a moment has no partner.
-        shared = weights.amax(dim=2) > LEAST_CLOSENESS
+        negatives = (query @ others.mT).masked_fill(~has_other[:, None, None], -math.inf)
+        logits = torch.cat([query @ found.mT, negatives], dim=2) / args.temperature
+        # The other view may show a part of the episode without a partner of this moment.
+        shared = weights.amax(dim=2) > MIN_CLOSENESS
         targets = weights[shared] / weights[shared].sum(dim=1, keepdim=True)
         own = logits.log_softmax(dim=2)[shared][:, : targets.shape[1]]
-        # None at all may be shared, in a small batch; then there is nothing to learn.
+        # In a small batch, no moment may have a partner; the loss is 0 then.
         losses.append(-(targets * own).sum() / shared.sum().clamp_min(1))
     return torch.stack(losses).mean()
 
 
 def loss_of(pooler: MomentPooler, triples: Triples, args: Args, device: str) -> Tensor:
-    """The objective on what was drawn."""
+    """Computes the loss of a batch."""
     latents = pooler(triples.tokens.to(device).float())
     others = pooler(triples.others.to(device).float())
     moments, has_other = triples.moments.to(device), triples.has_other.to(device)
@@ -203,32 +190,29 @@ def loss_of(pooler: MomentPooler, triples: Triples, args: Args, device: str) -> 
 def main(args: Args) -> Path:
     """Trains a pooler and writes it; returns its file."""
     # --- Setup: model, videos, pooler ---
-    torch.set_num_threads(args.torch_threads)
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     with errors_as_sentences("world_model_pooler.py"):
+        device = args.set_up_torch()
         file = args.model / FILE
         if file.exists() and not args.overwrite:
-            raise FileExistsError(f"{file} is there already: pass --overwrite to replace it")
+            raise FileExistsError(f"{file} already exists: pass --overwrite to replace it")
         encoder = VJEPA2Encoder(args.model, pooling="mean", device=device, dtype=torch.float32)
         preprocessing, model = encoder.preprocessing, encoder.model
-        story = args.model / "provenance.json"
-        content = json.loads(story.read_text()) if story.is_file() else {}
-        videos = tqdm(read_videos(args.videos), "reading", unit="video", mininterval=BAR_SECONDS)
+        provenance = args.model / "provenance.json"
+        content = json.loads(provenance.read_text()) if provenance.is_file() else {}
+        videos = long_bar("reading", "video", read_videos(args.videos))
         training, held_out = split_videos(videos, preprocessing, args.held_out, args.seed)
     config = model.config
     parts = [
         encode_views(
             model,
             Clips(part, preprocessing, config.frames_per_clip,
-                  args.least_window, args.shift, args.jitter),
+                  args.min_window, args.shift, args.jitter),
             args, device,
         )
         for part in (training, held_out)
     ]  # fmt: skip
     views, unseen = parts
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed)  # again: loading the encoder has used the generator
     num_tokens, hidden = views.tokens.shape[-2:]
     pooler = MomentPooler(
         num_tokens, hidden,
@@ -243,7 +227,7 @@ def main(args: Args) -> Path:
     )
     # --- Training ---
     rng = np.random.default_rng(args.seed)
-    bar = tqdm(range(args.steps), "training", unit="step", mininterval=BAR_SECONDS)
+    bar = long_bar("training", "step", range(args.steps))
     for _ in bar:
         loss = loss_of(pooler, views.draw(args.batch_size, rng), args, device)
         optimizer.zero_grad()
@@ -251,36 +235,34 @@ def main(args: Args) -> Path:
         optimizer.step()
         schedule.step()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    # --- Check: on episodes that were never seen, against latents that know nothing ---
+    # --- Check: on held-out episodes, relative to constant latents ---
     pooler.eval()
     triples = unseen.draw(4 * args.held_out, np.random.default_rng(0))
     with torch.no_grad():
         held_out_loss = float(loss_of(pooler, triples, args, device))
         latents = pooler(unseen.tokens[:, 0].to(device).float())
-        same, stranger = torch.ones(triples.moments.shape), torch.ones(triples.moments[:, 0].shape)
-        nothing = contrast(
-            same[..., None], triples.moments, stranger[..., None], triples.has_other, args
-        )
+        ones = torch.ones(*triples.moments.shape, 1)
+        constant = float(contrast(ones, triples.moments, ones[:, 0], triples.has_other, args))
     collapse = collapse_of(latents)
     print(
-        f"held-out loss {held_out_loss:.3f} (a guess: {nothing:.3f}), spread "
+        f"held-out loss {held_out_loss:.3f} (constant latents: {constant:.3f}), spread "
         f"{collapse.spread:.3f}, effective rank {collapse.rank:.1f}, dead dimensions "
         f"{collapse.dead_dimensions:.0%}"
     )
-    if collapse.is_real or not held_out_loss < LEAST_GAIN * nothing:
-        print("WARNING: the pooler has learnt NOTHING that tells moments apart", file=sys.stderr)
-    # --- The end ---
+    if collapse.is_real or not held_out_loss < MAX_LOSS * constant:
+        print("WARNING: the pooler has learnt NOTHING that separates moments", file=sys.stderr)
+    # --- Write ---
     pooler.cpu().save(args.model)
     content["pooler"] = {
         "agent": "world_model_pooler",
-        "args": json.loads(json.dumps(asdict(args), default=lambda path: path.name)),
+        "args": args.as_json(full_paths=False),
         "videos": len(training),
         "held_out_loss": round(held_out_loss, 4),
     }
-    story.write_text(json.dumps(content, indent=2) + "\n")
-    print(f"pooler {file}", flush=True)
+    provenance.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"The pooler is in {file}", flush=True)
     return file
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    main(parse_settings(Args))

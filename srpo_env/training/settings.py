@@ -21,6 +21,7 @@ from srpo_env.cli.main import errors_as_sentences
 from srpo_env.training.checkpoint import newest_checkpoint
 from srpo_env.training.report import SETTINGS
 
+AnySettings = TypeVar("AnySettings", bound="TorchSettings")
 Settings = TypeVar("Settings", bound="RunSettings")
 
 
@@ -110,7 +111,7 @@ class RunSettings(TorchSettings):
         Args:
             arguments: Arguments of the command line; default: those of this process.
         """
-        args = tyro.cli(cls, args=arguments)
+        args = parse_settings(cls, arguments)
         if args.resume is None:
             return args
         with errors_as_sentences(f"{Path(sys.argv[0]).name}"):
@@ -171,6 +172,13 @@ class SuiteSettings(RunSettings):
     def gym_id(self) -> str:
         """The environment's id in Gymnasium's registry."""
         return f"{self.env_id.rpartition('/')[0] or 'srpo_env'}/{self.suite}"
+
+
+def parse_settings(
+    settings: type[AnySettings], arguments: Sequence[str] | None = None
+) -> AnySettings:
+    """Reads the command line; wrong settings end the process with a message and exit code 2."""
+    return tyro.cli(settings, args=arguments)
 
 
 def flag(name: str) -> str:

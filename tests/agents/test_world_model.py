@@ -17,16 +17,17 @@ from agents.world_model import (
     MASKS,
     Args,
     Blocks,
-    Training,
     WorldModel,
     draw_masks,
     hide,
+    learning_rate,
     main,
-    parse_args,
+    make_optimizer,
     read_clips,
 )
 from srpo_env.encoders import VJEPA2Encoder
 from srpo_env.libero.behaviour_files import BehaviourEpisode, writing_behaviours
+from srpo_env.training.checkpoint import load_training, newest_checkpoint
 from srpo_env.training.report import read_history
 
 TINY = {
@@ -48,7 +49,7 @@ TINY = {
 
 
 def moving_square(rng, size=32):
-    """A bright square that crosses a dark picture."""
+    """Returns frames of a bright square that moves across a dark picture."""
     start, end = rng.integers(0, size - 10, (2, 2))
     frames = np.full((int(rng.integers(5, 9)), size, size, 3), 40, np.uint8)
     for share, frame in zip(np.linspace(0, 1, len(frames)), frames, strict=True):
@@ -78,12 +79,12 @@ def folder_of(args):
     return folder
 
 
-def test_it_learns_what_moving_squares_do(settings, capsys):
+def test_world_model_learns_moving_squares(settings, capsys):
     args = Args(**settings, steps=150, learning_rate=3e-3, ema=0.95, check_every=50)
     product = main(args)
-    history = read_history(product.parent, args.steps)
-    losses = [record["loss/held_out"] for record in history if "loss/held_out" in record]
-    # Targets of variance 1 have a mean size of 0.8: what one loses who always answers 0.
+    history = read_history(product.parent)
+    losses = [record["losses/held_out"] for record in history if "losses/held_out" in record]
+    # Targets have variance 1, so a prediction of 0 has a loss of 0.8.
     assert losses[-1] < 0.5
     assert losses[-1] < losses[0]
     assert "COLLAPSED" not in capsys.readouterr().out
@@ -98,19 +99,20 @@ def test_it_learns_what_moving_squares_do(settings, capsys):
     assert np.linalg.norm(here - same) < np.linalg.norm(here - elsewhere)
 
 
-def test_the_product_is_the_average_of_the_encoder_and_loads_in_half_precision(settings):
+def test_exported_model_is_the_target_encoder_in_half_precision(settings):
     args = Args(**settings, steps=2)
     product = main(args)
     weights = VJEPA2Encoder(product).model.state_dict()
-    training = Training(args, "cpu")
-    training.restore(folder_of(args))
-    for name, value in training.model.target.state_dict().items():
+    model = WorldModel(args.model_config())
+    parts = {"model": model, "optimizer": make_optimizer(model, args)}
+    load_training(newest_checkpoint(folder_of(args)), parts)
+    for name, value in model.target.state_dict().items():
         torch.testing.assert_close(weights[name], value.half().float())
     assert (product / "provenance.json").is_file()
     assert (product / "model.safetensors").stat().st_size < 100_000
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(settings, tmp_path, monkeypatch):
+def test_stopped_run_resumes_to_the_bit(settings, tmp_path, monkeypatch):
     straight = Args(**settings | {"run_dir": tmp_path / "straight"}, steps=6, save_every=3)
     expected = (main(straight) / "model.safetensors").read_bytes()
 
@@ -130,14 +132,14 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(settings, tmp_path
     assert stop.value.code == 130
     monkeypatch.undo()
     assert [path.name for path in (folder_of(args) / "checkpoints").iterdir()] == [
-        "iteration_000004"
+        "iteration_0004_temporary"
     ]
-    resumed = parse_args(["--resume", str(folder_of(args))])
+    resumed = Args.parse(["--resume", str(folder_of(args))])
     assert resumed.steps == 6
     assert (main(resumed) / "model.safetensors").read_bytes() == expected
 
 
-def test_a_model_that_answers_the_same_to_everything_is_reported(settings, capsys, monkeypatch):
+def test_collapsed_model_prints_a_warning(settings, capsys, monkeypatch):
     def constant(self, pixels):
         return torch.ones(len(pixels), 2 * 16, 24)
 
@@ -150,7 +152,7 @@ def test_a_model_that_answers_the_same_to_everything_is_reported(settings, capsy
 
 
 @pytest.mark.parametrize("blocks", MASKS)
-def test_blocks_hide_most_of_the_picture_at_all_times_and_never_all(blocks):
+def test_masks_cover_most_of_the_picture_at_all_times_but_not_all(blocks):
     rng = np.random.default_rng(0)
     hidden = np.array([hide(blocks, 7, 8, rng).reshape(8, 7, 7) for _ in range(100)])
     np.testing.assert_array_equal(hidden, hidden[:, :1].repeat(8, axis=1))
@@ -160,7 +162,7 @@ def test_blocks_hide_most_of_the_picture_at_all_times_and_never_all(blocks):
     assert 0.65 < shares.mean() < 0.85
 
 
-def test_one_block_has_the_area_and_the_aspect_that_were_asked_for():
+def test_block_has_the_requested_area_and_aspect():
     rng = np.random.default_rng(0)
     for _ in range(50):
         hidden = hide(Blocks(1, 0.25), 16, 1, rng).reshape(16, 16)
@@ -170,7 +172,7 @@ def test_one_block_has_the_area_and_the_aspect_that_were_asked_for():
         assert 0.6 < rows / columns < 1.7
 
 
-def test_visible_and_hidden_tokens_of_a_clip_never_overlap():
+def test_visible_and_masked_tokens_never_overlap():
     args = Args(**TINY)
     visible, hidden = draw_masks(args, Blocks(2, 0.3), np.random.default_rng(0), 8)
     for seen, unseen in zip(visible, hidden, strict=True):
@@ -188,33 +190,33 @@ def model():
     return WorldModel(Args(**TINY).model_config())
 
 
-def test_the_encoder_does_not_see_what_is_hidden(model):
+def test_encoder_does_not_see_masked_tokens(model):
     pixels = torch.randn(2, 4, 3, 28, 28)
-    visible, hidden = (torch.tensor([ids] * 2) for ids in ([0, 16], [5, 21]))  # a place, twice
+    visible, hidden = (torch.tensor([ids] * 2) for ids in ([0, 16], [5, 21]))  # one place at two times
     other = pixels.clone()
     other[..., 7:14, 7:14] += 1  # place 5 of the 4 x 4 grid: second row, second column
     targets = model.latents(pixels)
-    model.latents = lambda _: targets  # what is to be predicted stays
+    model.latents = lambda _: targets  # the same targets for both
     same = model.loss(pixels, [(visible, hidden)])
     assert model.loss(other, [(visible, hidden)]) == same
     other[..., :7, :7] += 1  # place 0, which is visible
     assert model.loss(other, [(visible, hidden)]) != same
 
 
-def test_gradients_reach_the_encoder_and_the_predictor_and_not_the_target(model):
+def test_gradients_reach_encoder_and_predictor_but_not_the_target(model):
     visible, hidden = draw_masks(Args(**TINY), MASKS[0], np.random.default_rng(0), 2)
-    # It starts at 0, and then the first queries do too.
+    # The mask token is initialised to 0, which makes the gradient of the first queries 0.
     torch.nn.init.normal_(model.online.predictor.embeddings.mask_tokens)
     model.loss(torch.randn(2, 4, 3, 28, 28), [(visible, hidden)]).backward()
     for name, parameter in model.online.named_parameters():
         assert parameter.grad is not None, name
-        # The softmax does not notice a number that is added to all keys.
+        # The softmax is invariant to a constant that is added to all keys.
         if "key.bias" not in name:
             assert parameter.grad.abs().max() > 0, name
     assert all(parameter.grad is None for parameter in model.target.parameters())
 
 
-def test_the_target_follows_as_an_exponential_average(model):
+def test_target_is_an_exponential_moving_average(model):
     before = [parameter.clone() for parameter in model.target.parameters()]
     with torch.no_grad():
         for parameter in model.online.parameters():
@@ -224,11 +226,9 @@ def test_the_target_follows_as_an_exponential_average(model):
         torch.testing.assert_close(new, old + 0.1)
 
 
-def test_the_learning_rate_rises_and_falls():
-    training = Training(Args(**TINY, steps=100, warmup=0.1, learning_rate=1.0), "cpu")
-    rates = []
-    for training.step in range(1, 101):
-        rates.append(training.learning_rate())
+def test_learning_rate_rises_linearly_and_falls_as_a_cosine():
+    args = Args(**TINY, steps=100, warmup=0.1, learning_rate=1.0)
+    rates = [learning_rate(args, step) for step in range(1, 101)]
     assert rates[4] == pytest.approx(0.5)
     assert max(rates) == rates[9] == pytest.approx(1)
     assert rates[54] == pytest.approx(0.5)  # half of the way down the cosine
@@ -238,7 +238,7 @@ def test_the_learning_rate_rises_and_falls():
 # --- Data and settings ----------------------------------------------------------------------------
 
 
-def test_a_clip_is_part_of_one_video_and_a_whole_one_has_its_ends(settings):
+def test_clips_are_parts_of_videos_and_whole_clips_include_both_ends(settings):
     clips, held_out = read_clips(Args(**settings))
     assert (len(clips.videos), len(held_out.videos)) == (24, 8)
     batch = clips.draw(range(8), np.random.default_rng(0), "cpu").pixels
@@ -250,7 +250,7 @@ def test_a_clip_is_part_of_one_video_and_a_whole_one_has_its_ends(settings):
     torch.testing.assert_close(whole[0, [0, -1]], (first - mean) / std)
 
 
-def test_too_few_videos_are_an_error(settings):
+def test_too_few_videos_are_refused(settings):
     with pytest.raises(ValueError, match="more videos than the 32 held out, got 32"):
         read_clips(Args(**settings | {"held_out": 32}))
 
@@ -258,13 +258,13 @@ def test_too_few_videos_are_an_error(settings):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"steps": 0}, "`steps` must be at least 1, got 0"),
-        ({"ema": 1.0}, r"`ema` must be in \[0, 1\), got 1\.0"),
-        ({"least_window": 0.0}, r"`least_window` must be in \(0, 1\], got 0\.0"),
-        ({"crop_size": 21}, "`crop_size` must be at least 4 patches, .*, got 21 with patches of 7"),
-        ({"held_out": 1}, "`held_out` must be at least 2, got 1"),
-        ({"crop_size": 30}, "`crop_size` must be a multiple of 7, got 30"),
-        ({"hidden_size": 25}, "`hidden_size` must be a multiple of 2, got 25"),
+        ({"steps": 0}, "--steps must be above 0, got 0"),
+        ({"ema": 1.0}, "--ema must be below 1, got 1.0"),
+        ({"min_window": 0.0}, "--min-window must be above 0, got 0.0"),
+        ({"crop_size": 21}, "--crop-size must be at least 4 patches, .*, got 21 with patches of 7"),
+        ({"held_out": 1}, "--held-out must be at least 2, got 1"),
+        ({"crop_size": 30}, "--crop-size must be a multiple of 7, got 30"),
+        ({"hidden_size": 25}, "--hidden-size must be a multiple of 2, got 25"),
     ],
 )
 def test_settings_out_of_range_are_refused(changed, message):
@@ -272,13 +272,13 @@ def test_settings_out_of_range_are_refused(changed, message):
         Args(**TINY | changed)
 
 
-def test_a_resumed_run_keeps_the_models_size(settings, capsys):
+def test_resumed_run_cannot_change_the_architecture(settings, capsys):
     args = Args(**settings, steps=1)
     main(args)
     folder = folder_of(args)
     with pytest.raises(SystemExit, match="2"):
-        parse_args(["--resume", str(folder), "--layers", "3"])
-    assert "--resume keeps the model's size" in capsys.readouterr().err
+        Args.parse(["--resume", str(folder), "--layers", "3"])
+    assert "--layers of a resumed run must stay 2, got 3" in capsys.readouterr().err
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(SystemExit, match="2"):
-        parse_args(["--resume", str(folder)])
+        Args.parse(["--resume", str(folder)])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,22 +34,23 @@ def settings(model, videos, tmp_path):  # noqa: F811
     }  # fmt: skip
 
 
-def test_it_learns_to_tell_the_moments_of_an_episode_apart(settings, capsys):
+def test_pooler_learns_to_separate_the_moments_of_an_episode(settings, capsys):
     main(Args(**settings, steps=300, batch_size=24, near=0.7))
     printed = capsys.readouterr()
     assert "NOTHING" not in printed.err
-    # On squares that it has never seen, in other lights and cuts.
-    learnt, guess = map(float, re.search(r"loss (\S+) \(a guess: (\S+)\)", printed.out).groups())
-    assert learnt < 0.9 * guess
+    # On held-out squares, with other brightness and crops.
+    losses = re.search(r"loss (\S+) \(constant latents: (\S+)\)", printed.out).groups()
+    learnt, constant = map(float, losses)
+    assert learnt < 0.9 * constant
     assert VJEPA2Encoder(settings["model"]).pooling == "moments"
 
 
-def test_a_pooler_that_has_learnt_nothing_is_told(settings, capsys):
+def test_pooler_that_has_learnt_nothing_prints_a_warning(settings, capsys):
     main(Args(**settings, steps=1, learning_rate=1e-9))
     assert "NOTHING" in capsys.readouterr().err
 
 
-def test_the_same_seed_gives_the_same_pooler_and_tells_how_it_came_about(settings):
+def test_equal_seeds_give_equal_poolers_and_provenance_is_written(settings):
     file = main(Args(**settings, steps=3))
     once = file.read_bytes()
     assert main(Args(**settings, steps=3, overwrite=True)).read_bytes() == once
@@ -58,7 +60,7 @@ def test_the_same_seed_gives_the_same_pooler_and_tells_how_it_came_about(setting
     assert story["pooler"]["videos"] == 24
 
 
-def test_a_pooler_that_is_there_is_not_replaced_unasked(settings, capsys):
+def test_existing_pooler_is_replaced_only_with_overwrite(settings, capsys):
     main(Args(**settings, steps=1))
     with pytest.raises(SystemExit):
         main(Args(**settings, steps=1))
@@ -68,55 +70,55 @@ def test_a_pooler_that_is_there_is_not_replaced_unasked(settings, capsys):
 # --- The objective --------------------------------------------------------------------------------
 
 
-def found_in(latents, moments, others=None, **settings):
-    """The contrast of one episode, with or without another of its scene."""
-    args = Args(model="", near=0.1, **settings)
+def contrast_of(latents, moments, others=None, **settings):
+    """Returns the contrast of one episode, with or without another one of its scene."""
+    args = Args(model=Path(), near=0.1, **settings)
     stranger = latents[:, 0] if others is None else others
     return contrast(latents, moments, stranger, torch.tensor([others is not None]), args).item()
 
 
-def test_the_contrast_is_low_where_equal_moments_agree_and_high_where_others_do():
+def test_contrast_is_low_if_and_only_if_equal_moments_agree():
     latents = torch.eye(4).expand(2, 4, 4)[None]  # two equal views of four moments
     moments = torch.arange(4.0).expand(2, 4)[None]
-    assert found_in(latents, moments) < 0.01
+    assert contrast_of(latents, moments) < 0.01
     shuffled = torch.stack([latents[:, 0], latents[:, 1].roll(1, dims=1)], dim=1)
-    # Each moment is found with a cosine of 0 where one of 1 is beside it, over a temperature of 0.1
-    assert found_in(shuffled, moments) == pytest.approx(10, abs=0.01)
+    # A moment's partner has cosine 0, another moment has cosine 1; the temperature is 0.1.
+    assert contrast_of(shuffled, moments) == pytest.approx(10, abs=0.01)
 
 
-def test_one_latent_for_all_is_a_guess_among_all_moments():
+def test_constant_latents_have_the_loss_of_a_uniform_guess():
     latents, moments = torch.ones(1, 2, 5, 4) / 2, torch.arange(5.0).expand(1, 2, 5)
-    assert found_in(latents, moments) == pytest.approx(np.log(5))
-    assert found_in(latents, moments, latents[:, 0]) == pytest.approx(np.log(10))
+    assert contrast_of(latents, moments) == pytest.approx(np.log(5))
+    assert contrast_of(latents, moments, latents[:, 0]) == pytest.approx(np.log(10))
 
 
-def test_moments_that_the_other_view_does_not_show_do_not_count():
+def test_moments_missing_in_the_other_view_are_ignored():
     east, north, up = torch.eye(3)
     latents = torch.stack([torch.stack([east, north]), torch.stack([north, up])])[None]
     moments = torch.tensor([[[0.0, 1.0], [1.0, 50.0]]])
-    # Only moment 1 is in both; either way it has a cosine of 1 there and of 0 beside it.
+    # Only moment 1 is in both views, with cosine 1 to its partner and 0 to the other moment.
     expected = np.log(1 + np.exp(-1))
-    assert found_in(latents, moments, temperature=1.0) == pytest.approx(expected)
+    assert contrast_of(latents, moments, temperature=1.0) == pytest.approx(expected)
 
 
-def test_where_nothing_is_shared_there_is_nothing_to_lose():
+def test_loss_is_zero_without_shared_moments():
     latents, moments = (
         torch.eye(2).expand(2, 2, 2)[None],
         torch.tensor([[[0.0, 1.0], [50.0, 60.0]]]),
     )
-    assert found_in(latents, moments) == 0.0
+    assert contrast_of(latents, moments) == 0.0
 
 
-def test_near_moments_share_what_is_asked_for():
+def test_targets_of_near_moments_follow_the_gaussian():
     latents, moments = torch.eye(2).expand(2, 2, 2)[None], torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
     share = np.exp(-0.5) / (1 + np.exp(-0.5))  # of the moment one frame away
-    args = Args(model="", near=1.0, temperature=1.0)
+    args = Args(model=Path(), near=1.0, temperature=1.0)
     found = contrast(latents, moments, latents[:, 0], torch.tensor([False]), args).item()
     right, beside = np.log([np.e / (1 + np.e), 1 / (1 + np.e)])
     assert found == pytest.approx(-(1 - share) * right - share * beside)
 
 
-def test_another_episode_is_of_the_same_scene_where_there_is_one():
+def test_other_episode_is_of_the_same_scene_if_there_is_one():
     tokens = torch.arange(4.0)[:, None, None, None, None].expand(4, 2, 3, 1, 1)
     views = Views(tokens, torch.zeros(4, 2, 3), np.array([0, 1, 0, 1]))
     drawn = views.draw(50, np.random.default_rng(0))
@@ -133,20 +135,21 @@ def test_another_episode_is_of_the_same_scene_where_there_is_one():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"latent_dim": 0}, "`latent_dim` must be at least 1, got 0"),
-        ({"shift": -1}, "`shift` must be at least 0, got -1"),
-        ({"views": 1}, "`views` must be at least 2, got 1"),
-        ({"temperature": 0.0}, "`temperature` must be above 0, got 0.0"),
-        ({"jitter": 0.5}, r"`jitter` must be in \[0, 0.5\), got 0.5"),
-        ({"least_window": 0.0}, r"`least_window` must be in \(0, 1\], got 0.0"),
+        ({"latent_dim": 0}, "--latent-dim must be above 0, got 0"),
+        ({"shift": -1}, "--shift must be at least 0, got -1"),
+        ({"views": 1}, "--views must be at least 2, got 1"),
+        ({"temperature": 0.0}, "--temperature must be above 0, got 0.0"),
+        ({"jitter": 0.5}, "--jitter must be below 0.5, got 0.5"),
+        ({"min_window": 0.0}, "--min-window must be above 0, got 0.0"),
+        ({"min_window": 1.5}, "--min-window must be at most 1, got 1.5"),
     ],
 )
-def test_settings_out_of_range_are_errors(tmp_path, changed, message):
+def test_settings_out_of_range_are_refused(tmp_path, changed, message):
     with pytest.raises(ValueError, match=message):
         Args(model=tmp_path, **changed)
 
 
-def test_too_few_videos_are_an_error(settings, capsys):
+def test_too_few_videos_are_refused(settings, capsys):
     with pytest.raises(SystemExit):
         main(Args(**settings | {"held_out": 32}))
     assert "more videos than the 32 held out" in capsys.readouterr().err
