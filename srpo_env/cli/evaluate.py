@@ -1,4 +1,4 @@
-"""Measures a policy's success on LIBERO's tasks, from initial states that training never uses."""
+"""Measures the success rate of a policy on LIBERO, from initial states that are not trained on."""
 
 from __future__ import annotations
 
@@ -12,38 +12,44 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium.vector import AutoresetMode
-from tqdm import tqdm
 
-from srpo_env.libero.assets import resolve_assets
 from srpo_env.libero.suites import check_suite_name, tasks_of
 from srpo_env.libero.vector import LiberoVectorEnv
 from srpo_env.policy import Policy, load_policy
 from srpo_env.training.evaluation import Evaluation, evaluate, held_out_episodes
+from srpo_env.training.progress_bar import count_on, long_bar
+from srpo_env.training.report import ASSETS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the policy, the suite and the number of episodes."""
+    """Adds the arguments of ``srpo-env evaluate``."""
     parser.add_argument(
         "--checkpoint",
         default="libero-object",
-        help="a policy's path, or the name of one that ships (default: %(default)s)",
+        help="path of a policy, or name of a bundled one (default: %(default)s)",
     )
-    parser.add_argument("--suite", "--env", default="libero-object", help="default: %(default)s")
+    parser.add_argument(
+        "--suite", "--env", default="libero-object", help="LIBERO suite (default: %(default)s)"
+    )
     parser.add_argument(
         "--episodes",
         type=int,
         default=100,
-        help="spread evenly over the tasks (default: %(default)s)",
+        help="number of episodes, spread evenly over the tasks (default: %(default)s)",
     )
     parser.add_argument(
-        "--temperature", type=float, default=0.0, help="0 (default): the likeliest actions"
+        "--temperature", type=float, default=0.0, help="sampling temperature; 0 (default): greedy"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of sampled actions (default: %(default)s)"
+        "--seed", type=int, default=0, help="random seed of the sampling (default: %(default)s)"
     )
-    parser.add_argument("--num-envs", type=int, default=16, help="default: %(default)s")
-    parser.add_argument("--num-workers", type=int, help="processes; default: one per core")
-    parser.add_argument("--json", type=Path, help="file to write the result to, episode by episode")
+    parser.add_argument(
+        "--num-envs", type=int, default=16, help="number of environments (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num-workers", type=int, help="number of simulator processes (default: one per CPU core)"
+    )
+    parser.add_argument("--json", type=Path, help="file to write the result of each episode to")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,22 +65,22 @@ def run(args: argparse.Namespace) -> int:
         autoreset_mode=AutoresetMode.DISABLED,
     )
     try:
-        with tqdm(total=len(episodes), unit="episode", disable=None) as progress:
-            result = evaluate(actor, envs, episodes, lambda _: progress.update())
+        with long_bar("evaluating", "episode", total=len(episodes)) as bar:
+            result = evaluate(actor, envs, episodes, on_step=count_on(bar))
     finally:
         envs.close()
-    kind = resolve_assets().kind
+    kind: str = envs.assets
     print(_table(suite, result))
-    print(f"\n{args.checkpoint} on {suite}, {kind} assets: {result} episodes")
-    if kind == "stand-in":
-        print("Results on stand-ins are not LIBERO results.")
+    print(f"\n{args.checkpoint} on {suite}, {ASSETS[kind]}: {result} episodes")
+    if kind != "libero":
+        print(f"Results on {ASSETS[kind]} are not LIBERO results.")
     if args.json is not None:
         _write_json(args, suite, kind, result)
     return 0
 
 
 class _Actor:
-    """Acts greedily at temperature 0, else samples."""
+    """Acts greedily at temperature 0, and samples otherwise."""
 
     def __init__(self, policy: Policy, temperature: float, seed: int) -> None:
         if temperature < 0:

@@ -9,12 +9,15 @@ from srpo_env.training.report import compare_steps, draw_curves, read_curve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the runs, and the picture's file."""
+    """Adds the arguments of ``srpo-env report``."""
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="folder of a run of agents/vla_grpo.py"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("curves.png"), help="picture to write (.png, .svg, .pdf)"
+        "--out",
+        type=Path,
+        default=Path("curves.png"),
+        help="image file to write (.png, .svg, .pdf)",
     )
     parser.add_argument(
         "--to",
@@ -22,12 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=[],
         metavar="RATE",
-        help="prints how many control steps each reward needed to a held-out success of 0.9, say",
+        help="also print the control steps that each reward needed to a held-out success rate, for "
+        "example 0.9",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws the runs, and prints where each of them started and ended."""
+    """Draws the runs, and prints the first and the last success rate of each."""
     for rate in args.to:
         if not 0 < rate <= 1:
             raise ValueError(f"`--to` must be above 0 and at most 1, got {rate}")
@@ -39,5 +43,5 @@ def run(args: argparse.Namespace) -> int:
         print(curve)
     for rate in args.to:
         print(compare_steps(curves, rate))
-    print(f"written to {args.out}")
+    print(f"The picture is in {args.out}")
     return 0

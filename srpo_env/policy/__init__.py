@@ -1,4 +1,4 @@
-"""Vision-language-action policies: the contract with the agents, and one small enough for a CPU."""
+"""Vision-language-action policies: the interface that agents use, and a small policy for CPUs."""
 
 try:
     from srpo_env.policy.base import Inputs, Policy

@@ -1,7 +1,7 @@
-"""The contract between the agents and a policy, whatever its size.
+"""The interface between agents and policies of any size.
 
-A policy supplies three things: tensors from observations, token logits from tensors, a checkpoint.
-Sampling, log-probabilities and actions follow from the logits and are written here, once.
+A policy implements three things: tensors from observations, token logits from tensors, checkpoints.
+Sampling, log-probabilities and actions are derived from the logits here.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from srpo_env.policy import tokens as token_maths
 
 Inputs = dict[str, Tensor]
-"""A batch of observations as the policy reads them; the first axis of every tensor is the batch."""
+"""A batch of observations as a policy reads them; the first axis of every tensor is the batch."""
 
 
 class Policy(nn.Module, ABC):
-    """Observations and instructions to chunks of discrete action tokens.
+    """Maps observations and instructions to chunks of discrete action tokens.
 
-    The probability of a token must not depend on ``train()`` or ``eval()``, nor on the rest of the
-    batch: reinforcement learning compares probabilities from acting with those from training.
+    The probability of a token must depend neither on ``train()`` and ``eval()`` nor on the rest of
+    the batch, because reinforcement learning compares probabilities of rollouts and of updates.
     """
 
     action_dim: int = 7
@@ -35,12 +35,12 @@ class Policy(nn.Module, ABC):
     def prepare(
         self, observations: Mapping[str, npt.NDArray[Any]], instructions: Sequence[str]
     ) -> Inputs:
-        """Turns a batch of observations into tensors, compact enough to be kept for an update.
+        """Converts a batch of observations into tensors, which are kept in memory until an update.
 
         Args:
             observations: ``agentview`` and ``wrist`` ``(B, height, width, 3)`` uint8 and
-                ``proprio`` ``(B, 8)``, as `LiberoEnv` describes them; all else is ignored.
-            instructions: B instructions.
+                ``proprio`` ``(B, 8)``, see `LiberoEnv`; others are ignored.
+            instructions: Instructions, of length B.
 
         Raises:
             KeyError: If an observation is missing.
@@ -49,17 +49,22 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def logits(self, inputs: Inputs) -> Tensor:
-        """Logits ``(B, T, V)`` of the T tokens of a chunk, each of which takes one of V values."""
+        """Computes logits ``(B, T, V)`` of the T tokens of a chunk, each with V values."""
 
     @abstractmethod
     def save(self, path: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
-        """Writes a checkpoint that `load_policy` reads; ``provenance`` says how it came about."""
+        """Writes a checkpoint that `load_policy` reads.
+
+        Args:
+            path: Folder and name, without an extension.
+            provenance: Description of the training, for JSON.
+        """
 
     @torch.no_grad()
     def sample(
         self, inputs: Inputs, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draws tokens ``(B, T)``; returns them and their log-probabilities ``(B, T)``.
+        """Samples tokens ``(B, T)``; returns them and their log-probabilities ``(B, T)``.
 
         Raises:
             ValueError: If the temperature is not positive.
@@ -71,7 +76,7 @@ class Policy(nn.Module, ABC):
     def log_probs(
         self, inputs: Inputs, tokens: Tensor, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of tokens, and entropies in nats, both ``(B, T)``, with gradients.
+        """Computes log-probabilities and entropies in nats, both ``(B, T)``, with gradients.
 
         Raises:
             ValueError: If the temperature is not positive.
@@ -80,7 +85,7 @@ class Policy(nn.Module, ABC):
         return token_maths.log_probs_and_entropies(logits, tokens, temperature)
 
     def actions(self, tokens: Tensor) -> npt.NDArray[np.float32]:
-        """Actions ``(B, chunk, action_dim)`` in [-1, 1] of tokens ``(B, T)``."""
+        """Converts tokens ``(B, T)`` into actions ``(B, chunk, action_dim)`` in [-1, 1]."""
         actions: npt.NDArray[np.float32]
         actions = token_maths.tokens_to_actions(tokens, self.action_dim).cpu().numpy()
         return actions
@@ -89,5 +94,5 @@ class Policy(nn.Module, ABC):
     def act(
         self, observations: Mapping[str, npt.NDArray[Any]], instructions: Sequence[str]
     ) -> npt.NDArray[np.float32]:
-        """The likeliest actions, ``(B, chunk, action_dim)``; what evaluations execute."""
+        """Returns the most likely actions, ``(B, chunk, action_dim)``, for evaluation."""
         return self.actions(self.logits(self.prepare(observations, instructions)).argmax(dim=-1))

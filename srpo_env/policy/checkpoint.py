@@ -1,7 +1,7 @@
-"""Checkpoints of policies: ``NAME.safetensors`` with the weights and ``NAME.json`` with all else.
+"""Checkpoints of policies: ``NAME.safetensors`` with the weights, ``NAME.json`` with the rest.
 
-Both are data and not code. The JSON file names the policy's class and settings, how it was trained,
-and the SHA-256 of the weights, so that two files that do not belong together are noticed.
+Both are data, not code. The JSON file holds the policy's settings, how it was trained, and the
+SHA-256 of the weights, so that files of different checkpoints are not mixed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMAT = "srpo-env policy"
 FORMAT_VERSION = 1
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-"""folder of the checkpoints that ship"""
+"""folder of the bundled checkpoints"""
 
 
 def save_checkpoint(
@@ -33,14 +33,14 @@ def save_checkpoint(
     provenance: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes a checkpoint; at every moment, files at ``path`` are whole.
+    """Writes a checkpoint; each of its files is replaced in one step.
 
     Args:
-        path: Folder and name, without an ending.
-        weights: The policy's state dict.
-        config: The policy's settings, for JSON.
-        provenance: How it was trained, for JSON.
-        dtype: Type that weights are stored in; they are read as float32.
+        path: Folder and name, without an extension.
+        weights: State dict of the policy.
+        config: Settings of the policy, for JSON.
+        provenance: Description of the training, for JSON.
+        dtype: Data type of the stored weights; they are read as float32.
     """
     stem = Path(path)
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +57,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads a checkpoint: weights as float32, and the JSON file's content.
+    """Reads a checkpoint: weights as float32, and the content of the JSON file.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
-        ValueError: If a file is damaged, of another kind or version, or not the other's partner.
+        ValueError: If a file is damaged or of another format version, or the files do not match.
     """
     stem = resolve_checkpoint(path)
     header_file, weights_file = _file(stem, ".json"), _file(stem, ".safetensors")
@@ -76,13 +76,13 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     if header.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{header_file} must be of format version {FORMAT_VERSION}, "
-            f"got {header.get('format_version')}: it needs another version of srpo-env"
+            f"got {header.get('format_version')}: use the version of srpo-env that wrote it"
         )
     blob = weights_file.read_bytes()
     if hashlib.sha256(blob).hexdigest() != header.get("sha256"):
         raise ValueError(
-            f"{weights_file} is not the file that {header_file.name} was written with: "
-            "it is damaged, cut short, or from another checkpoint"
+            f"{weights_file} does not match {header_file.name}: it is damaged, incomplete, or of "
+            "another checkpoint"
         )
     try:
         weights = load_tensors(blob)
@@ -92,10 +92,10 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """Finds a checkpoint: a path, with or without an ending, or the name of one that ships.
+    """Finds a checkpoint by its path, with or without extension, or by the name of a bundled one.
 
     Returns:
-        Folder and name, without an ending.
+        Folder and name, without an extension.
 
     Raises:
         FileNotFoundError: If one of its two files is missing.
@@ -107,15 +107,15 @@ def resolve_checkpoint(path: str | Path) -> Path:
     for candidate in candidates:
         if _file(candidate, ".json").is_file() and _file(candidate, ".safetensors").is_file():
             return candidate
-    shipped = sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
+    bundled = sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
     raise FileNotFoundError(
-        "a checkpoint must be a path to NAME.safetensors beside NAME.json, or the name of one that "
-        f"ships ({', '.join(shipped) or 'none'}), got {str(path)!r}"
+        "a checkpoint must be a path to NAME.safetensors with NAME.json next to it, or the name of "
+        f"a bundled one ({', '.join(bundled) or 'none'}), got {str(path)!r}"
     )
 
 
-def _file(stem: Path, ending: str) -> Path:
-    return stem.with_name(stem.name + ending)
+def _file(stem: Path, extension: str) -> Path:
+    return stem.with_name(stem.name + extension)
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -20,31 +20,31 @@ from srpo_env.policy.tokens import NUM_BINS, actions_to_bins
 Floats = npt.NDArray[np.floating[Any]]
 
 WAYPOINT_WEIGHT = 20.0
-"""1/m; a centimetre of a waypoint's error weighs as much as 0.2 nats of every token"""
+"""1/m; an error of one centimetre of the waypoints costs as much as 0.2 nats of every token"""
 
 
 @dataclass
 class ClonedFrames:
-    """Frames of demonstrations, and what a policy should answer to them."""
+    """Frames of demonstrations with the targets of the policy; N is their number."""
 
     inputs: Inputs
-    """as `SmallPolicy.prepare` makes them, with N rows"""
+    """as `SmallPolicy.prepare` returns them, with N rows"""
     actions: Tensor
     """(N, chunk, action_dim) in [-1, 1]"""
     mask: Tensor
-    """(N, chunk), true for control steps that the demonstration has"""
+    """(N, chunk), false after the end of the demonstration"""
     waypoints: Tensor
-    """(N, 2, 3), metres: where the hand closes and where it opens"""
+    """(N, 2, 3), metres: where the gripper closes and where it opens"""
     demos: Counter[str] = field(default_factory=Counter)
-    """how many demonstrations there are of each instruction"""
+    """number of demonstrations of each instruction"""
 
     @classmethod
     def from_demos(cls, demos: Iterable[Demo], policy: SmallPolicy, stride: int) -> ClonedFrames:
         """Takes every ``stride``-th frame of each demonstration.
 
         Raises:
-            ValueError: If the stride is not positive, there is no demonstration, or one has actions
-                of another size than the policy's.
+            ValueError: If the stride is not positive, there is no demonstration, or the size of an
+                action differs from the policy's.
         """
         if stride < 1:
             raise ValueError(f"`stride` must be at least 1, got {stride}")
@@ -77,7 +77,7 @@ class ClonedFrames:
         return len(self.actions)
 
     def select(self, rows: Tensor) -> ClonedFrames:
-        """The rows of an index, as a batch."""
+        """Returns some rows, as a batch."""
         inputs = {name: value[rows] for name, value in self.inputs.items()}
         return ClonedFrames(inputs, self.actions[rows], self.mask[rows], self.waypoints[rows])
 
@@ -85,7 +85,7 @@ class ClonedFrames:
 def chunk_targets(
     actions: Floats, steps: npt.NDArray[np.integer[Any]], chunk: int
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """The chunks that begin at ``steps`` of a demonstration's actions ``(num_steps, action_dim)``.
+    """Cuts chunks that begin at ``steps`` out of actions ``(num_steps, action_dim)``.
 
     Returns:
         Actions ``(len(steps), chunk, action_dim)``, zero after the demonstration's end, and a mask
@@ -98,21 +98,21 @@ def chunk_targets(
 
 
 def waypoint_targets(gripper: Floats, positions: Floats) -> Floats:
-    """Where the hand closes and where it opens, in hindsight, for every step of a demonstration.
+    """Computes where the gripper closes and where it opens, for every step of a demonstration.
 
-    With an open gripper: where it closes next, and where it then opens. With a closed one: where it
-    closed last, and where it opens next. The end of the demonstration counts as both.
+    While it is open: where it closes next, and where it opens after that. While it is closed: where
+    it closed last, and where it opens next. The end of the demonstration counts as both.
 
     Args:
         gripper: Gripper actions, positive to close, shape ``(num_steps,)``.
-        positions: Hand positions in metres, shape ``(num_steps, 3)``.
+        positions: Gripper positions in metres, shape ``(num_steps, 3)``.
 
     Returns:
         Grasp and release positions, shape ``(num_steps, 2, 3)``.
     """
     closed = gripper > 0
     last = len(closed) - 1
-    # From the back: where the gripper closes and opens next, seen from each step.
+    # Backwards in time: where the gripper closes and opens next, for each step.
     close_at, open_at = np.full(last + 2, last), np.full(last + 2, last)
     for step in range(last, -1, -1):
         close_at[step] = step if closed[step] else close_at[step + 1]
@@ -120,7 +120,7 @@ def waypoint_targets(gripper: Floats, positions: Floats) -> Floats:
     grasp = close_at[:-1]
     for step in range(1, last + 1):
         if closed[step] and closed[step - 1]:
-            grasp[step] = grasp[step - 1]  # closed already: where it closed
+            grasp[step] = grasp[step - 1]  # already closed: where it closed
     release = open_at[np.maximum(grasp, np.arange(last + 1))]
     return np.stack([positions[grasp], positions[release]], axis=1)
 
@@ -128,16 +128,16 @@ def waypoint_targets(gripper: Floats, positions: Floats) -> Floats:
 def cloning_loss(
     policy: SmallPolicy, batch: ClonedFrames, label_width: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of the action tokens, plus the waypoints' error.
+    """Computes the cross-entropy of the action tokens plus the weighted error of the waypoints.
 
     Args:
-        policy: The policy that learns.
-        batch: Frames and the answers to them.
-        label_width: Standard deviation of the labels in bins: a bin's neighbours are nearly right.
+        policy: The policy to train.
+        batch: Frames and targets.
+        label_width: Standard deviation of the soft labels in bins.
 
     Returns:
-        The loss, and its parts for logging, without gradients: ``cross_entropy`` in nats per token
-        and ``waypoint_error`` in metres.
+        The loss, and its parts without gradients: ``cross_entropy`` in nats per token and
+        ``waypoint_error`` in metres.
     """
     logits, waypoints = policy(batch.inputs)
     labels = soft_labels(actions_to_bins(batch.actions), label_width)
@@ -150,7 +150,7 @@ def cloning_loss(
 
 
 def soft_labels(bins: Tensor, width: float) -> Tensor:
-    """Normal distributions over the bins about ``bins`` ``(B, T)``, shape ``(B, T, NUM_BINS)``."""
+    """Computes normal distributions over bins with means ``(B, T)``: ``(B, T, NUM_BINS)``."""
     offsets = torch.arange(NUM_BINS, device=bins.device) - bins[..., None]
     return torch.softmax(-0.5 * (offsets / width) ** 2, dim=-1)
 
@@ -159,14 +159,14 @@ def augment(inputs: Inputs, generator: torch.Generator, shift: int, jitter: floa
     """Shifts images by a few pixels, and changes their brightness, contrast and colours.
 
     Args:
-        inputs: As :meth:`SmallPolicy.prepare` makes them.
-        generator: Of the random numbers.
-        shift: Largest shift in pixels of the agent view; the wrist view shifts twice as far. Places
-            in the images are what the policy goes by, so more than a few pixels do harm.
-        jitter: Largest relative change of brightness and contrast; of a single colour, half of it.
+        inputs: As :meth:`SmallPolicy.prepare` returns them.
+        generator: Random number generator.
+        shift: Maximum shift of the agent view in pixels; twice as far for the wrist view. Large
+            shifts do harm, because the policy depends on positions in the images.
+        jitter: Maximum relative change of brightness and contrast; half of it for each colour.
 
     Returns:
-        The same with float images in 0..255.
+        The inputs with float images in 0..255.
     """
     changed = dict(inputs)
     for name, reach in zip(CAMERAS, (shift, 2 * shift), strict=True):
@@ -175,7 +175,7 @@ def augment(inputs: Inputs, generator: torch.Generator, shift: int, jitter: floa
 
 
 def _shifted(images: Tensor, generator: torch.Generator, reach: int) -> Tensor:
-    """Moves each image by up to ``reach`` pixels; repeats its border."""
+    """Shifts each image by up to ``reach`` pixels; repeats its border."""
     batch, height, width, _ = images.shape
     down, right = torch.randint(-reach, reach + 1, (2, batch, 1), generator=generator)
     rows = (torch.arange(height) + down).clamp(0, height - 1)  # (B, H)

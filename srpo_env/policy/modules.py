@@ -1,4 +1,4 @@
-"""The parts of the small policy: how it reads, sees, and feels its own body."""
+"""Modules of the small policy: encoders of text, images and proprioception."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor, nn
 from srpo_env.policy.text import MAX_WORDS, PADDING, VOCABULARY_SIZE
 
 WORKSPACE_CENTER = (0.0, 0.0, 0.15)
-"""m; hand positions are given to the network relative to this point"""
+"""metres; positions enter the network relative to this point"""
 
 WORKSPACE_SCALE = 0.3
-"""m; distance from the centre that counts as 1"""
+"""metres; distance from the center that is scaled to 1"""
 
 FINGER_SCALE = 0.04
-"""m; position of an open finger"""
+"""metres; position of an open finger"""
 
 BODY_FEATURES = 11
 """position, two columns of the rotation matrix, two fingers"""
 
 
 class TextEncoder(nn.Module):
-    """Word tokens ``(B, MAX_WORDS)`` to one vector ``(B, width)`` per instruction."""
+    """Encodes word tokens ``(B, MAX_WORDS)`` as one vector ``(B, width)`` per instruction."""
 
     def __init__(self, width: int) -> None:
-        """Makes an encoder of ``width`` features, a multiple of 4."""
+        """Initialises an encoder with ``width`` features, a multiple of 4."""
         super().__init__()
         self.words = nn.Embedding(VOCABULARY_SIZE, width)
         self.positions = nn.Parameter(torch.randn(MAX_WORDS, width) * 0.1)
@@ -35,7 +35,7 @@ class TextEncoder(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Encodes each different instruction of the batch once: there are few of them."""
+        """Encodes each distinct instruction of the batch once, because there are few of them."""
         tokens, rows = torch.unique(tokens, dim=0, return_inverse=True)
         padding = tokens == PADDING
         words = self.words(tokens) + self.positions
@@ -47,17 +47,17 @@ class TextEncoder(nn.Module):
         return pooled[rows]
 
 
-class Eye(nn.Module):
-    """One camera: image features, and the places that the instruction asks for.
+class CameraEncoder(nn.Module):
+    """Encodes the images of one camera, conditioned on the instruction.
 
-    Queries made from the instruction attend to the feature map. Each head says where its attention
-    lies (two coordinates in [-1, 1]) and what is there.
+    Queries computed from the instruction attend to the feature map. Each head returns the mean
+    position of its attention (two coordinates in [-1, 1]) and the features there.
     """
 
     def __init__(
         self, image_size: int, channels: tuple[int, int, int], heads: int, text_width: int
     ) -> None:
-        """Makes an eye for square images of ``image_size`` pixels, a multiple of 8."""
+        """Initialises an encoder of square images of ``image_size`` pixels, a multiple of 8."""
         super().__init__()
         first, second, third = channels
         value_width = 16
@@ -79,10 +79,10 @@ class Eye(nn.Module):
         self.out_features = heads * (2 + value_width) + third
 
     def forward(self, images: Tensor, text: Tensor) -> Tensor:
-        """Features ``(B, out_features)`` of images ``(B, H, W, 3)`` in 0..255."""
+        """Computes features ``(B, out_features)`` of images ``(B, H, W, 3)`` in 0..255."""
         maps = F.silu(self.stem_norm(self.stem(_normalized(images))))
         maps = self.middle_norm(self.middle(maps))
-        # FiLM (arXiv:1709.07871): the instruction scales and shifts the channels that matter to it.
+        # FiLM (arXiv:1709.07871): the instruction scales and shifts the channels.
         scale, shift = self.modulation(text)[..., None, None].chunk(2, dim=1)
         maps = F.silu(maps * (1 + scale) + shift)
         maps = F.silu(self.last_norm(self.last(maps)))  # (B, C, side, side)
@@ -96,10 +96,10 @@ class Eye(nn.Module):
 
 
 class Residual(nn.Module):
-    """A residual block on ``(B, width)`` that normalises its input."""
+    """Residual block on ``(B, width)`` with layer normalisation of its input."""
 
     def __init__(self, width: int) -> None:
-        """Makes a block of ``width`` features."""
+        """Initialises a block with ``width`` features."""
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.inner = nn.Linear(width, width)
@@ -112,10 +112,10 @@ class Residual(nn.Module):
 
 
 def body_features(proprio: Tensor) -> Tensor:
-    """Features ``(B, BODY_FEATURES)`` of proprioception ``(B, 8)``.
+    """Computes features ``(B, BODY_FEATURES)`` of proprioception ``(B, 8)``.
 
-    Orientations enter as two columns of the rotation matrix: near half a turn, where the hand
-    looks down, axis-angle jumps between opposite vectors.
+    Orientations become two columns of the rotation matrix: near half a turn, where the gripper
+    points down, axis-angle vectors jump between opposite directions.
     """
     position, axis_angle, fingers = proprio[:, :3], proprio[:, 3:6], proprio[:, 6:]
     angle = axis_angle.norm(dim=-1, keepdim=True).clamp_min(1e-8)
@@ -131,5 +131,5 @@ def body_features(proprio: Tensor) -> Tensor:
 
 
 def _normalized(images: Tensor) -> Tensor:
-    """Images of 0..255 as ``(B, 3, H, W)`` in [-1, 1], with the channels last in memory."""
+    """Scales images from 0..255 to [-1, 1], shape ``(B, 3, H, W)``, channels last in memory."""
     return torch.sub(images, 127.5).div_(127.5).permute(0, 3, 1, 2)

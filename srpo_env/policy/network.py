@@ -1,9 +1,9 @@
-"""A vision-language-action policy small enough to train on a CPU.
+"""A vision-language-action policy that is small enough to be trained on a CPU.
 
-Two camera images, the instruction as text and proprioception go in; the logits of a whole chunk of
-action tokens come out, decoded in parallel as in OpenVLA-OFT (arXiv:2502.19645). The instruction
-asks *where*: queries made from it attend to the image features, and the places that they find
-become waypoints (where to grasp, where to let go), which the action head sees relative to the hand.
+It maps two camera images, the instruction and proprioception to the logits of a whole chunk of
+action tokens, decoded in parallel as in OpenVLA-OFT (arXiv:2502.19645). Queries computed from the
+instruction attend to the image features. The positions that they attend to predict two waypoints
+(grasp and release), which the action head gets relative to the gripper.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from srpo_env.policy.modules import (
     BODY_FEATURES,
     WORKSPACE_CENTER,
     WORKSPACE_SCALE,
-    Eye,
+    CameraEncoder,
     Residual,
     TextEncoder,
     body_features,
@@ -38,33 +38,33 @@ PROPRIO_DIM = 8
 """position, orientation as axis-angle, two fingers"""
 
 RELATIVE_GAINS = (3.0, 20.0, 100.0)
-"""1/m; the network sees how far a waypoint is from the hand at three scales, of dm down to cm"""
+"""1/m; the offset of a waypoint from the gripper is scaled in three ways, from dm to cm"""
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Sizes of the network; stored in its checkpoints."""
+    """Sizes of the network, which its checkpoints hold."""
 
     image_size: int = 128
-    """pixels; images of another size are resized"""
+    """height and width in pixels to which images are resized"""
     chunk: int = 8
-    """control steps that one look at the cameras decides"""
+    """control steps per decision"""
     action_dim: int = 7
     channels: tuple[int, int, int] = (32, 48, 48)
-    """of the three convolutions of each camera"""
+    """channels of the three convolutions of each camera"""
     heads: int = 8
-    """places that the instruction looks for in each image"""
+    """attention heads of each camera"""
     text_width: int = 128
     width: int = 512
-    """of the action head"""
+    """width of the action head"""
     token_width: int = 64
-    """features from which one token's logits are made"""
+    """features of one token, from which its logits are computed"""
 
     def __post_init__(self) -> None:
         """Checks the sizes.
 
         Raises:
-            ValueError: If one is out of its range.
+            ValueError: If a size is out of its range.
         """
         if self.image_size < 32 or self.image_size % 8:
             raise ValueError(
@@ -80,25 +80,25 @@ class PolicyConfig:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of a chunk."""
+        """Number of tokens of a chunk."""
         return self.chunk * self.action_dim
 
 
 class SmallPolicy(Policy):
-    """Observations and an instruction to the logits of a chunk of action tokens.
+    """Maps observations and instructions to the logits of a chunk of action tokens.
 
-    It has no dropout and no batch statistics: the probability of a token is the same in training
-    and in acting, and for every batch that an observation is part of.
+    It has no dropout and no batch statistics, so the probability of a token is the same in rollouts
+    and updates, and does not depend on the other observations of the batch.
     """
 
     def __init__(self, config: PolicyConfig | None = None) -> None:
-        """Makes a policy with random weights."""
+        """Initialises a policy with random weights."""
         super().__init__()
         self.config = config = config or PolicyConfig()
         self.action_dim = config.action_dim
         self.text = TextEncoder(config.text_width)
-        eye = config.image_size, config.channels, config.heads, config.text_width
-        self.agentview, self.wrist = Eye(*eye), Eye(*eye)
+        camera = config.image_size, config.channels, config.heads, config.text_width
+        self.agentview, self.wrist = CameraEncoder(*camera), CameraEncoder(*camera)
         context = 2 * self.agentview.out_features + config.text_width + BODY_FEATURES
         self.waypoint_head = nn.Sequential(
             nn.Linear(context, 256), nn.LayerNorm(256), nn.SiLU(), nn.Linear(256, 6)
@@ -111,13 +111,13 @@ class SmallPolicy(Policy):
         self.bins = nn.Parameter(torch.empty(config.action_dim, config.token_width, NUM_BINS))
         self.bin_bias = nn.Parameter(torch.zeros(config.action_dim, 1, NUM_BINS))
         nn.init.normal_(self.bins, std=config.token_width**-0.5)
-        # Convolutions on the CPU are fastest so; images come in this order anyway.
+        # The fastest memory order for convolutions on a CPU, and that of the images.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def prepare(
         self, observations: Mapping[str, npt.NDArray[Any]], instructions: Sequence[str]
     ) -> Inputs:
-        """Turns a batch of observations into tensors; images of another size are resized.
+        """Converts a batch of observations into tensors, and resizes the images.
 
         Returns:
             ``agentview`` and ``wrist`` ``(B, image_size, image_size, 3)`` uint8, ``proprio``
@@ -144,12 +144,12 @@ class SmallPolicy(Policy):
         return {name: value.to(self.bins.device) for name, value in inputs.items()}
 
     def logits(self, inputs: Inputs) -> Tensor:
-        """Logits ``(B, T, NUM_BINS)`` of a chunk's tokens."""
+        """Computes logits ``(B, T, NUM_BINS)`` of the tokens of a chunk."""
         logits: Tensor = self(inputs)[0]
         return logits
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Logits ``(B, T, NUM_BINS)``, and waypoints ``(B, 2, 3)`` in metres: grasp and release."""
+        """Computes logits ``(B, T, NUM_BINS)``, and waypoints ``(B, 2, 3)`` in metres."""
         config = self.config
         text = self.text(inputs["instruction"])  # (B, text_width)
         seen = self.agentview(inputs["agentview"], text), self.wrist(inputs["wrist"], text)
@@ -176,9 +176,9 @@ class SmallPolicy(Policy):
         """Writes ``path.safetensors`` and ``path.json``.
 
         Args:
-            path: Folder and name, without an ending.
-            provenance: How it was trained, for JSON.
-            dtype: Type that weights are stored in; ``torch.float16`` halves the file.
+            path: Folder and name, without an extension.
+            provenance: Description of the training, for JSON.
+            dtype: Data type of the stored weights; ``torch.float16`` halves the file's size.
         """
         save_checkpoint(path, self.state_dict(), asdict(self.config), provenance or {}, dtype)
 
@@ -201,11 +201,11 @@ def load_policy(path: str | Path) -> SmallPolicy:
     """Loads a policy from a checkpoint.
 
     Args:
-        path: Path of a checkpoint, or the name of one that ships, as ``libero-object``.
+        path: Path of a checkpoint, or name of a bundled one, such as ``libero-object``.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If it is damaged, or of another kind of policy.
+        ValueError: If the checkpoint is damaged, or of another kind of policy.
     """
     weights, header = load_checkpoint(path)
     try:
@@ -215,11 +215,11 @@ def load_policy(path: str | Path) -> SmallPolicy:
         policy = SmallPolicy(config)
         policy.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"checkpoint {str(path)!r} is not one of this policy: {error}") from error
+        raise ValueError(f"checkpoint {str(path)!r} does not fit this policy: {error}") from error
     return policy
 
 
 def _entry(observations: Mapping[str, npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
     if name not in observations:
-        raise KeyError(f"an observation needs {name!r}, got {', '.join(map(repr, observations))}")
+        raise KeyError(f"observations must hold {name!r}, got {', '.join(map(repr, observations))}")
     return observations[name]

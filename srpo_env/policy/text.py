@@ -1,7 +1,7 @@
-"""Instructions as numbers: every string can be tokenised, and no vocabulary is stored.
+"""Tokenises instructions without a stored vocabulary.
 
-A word's token is a hash of its spelling, so instructions that were never seen in training still
-come apart into words that were. Word order is kept; letter case and punctuation are not.
+The token of a word is a hash of its spelling, so a new instruction is made of known tokens if its
+words are known. Word order is kept; letter case and punctuation are not.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ PADDING = 0
 """token that fills an instruction up to `MAX_WORDS`"""
 
 VOCABULARY_SIZE = 4096
-"""tokens, padding included; LIBERO's 130 tasks have 79 words, and no two share a token"""
+"""number of tokens with padding; LIBERO's 130 tasks have 79 words, each with its own token"""
 
 MAX_WORDS = 32
-"""words of an instruction that are read; LIBERO's longest has 19"""
+"""maximum number of words of an instruction; LIBERO's longest has 19"""
 
 _WORD = re.compile(r"[^\W_]+")
 
 
 def tokenize(instructions: Sequence[str]) -> Tensor:
-    """Turns instructions into word tokens, shape ``(num_instructions, MAX_WORDS)``, int64.
+    """Converts instructions into word tokens, shape ``(num_instructions, MAX_WORDS)``, int64.
 
     Raises:
         ValueError: If an instruction has no word, or more than `MAX_WORDS`.

@@ -1,6 +1,6 @@
-"""Actions as tokens, and the probabilities of tokens that reinforcement learning needs.
+"""Converts between actions and tokens, and computes the probabilities of tokens.
 
-All of this is the same for every policy that puts out token logits, large or small.
+The same for every policy that returns token logits.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ import torch
 from torch import Tensor
 
 NUM_BINS = 256
-"""values that an action token can take"""
+"""number of values of an action token"""
 
 ZERO_BIN = 128
-"""token of exactly no motion; a grid without one makes the arm drift"""
+"""token of an action of exactly 0; without one the arm drifts"""
 
 _STEPS_TO_ONE = 127
 
 
 def tokens_to_actions(tokens: Tensor, action_dim: int = 7) -> Tensor:
-    """Turns tokens ``(B, chunk * action_dim)`` into actions ``(B, chunk, action_dim)`` in [-1, 1].
+    """Converts tokens ``(B, chunk * action_dim)`` into actions ``(B, chunk, action_dim)``.
 
-    Token 128 is exactly 0 and 255 exactly 1. Token 0 would lie beyond -1 and counts as token 1.
+    Actions are in [-1, 1]. Token 128 is exactly 0 and 255 exactly 1. Token 0 would be below -1 and
+    is clipped to it.
 
     Raises:
-        ValueError: If the tokens do not divide into whole actions.
+        ValueError: If the number of tokens is not a multiple of ``action_dim``.
     """
     if tokens.shape[-1] % action_dim:
         raise ValueError(
@@ -35,9 +36,9 @@ def tokens_to_actions(tokens: Tensor, action_dim: int = 7) -> Tensor:
 
 
 def actions_to_tokens(actions: Tensor) -> Tensor:
-    """Turns actions ``(B, chunk, action_dim)`` into the nearest tokens, int64.
+    """Converts actions ``(B, chunk, action_dim)`` into the nearest tokens, int64.
 
-    Actions beyond [-1, 1] are cut off, as the controller does.
+    Actions are clipped to [-1, 1], as in the controller.
 
     Returns:
         Tokens ``(B, chunk * action_dim)``.
@@ -46,27 +47,31 @@ def actions_to_tokens(actions: Tensor) -> Tensor:
 
 
 def actions_to_bins(actions: Tensor) -> Tensor:
-    """Places of actions on the token axis before rounding, shape ``(B, chunk * action_dim)``."""
+    """Converts actions into unrounded tokens, shape ``(B, chunk * action_dim)``."""
     return (actions.clamp(-1.0, 1.0) * _STEPS_TO_ONE + ZERO_BIN).flatten(-2)
 
 
 def sample_tokens(
     logits: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draws tokens ``(B, T)`` from logits ``(B, T, V)``.
+    """Samples tokens ``(B, T)`` from logits ``(B, T, V)``.
 
     Raises:
         ValueError: If the temperature is not positive.
     """
-    # Gumbel-max: one pass, where `torch.multinomial` wants normalised rows of a flat matrix.
-    noise = torch.empty_like(logits).exponential_(generator=generator)
-    return (_scaled(logits, temperature) - noise.log()).argmax(dim=-1)
+    # Gumbel-max in one pass; `torch.multinomial` requires normalised rows of a matrix.
+    device = logits.device if generator is None else generator.device
+    noise = torch.empty_like(logits, device=device).exponential_(generator=generator)
+    return (_scaled(logits, temperature) - noise.log().to(logits.device)).argmax(dim=-1)
 
 
 def log_probs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities ``(B, T)`` of tokens ``(B, T)`` under logits ``(B, T, V)``.
+    """Computes log-probabilities ``(B, T)`` of tokens ``(B, T)`` under logits ``(B, T, V)``.
 
-    ``temperature`` is the one that the tokens were drawn with.
+    Args:
+        logits: Logits of the policy.
+        tokens: Sampled tokens.
+        temperature: Temperature of the sampling.
 
     Raises:
         ValueError: If the temperature is not positive.
@@ -78,7 +83,7 @@ def log_probs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tenso
 def log_probs_and_entropies(
     logits: Tensor, tokens: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`log_probs`, with the entropies ``(B, T)`` in nats of the distributions.
+    """Computes `log_probs`, and the entropies ``(B, T)`` of the distributions in nats.
 
     Raises:
         ValueError: If the temperature is not positive.

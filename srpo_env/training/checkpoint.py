@@ -169,11 +169,11 @@ def save_training(
         "arrays": arrays,
     }
     (draft / VALUES).write_text(json.dumps(content))
-    _flush(draft)
+    flush_to_disk(draft)
     earlier = list(checkpoints.glob(f"iteration_*{TEMPORARY}"))
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
-    _flush(checkpoints, content=False)
+    flush_to_disk(checkpoints, content=False)
     for checkpoint in earlier:
         if checkpoint != target:
             shutil.rmtree(checkpoint)
@@ -257,7 +257,7 @@ def _read_values(checkpoint: Path) -> dict[str, Any]:
     return content
 
 
-def _flush(folder: Path, content: bool = True) -> None:
+def flush_to_disk(folder: Path, content: bool = True) -> None:
     """Flushes a folder, and the files in it, to the disk."""
     for path in [*(folder.iterdir() if content else ()), folder]:
         descriptor = os.open(path, os.O_RDONLY)

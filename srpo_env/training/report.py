@@ -1,4 +1,4 @@
-"""Reads what training runs wrote down, and draws their learning curves."""
+"""Reads the histories of training runs, and draws their learning curves."""
 
 from __future__ import annotations
 
@@ -19,34 +19,39 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-# Okabe and Ito's colours, which the colour-blind tell apart; dashes and marks do it in grey.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; line styles do it in grey.
 STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o"},
     {"color": "#D55E00", "linestyle": "--", "marker": "s"},
     {"color": "#009E73", "linestyle": ":", "marker": "^"},
 )
-NAMES = {"srpo": "SRPO", "binary": "plain GRPO", "truth": "true progress"}
-"""what the agent's reward kinds are called in a picture, in the order of STYLES"""
+NAMES = {"srpo": "SRPO", "binary": "plain GRPO", "oracle": "oracle progress"}
+"""names of the agent's rewards in a picture, in the order of STYLES"""
 
-ASSETS = {"real": "LIBERO's assets", "stand-in": "stand-ins"}
+ASSETS = {
+    "libero": "LIBERO's assets",
+    "modified": "modified assets",
+    "placeholder": "placeholders",
+}
+"""names of the kinds of LIBERO's assets in a picture"""
 
 SETTINGS, CONDITIONS, HISTORY = "args.json", "conditions.json", "history.jsonl"
-"""files of a run's folder"""
+"""names of the files in a run's folder"""
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """The held-out evaluations of one run, in their order; arrays have shape ``(num_points,)``."""
+    """The held-out evaluations of one run in order; arrays have shape ``(num_points,)``."""
 
     env_id: str
     assets: str
-    """``real``: LIBERO's own, or ``stand-in``"""
+    """kind of LIBERO's assets: ``libero``, ``modified`` or ``placeholder``"""
     reward: str
     encoder: str
-    """what compared the videos of an SRPO run"""
+    """world model of the run; only SRPO's reward depends on it"""
     seed: int
     num_episodes: int
-    """of each evaluation"""
+    """number of episodes of each evaluation"""
     iterations: npt.NDArray[np.int64]
     control_steps: Floats
     minutes: Floats
@@ -60,7 +65,7 @@ class Curve:
         return np.array([wilson_interval(int(n), self.num_episodes) for n in successes])
 
     def __str__(self) -> str:
-        """Where it started and ended."""
+        """Returns the first and the last success rate, and what the last one took."""
         low, high = self.intervals[-1]
         name = f"{self.reward}, seed {self.seed}, {ASSETS[self.assets]}"
         return (
@@ -70,38 +75,35 @@ class Curve:
         )
 
 
-def read_history(folder: str | Path, last_iteration: float | None = None) -> list[dict[str, Any]]:
-    """The figures that a run of ``agents/vla_grpo.py`` logged, in their order.
+def read_history(folder: str | Path) -> list[dict[str, Any]]:
+    """Reads the records of metrics that a run has logged, in order.
 
-    Args:
-        folder: The run's.
-        last_iteration: Leaves out what came after it.
+    A last line without its end is ignored: the process was killed while it was writing.
 
     Raises:
         FileNotFoundError: If there is no ``history.jsonl``.
-        ValueError: If a line of it is not what the agent writes.
+        ValueError: If a line is not a record.
     """
     file = Path(folder) / HISTORY
     if not file.is_file():
         raise FileNotFoundError(f"a run's folder must hold {HISTORY}, {str(folder)!r} does not")
+    lines = file.read_text().split("\n")[:-1]
     records = []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            iteration = record["iteration"]
+            records.append(json.loads(line))
+            records[-1]["iteration"]
         except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise ValueError(f"{file}, line {number}, has no figures: {line!r}") from error
-        if last_iteration is None or iteration <= last_iteration:
-            records.append(record)
+            raise ValueError(f"{file}, line {number}, is not a record: {line!r}") from error
     return records
 
 
 def read_curve(folder: str | Path) -> Curve:
-    """The held-out evaluations of a run of ``agents/vla_grpo.py``, which may still be going on.
+    """Reads the held-out evaluations of a run of ``agents/vla_grpo.py``, finished or not.
 
     Raises:
-        FileNotFoundError: If one of its files is missing.
-        ValueError: If the run was not evaluated yet, or a file is not what the agent writes.
+        FileNotFoundError: If a file is missing.
+        ValueError: If the run was not evaluated yet, or a file was not written by the agent.
     """
     points = [point for point in read_history(folder) if "eval/success_rate" in point]
     if not points:
@@ -123,8 +125,7 @@ def read_curve(folder: str | Path) -> Curve:
             env_id=args["env_id"].rpartition("/")[2].replace("_", "-"),
             assets=conditions["assets"],
             reward=args["reward"],
-            # Runs from before there was a choice compared pixels.
-            encoder=args.get("encoder", "pixels"),
+            encoder=args["encoder"],
             seed=args["seed"],
             num_episodes=args["eval_episodes"],
             iterations=np.array(iterations),
@@ -137,9 +138,9 @@ def read_curve(folder: str | Path) -> Curve:
 
 
 def steps_to(curve: Curve, rate: float) -> float:
-    """Control steps until the held-out success rate was first ``rate``, in [0, 1]; inf if never.
+    """Returns the control steps until the success rate first reached ``rate``; inf if never.
 
-    Between two evaluations it is taken to rise along a line.
+    Success rates are interpolated linearly between two evaluations.
     """
     reached = np.flatnonzero(curve.success_rates >= rate)
     if len(reached) == 0:
@@ -150,10 +151,10 @@ def steps_to(curve: Curve, rate: float) -> float:
 
 
 def compare_steps(curves: Sequence[Curve], rate: float) -> str:
-    """How many control steps each reward needed to a held-out success rate, as text.
+    """Compares the control steps that each reward needed to a held-out success rate, as text.
 
-    With plain GRPO among the runs, the others are put in proportion to it: by their medians, and by
-    the pairs of runs of one seed.
+    If there are runs of plain GRPO, the others are given relative to them: the ratio of the
+    medians, and the ratios of runs with equal seeds.
     """
     lines = [f"thousands of control steps to {rate:.0%} held-out success, by seed"]
     kinds = {name: [c for c in curves if c.reward == name] for name in NAMES}
@@ -185,14 +186,13 @@ def _ratio(steps: float, others: float) -> str:
 
 
 def draw_curves(curves: Sequence[Curve]) -> Figure:
-    """Held-out success against control steps and against minutes, side by side.
+    """Draws held-out success against control steps and against minutes, side by side.
 
-    A run that is alone with its reward kind is a line with its Wilson 95% band. Of several, each is
-    a thin line, and the thick one is their mean at the iterations that all of them have reached.
+    The only run of a reward is a line with its Wilson 95% band. Several runs of a reward are thin
+    lines, and a thick line is their mean at the iterations that all of them have reached.
 
     Raises:
-        ValueError: If the runs are of several environments, on several kinds of assets, or their
-            rewards come from several encoders.
+        ValueError: If the runs differ in environment or kind of assets, or SRPO runs in encoder.
         ModuleNotFoundError: If matplotlib is not installed.
     """
     names = sorted({f"{curve.env_id} on {ASSETS[curve.assets]}" for curve in curves})
@@ -202,8 +202,8 @@ def draw_curves(curves: Sequence[Curve]) -> Figure:
     encoders = sorted({curve.encoder for curve in curves if curve.reward == "srpo"})
     if len(encoders) > 1:
         raise ValueError(
-            "SRPO runs in one picture must have one encoder, or their mean would be of different "
-            f"rewards; got {' and '.join(encoders)}"
+            "SRPO runs in one picture must have the same encoder, because their mean is drawn; "
+            f"got {' and '.join(encoders)}"
         )
     try:
         from matplotlib.figure import Figure
@@ -239,7 +239,7 @@ def draw_curves(curves: Sequence[Curve]) -> Figure:
 def _draw_kind(
     axes: Axes, name: str, curves: list[Curve], style: dict[str, Any], x: str, scale: float
 ) -> None:
-    """Draws the runs of one reward kind over the attribute ``x``."""
+    """Draws the runs of one reward over the attribute ``x``, multiplied by ``scale``."""
     if len(curves) == 1:
         (curve,) = curves
         places, rates = getattr(curve, x) * scale, curve.success_rates
@@ -249,7 +249,7 @@ def _draw_kind(
         for curve in curves:
             thin = {**style, "marker": "", "linewidth": 0.8, "alpha": 0.5}
             axes.plot(getattr(curve, x) * scale, 100 * curve.success_rates, **thin)
-        # Evaluations of one iteration come at other numbers of steps in each run.
+        # The number of control steps at an iteration differs between runs.
         common = set.intersection(*(set(curve.iterations.tolist()) for curve in curves))
         pairs = [(curve, np.isin(curve.iterations, sorted(common))) for curve in curves]
         places = np.mean([getattr(curve, x)[row] for curve, row in pairs], axis=0) * scale

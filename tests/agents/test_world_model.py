@@ -192,7 +192,9 @@ def model():
 
 def test_encoder_does_not_see_masked_tokens(model):
     pixels = torch.randn(2, 4, 3, 28, 28)
-    visible, hidden = (torch.tensor([ids] * 2) for ids in ([0, 16], [5, 21]))  # one place at two times
+    visible, hidden = (
+        torch.tensor([ids] * 2) for ids in ([0, 16], [5, 21])
+    )  # one place at two times
     other = pixels.clone()
     other[..., 7:14, 7:14] += 1  # place 5 of the 4 x 4 grid: second row, second column
     targets = model.latents(pixels)

@@ -13,7 +13,7 @@ def untrained(tmp_path):
 
 
 @pytest.mark.libero
-def test_it_prints_a_table_and_keeps_every_episode(untrained, tmp_path, capsys):
+def test_evaluate_prints_a_table_and_writes_every_episode(untrained, tmp_path, capsys):
     arguments = ["--checkpoint", untrained, "--episodes", "1", "--json", str(tmp_path / "r.json")]
     assert cli.main(["evaluate", *arguments]) == 0
     shown = capsys.readouterr().out
@@ -24,7 +24,7 @@ def test_it_prints_a_table_and_keeps_every_episode(untrained, tmp_path, capsys):
         {"task_id": 0, "init_state_id": 40, "success": False, "control_steps": 280}
     ]
     assert content["wilson_95"] == pytest.approx([0, 0.7935], abs=1e-4)
-    assert content["assets"] in ("real", "stand-in")
+    assert content["assets"] in ("libero", "modified", "placeholder")
 
 
 @pytest.mark.libero
@@ -33,11 +33,11 @@ def test_it_prints_a_table_and_keeps_every_episode(untrained, tmp_path, capsys):
     [
         (["--checkpoint", "lost"], "a checkpoint must be a path to NAME.safetensors"),
         (["--suite", "libero-wood"], "`suite` must be one of libero_spatial, "),
-        (["--episodes", "101"], "there are 100 held-out episodes, and 101 were asked for"),
+        (["--episodes", "101"], "the number of held-out episodes must be in 1..100, got 101"),
         (["--temperature", "-1"], "`temperature` must not be negative, got -1.0"),
     ],
 )
-def test_wrong_input_is_one_sentence_at_once(arguments, message, capsys):
+def test_invalid_input_is_one_sentence(arguments, message, capsys):
     assert cli.main(["evaluate", *arguments]) == 2
     shown = capsys.readouterr().err
     assert message in shown

@@ -11,9 +11,15 @@ from srpo_env.cli import main as cli
 def run_folder(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    args = {"env_id": "libero-object", "reward": "binary", "seed": 7, "eval_episodes": 100}
+    args = {
+        "env_id": "libero-object",
+        "reward": "binary",
+        "seed": 7,
+        "eval_episodes": 100,
+        "encoder": "pixels",
+    }
     (folder / "args.json").write_text(json.dumps(args))
-    (folder / "conditions.json").write_text(json.dumps({"assets": "stand-in"}))
+    (folder / "conditions.json").write_text(json.dumps({"assets": "placeholder"}))
     points = [
         {"iteration": 0, "control_steps": 0, "seconds": 66.0, "eval/success_rate": 0.49},
         {"iteration": 10, "control_steps": 118_712, "seconds": 480.0, "eval/success_rate": 0.9},
@@ -22,21 +28,21 @@ def run_folder(tmp_path):
     return folder
 
 
-def test_it_writes_a_picture_and_tells_where_each_run_came_to(run_folder, tmp_path, capsys):
+def test_report_writes_a_picture_and_prints_the_result_of_each_run(run_folder, tmp_path, capsys):
     out = tmp_path / "pictures" / "curves.png"
     assert cli.main(["report", str(run_folder), "--out", str(out)]) == 0
     assert capsys.readouterr().out == (
-        "binary, seed 7, stand-ins: 49% -> 90% [83%, 94%] of 100 episodes "
+        "binary, seed 7, placeholders: 49% -> 90% [83%, 94%] of 100 episodes "
         "after 118,712 control steps, 8 min\n"
-        f"written to {out}\n"
+        f"The picture is in {out}\n"
     )
     with Image.open(out) as picture:
-        assert picture.size == (1800, 780)  # a README shows it at half of that
+        assert picture.size == (1800, 780)  # documentation shows it at half this size
         colours = picture.convert("RGB").getcolors(1 << 24)
     assert (213, 94, 0) in {colour for _, colour in colours}
 
 
-def test_it_tells_how_many_steps_a_success_rate_took(run_folder, tmp_path, capsys):
+def test_report_prints_the_steps_to_a_success_rate(run_folder, tmp_path, capsys):
     out = str(tmp_path / "curves.png")
     assert cli.main(["report", str(run_folder), "--out", out, "--to", "0.9", "0.99"]) == 0
     assert (
@@ -49,7 +55,7 @@ def test_it_tells_how_many_steps_a_success_rate_took(run_folder, tmp_path, capsy
     assert "`--to` must be above 0 and at most 1, got 90" in capsys.readouterr().err
 
 
-def test_without_matplotlib_it_says_how_to_install_it(run_folder, monkeypatch, capsys):
+def test_report_without_matplotlib_prints_how_to_install_it(run_folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert cli.main(["report", str(run_folder)]) == 2
     assert capsys.readouterr().err == (
@@ -57,7 +63,7 @@ def test_without_matplotlib_it_says_how_to_install_it(run_folder, monkeypatch, c
     )
 
 
-def test_a_picture_format_that_does_not_exist_is_one_sentence(run_folder, tmp_path, capsys):
+def test_unknown_picture_format_is_one_sentence(run_folder, tmp_path, capsys):
     assert cli.main(["report", str(run_folder), "--out", str(tmp_path / "curves.bmq")]) == 2
     shown = capsys.readouterr().err
     assert "Format 'bmq' is not supported" in shown

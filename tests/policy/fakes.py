@@ -1,4 +1,4 @@
-"""Observations made up for tests of policies, and a policy that is quick to make."""
+"""Random observations, and a policy that is fast to create."""
 
 import numpy as np
 import torch

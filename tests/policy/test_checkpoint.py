@@ -15,7 +15,7 @@ def saved(tmp_path):
     return tmp_path / "runs" / "policy", policy
 
 
-def test_a_policy_comes_back_as_it_was(saved):
+def test_loaded_policy_equals_the_saved_one(saved):
     path, policy = saved
     loaded = load_policy(path)
     assert loaded.config == policy.config
@@ -23,13 +23,13 @@ def test_a_policy_comes_back_as_it_was(saved):
     assert loaded.logits(inputs).equal(policy.logits(inputs))
 
 
-@pytest.mark.parametrize("ending", [".safetensors", ".json"])
-def test_either_file_names_the_checkpoint(saved, ending):
+@pytest.mark.parametrize("extension", [".safetensors", ".json"])
+def test_path_of_either_file_is_accepted(saved, extension):
     path, policy = saved
-    assert load_policy(path.with_name(path.name + ending)).config == policy.config
+    assert load_policy(path.with_name(path.name + extension)).config == policy.config
 
 
-def test_a_name_with_a_dot_is_kept(tmp_path):
+def test_name_with_a_dot_is_kept(tmp_path):
     make_policy().save(tmp_path / "step_1.5")
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "step_1.5.json",
@@ -38,12 +38,12 @@ def test_a_name_with_a_dot_is_kept(tmp_path):
     load_policy(tmp_path / "step_1.5")
 
 
-def test_it_says_how_it_came_about(saved):
+def test_provenance_is_stored(saved):
     path, _ = saved
     assert load_checkpoint(path)[1]["provenance"] == {"seed": 3}
 
 
-def test_half_precision_halves_the_file_and_is_read_as_rounded_float32(tmp_path):
+def test_half_precision_halves_the_file_and_is_read_as_float32(tmp_path):
     policy = make_policy()
     policy.save(tmp_path / "full")
     policy.save(tmp_path / "half", dtype=torch.float16)
@@ -55,31 +55,31 @@ def test_half_precision_halves_the_file_and_is_read_as_rounded_float32(tmp_path)
         assert loaded[name].equal(value.half().float())
 
 
-def test_a_file_cut_short_is_noticed(saved):
+def test_truncated_weights_are_refused(saved):
     path, _ = saved
     file = path.with_name("policy.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="damaged, cut short, or from another checkpoint"):
+    with pytest.raises(ValueError, match="damaged, incomplete, or of another checkpoint"):
         load_policy(path)
 
 
-def test_weights_of_another_checkpoint_are_noticed(saved):
+def test_weights_of_another_checkpoint_are_refused(saved):
     path, _ = saved
     make_policy(seed=1).save(path.with_name("other"))
     path.with_name("other.safetensors").replace(path.with_name("policy.safetensors"))
-    with pytest.raises(ValueError, match="from another checkpoint"):
+    with pytest.raises(ValueError, match="of another checkpoint"):
         load_policy(path)
 
 
 @pytest.mark.parametrize("missing", [".safetensors", ".json"])
-def test_a_missing_file_is_an_error_with_the_way_out(saved, missing):
+def test_missing_file_is_refused(saved, missing):
     path, _ = saved
     path.with_name(path.name + missing).unlink()
-    with pytest.raises(FileNotFoundError, match=r"NAME.safetensors beside NAME.json, or the name"):
+    with pytest.raises(FileNotFoundError, match=r"NAME.safetensors with NAME.json next to it, or"):
         load_policy(path)
 
 
-def test_an_unknown_name_lists_those_that_ship():
+def test_unknown_name_lists_the_bundled_checkpoints():
     with pytest.raises(FileNotFoundError, match=r"libero-object.*got 'no-such-policy'"):
         load_policy("no-such-policy")
 
@@ -89,11 +89,11 @@ def test_an_unknown_name_lists_those_that_ship():
     [
         ({"format": "something else"}, "does not describe a policy of srpo-env"),
         ({"format_version": 99}, "must be of format version 1, got 99"),
-        ({"config": {"channels": [8, 8, 8], "colour": 1}}, "is not one of this policy"),
-        ({"config": {"channels": [8, 8, 16]}}, "is not one of this policy"),
+        ({"config": {"channels": [8, 8, 8], "colour": 1}}, "does not fit this policy"),
+        ({"config": {"channels": [8, 8, 16]}}, "does not fit this policy"),
     ],
 )
-def test_another_kind_of_checkpoint_is_refused(saved, change, message):
+def test_checkpoint_of_another_kind_is_refused(saved, change, message):
     path, _ = saved
     file = path.with_name("policy.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
@@ -102,14 +102,14 @@ def test_another_kind_of_checkpoint_is_refused(saved, change, message):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null"])
-def test_a_damaged_description_is_refused(saved, content):
+def test_damaged_json_is_refused(saved, content):
     path, _ = saved
     path.with_name("policy.json").write_text(content)
     with pytest.raises(ValueError, match=r"policy\.json (is not valid JSON|does not describe)"):
         load_policy(path)
 
 
-def test_the_policy_that_ships_loads_and_is_small_enough_to_ship():
+def test_bundled_policy_loads_and_is_small():
     policy = load_policy("libero-object")
     inputs = policy.prepare(make_observations(1, size=128), [INSTRUCTION])
     assert torch.isfinite(policy.logits(inputs)).all()

@@ -27,14 +27,14 @@ def along_x(num_steps):
     return np.arange(num_steps)[:, None] * np.array([1.0, 0.0, 0.0])
 
 
-def test_a_chunk_is_the_actions_from_its_frame_on():
+def test_chunk_holds_the_actions_from_its_frame_on():
     actions = np.arange(1.0, 6.0)[:, None]
     chunks, mask = chunk_targets(actions, np.array([0, 3]), chunk=3)
     assert chunks[..., 0].tolist() == [[1, 2, 3], [4, 5, 0]]
     assert mask.tolist() == [[True, True, True], [True, True, False]]
 
 
-def test_waypoints_are_where_the_hand_closes_and_then_opens():
+def test_waypoints_are_where_the_gripper_closes_and_then_opens():
     gripper = np.array([OPEN, OPEN, CLOSE, CLOSE, OPEN, OPEN])
     waypoints = waypoint_targets(gripper, along_x(6))
     assert waypoints.shape == (6, 2, 3)
@@ -42,19 +42,19 @@ def test_waypoints_are_where_the_hand_closes_and_then_opens():
     assert waypoints[:4, 1, 0].tolist() == [4, 4, 4, 4]
 
 
-def test_after_a_lost_grasp_the_next_one_counts():
+def test_waypoints_after_a_lost_grasp_are_those_of_the_next():
     gripper = np.array([OPEN, CLOSE, OPEN, CLOSE, CLOSE, OPEN])
     waypoints = waypoint_targets(gripper, along_x(6))
     assert waypoints[:, 0, 0].tolist() == [1, 1, 3, 3, 3, 5]
     assert waypoints[:, 1, 0].tolist() == [2, 2, 5, 5, 5, 5]
 
 
-def test_the_end_counts_as_grasp_and_release_when_there_is_none():
+def test_missing_grasp_and_release_are_at_the_end():
     assert waypoint_targets(np.full(3, OPEN), along_x(3))[:, :, 0].tolist() == [[2, 2]] * 3
     assert waypoint_targets(np.full(3, CLOSE), along_x(3))[:, :, 0].tolist() == [[0, 2]] * 3
 
 
-def test_a_soft_label_is_a_normal_distribution_about_its_bin():
+def test_soft_label_is_a_normal_distribution_around_its_bin():
     label = soft_labels(torch.tensor([[128.0]]), width=1.5)[0, 0]
     assert label.sum() == pytest.approx(1)
     assert label.argmax() == 128
@@ -63,7 +63,7 @@ def test_a_soft_label_is_a_normal_distribution_about_its_bin():
     assert (label * offsets**2).sum() == pytest.approx(1.5**2, rel=1e-3)
 
 
-def test_frames_are_every_stride_th_of_every_demonstration():
+def test_every_stride_th_frame_of_each_demonstration_is_used():
     policy = make_policy()
     first, second = make_demo(10, seed=0), make_demo(5, seed=1, instruction="put it back")
     frames = ClonedFrames.from_demos([first, second], policy, stride=4)
@@ -75,7 +75,7 @@ def test_frames_are_every_stride_th_of_every_demonstration():
     assert frames.demos == {INSTRUCTION: 1, "put it back": 1}
 
 
-def test_no_demonstration_is_an_error():
+def test_empty_data_is_refused():
     with pytest.raises(ValueError, match="at least one demonstration, got none"):
         ClonedFrames.from_demos([], make_policy(), stride=1)
 
@@ -87,7 +87,7 @@ def test_actions_of_another_robot_are_refused():
         ClonedFrames.from_demos([wrong], make_policy(), stride=1)
 
 
-def test_what_a_demonstration_does_not_have_does_not_count():
+def test_actions_after_the_end_do_not_change_the_loss():
     policy = make_policy()
     frames = ClonedFrames.from_demos([make_demo(3)], policy, stride=1)
     loss, _ = cloning_loss(policy, frames, label_width=1.5)
@@ -95,11 +95,11 @@ def test_what_a_demonstration_does_not_have_does_not_count():
     assert cloning_loss(policy, frames, label_width=1.5)[0] == loss
 
 
-def test_cloning_learns_to_do_what_was_shown():
+def test_cloning_reproduces_a_demonstration():
     policy = make_policy()
     frames = ClonedFrames.from_demos([make_demo(8)], policy, stride=1)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
-    for _ in range(150):
+    for _ in range(100):
         loss, parts = cloning_loss(policy, frames, label_width=1.5)
         optimizer.zero_grad()
         loss.backward()
@@ -110,7 +110,7 @@ def test_cloning_learns_to_do_what_was_shown():
     assert np.median(error) < 0.05  # a random guess is off by 2/3
 
 
-def test_augmentation_moves_and_recolours_images_and_nothing_else():
+def test_augmentation_changes_only_the_images():
     policy = make_policy()
     inputs = policy.prepare(make_observations(16), [INSTRUCTION] * 16)
     changed = augment(inputs, torch.Generator().manual_seed(0), shift=2, jitter=0.3)
@@ -123,14 +123,14 @@ def test_augmentation_moves_and_recolours_images_and_nothing_else():
         assert not torch.equal(changed[name], inputs[name].float())
 
 
-def test_augmentation_of_nothing_changes_nothing():
+def test_augmentation_of_size_zero_changes_nothing():
     policy = make_policy()
     inputs = policy.prepare(make_observations(2), [INSTRUCTION] * 2)
     changed = augment(inputs, torch.Generator().manual_seed(0), shift=0, jitter=0.0)
     torch.testing.assert_close(changed["wrist"], inputs["wrist"].float(), atol=1e-4, rtol=0)
 
 
-def test_a_shift_moves_every_pixel_by_the_same_way_and_not_too_far():
+def test_shift_is_the_same_for_all_pixels_and_bounded():
     image = torch.zeros(32, 32, 32, 3, dtype=torch.uint8)
     image[:, 16, 16] = 255
     inputs = {"agentview": image, "wrist": image}

@@ -12,19 +12,19 @@ def rows(inputs, index):
     return {name: value[index] for name, value in inputs.items()}
 
 
-def test_it_is_a_few_million_parameters():
+def test_default_policy_has_a_few_million_parameters():
     count = sum(parameter.numel() for parameter in SmallPolicy().parameters())
     assert 1e6 < count < 7.5e6  # 15 MB in half precision
 
 
-def test_observations_become_the_logits_of_a_chunk():
+def test_logits_have_one_row_per_token_of_a_chunk():
     policy = make_policy()
     logits = policy.logits(policy.prepare(make_observations(3), [INSTRUCTION] * 3))
     assert logits.shape == (3, 56, 256)
     assert torch.isfinite(logits).all()
 
 
-def test_an_observation_is_answered_alike_in_every_batch():
+def test_logits_do_not_depend_on_the_rest_of_the_batch():
     policy = make_policy()
     inputs = policy.prepare(make_observations(4), ["a b", "c d e", "a b", "f"])
     together = policy.logits(inputs)
@@ -32,13 +32,13 @@ def test_an_observation_is_answered_alike_in_every_batch():
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_probabilities_are_equal_in_training_and_in_acting():
+def test_logits_are_equal_in_train_and_eval_mode():
     policy = make_policy()
     inputs = policy.prepare(make_observations(2), [INSTRUCTION] * 2)
     assert policy.train().logits(inputs).equal(policy.eval().logits(inputs))
 
 
-def test_the_log_probabilities_of_sampling_are_those_of_the_update():
+def test_log_probabilities_of_sampling_and_of_updates_agree():
     policy = make_policy()
     inputs = policy.prepare(make_observations(3), [INSTRUCTION] * 3)
     tokens, sampled = policy.sample(inputs, 0.7, torch.Generator().manual_seed(0))
@@ -49,7 +49,7 @@ def test_the_log_probabilities_of_sampling_are_those_of_the_update():
     assert entropies.shape == tokens.shape == (3, 56)
 
 
-def test_acting_takes_the_likeliest_tokens():
+def test_act_returns_the_most_likely_actions():
     policy = make_policy()
     observations, instructions = make_observations(2), [INSTRUCTION] * 2
     actions = policy.act(observations, instructions)
@@ -61,7 +61,7 @@ def test_acting_takes_the_likeliest_tokens():
 
 
 @pytest.mark.parametrize("changed", ["agentview", "wrist", "proprio", "instruction"])
-def test_everything_that_is_seen_matters(changed):
+def test_logits_depend_on_every_input(changed):
     policy = make_policy()
     inputs = policy.prepare(make_observations(1, seed=0), ["pick up the milk"])
     others = policy.prepare(make_observations(1, seed=1), ["pick up the soup"])
@@ -69,7 +69,7 @@ def test_everything_that_is_seen_matters(changed):
     assert not torch.allclose(policy.logits(inputs), policy.logits(mixed), atol=1e-6)
 
 
-def test_a_gradient_reaches_every_weight():
+def test_gradient_reaches_every_weight():
     policy = make_policy()
     inputs = policy.prepare(make_observations(2), [INSTRUCTION, "another one"])
     tokens, _ = policy.sample(inputs)
@@ -81,7 +81,7 @@ def test_a_gradient_reaches_every_weight():
 def test_images_of_another_size_are_resized():
     policy = make_policy()
     large = make_observations(2, size=64)
-    for name in ("agentview", "wrist"):  # each pixel four times: resizing gives the small one back
+    for name in ("agentview", "wrist"):  # resizing restores the small image
         small = make_observations(2)[name]
         large[name] = small.repeat(2, axis=1).repeat(2, axis=2)
     resized = policy.prepare(large, [INSTRUCTION] * 2)
@@ -95,7 +95,7 @@ def test_images_of_another_size_are_resized():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"wrist": None}, KeyError, "needs 'wrist'"),
+        ({"wrist": None}, KeyError, "must hold 'wrist'"),
         ({"wrist": np.zeros((2, 32, 32), np.uint8)}, ValueError, r"`wrist` must be uint8 of shape"),
         ({"wrist": np.zeros((2, 32, 32, 3))}, ValueError, r"`wrist` must be uint8 of shape"),
         ({"proprio": np.zeros((2, 9))}, ValueError, r"`proprio` must have shape \(B, 8\)"),
@@ -106,7 +106,7 @@ def test_images_of_another_size_are_resized():
         ),
     ],
 )
-def test_wrong_observations_are_refused(change, error, message):
+def test_invalid_observations_are_refused(change, error, message):
     observations = {**make_observations(2), **change}
     observations = {name: value for name, value in observations.items() if value is not None}
     with pytest.raises(error, match=message):
@@ -122,12 +122,12 @@ def test_wrong_observations_are_refused(change, error, message):
         ({"text_width": 30}, "`text_width` must be a multiple of 4, got 30"),
     ],
 )
-def test_wrong_sizes_are_refused(config, message):
+def test_invalid_sizes_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
         PolicyConfig(**config)
 
 
-def test_orientation_is_two_columns_of_the_rotation_matrix():
+def test_orientation_features_are_two_columns_of_the_rotation_matrix():
     axis_angle = np.array([[0.3, -2.0, 1.1], [0.0, 0.0, 0.0], [3.1, 0.2, -0.1]], np.float32)
     proprio = np.concatenate([np.zeros((3, 3)), axis_angle, np.zeros((3, 2))], axis=1)
     features = body_features(torch.tensor(proprio, dtype=torch.float32))
@@ -137,7 +137,7 @@ def test_orientation_is_two_columns_of_the_rotation_matrix():
     np.testing.assert_allclose(features[:, 3:9], expected, atol=1e-5)
 
 
-def test_a_half_turn_looks_the_same_from_both_sides():
+def test_orientation_features_are_continuous_at_half_a_turn():
     just_under = torch.tensor([[0.0, 0, 0, np.pi - 1e-4, 0, 0, 0, 0]])
     just_over = torch.tensor([[0.0, 0, 0, -np.pi + 1e-4, 0, 0, 0, 0]])
     torch.testing.assert_close(

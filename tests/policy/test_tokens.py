@@ -14,27 +14,27 @@ from srpo_env.policy.tokens import (
 )
 
 
-def test_no_motion_and_both_limits_are_exact():
+def test_zero_and_both_limits_are_exact():
     tokens = torch.tensor([[1, 128, 255, 128, 128, 128, 1]])
     assert tokens_to_actions(tokens)[0, 0].tolist() == [-1, 0, 1, 0, 0, 0, -1]
 
 
-def test_the_lowest_token_does_not_leave_the_range():
+def test_lowest_token_stays_in_the_range():
     assert tokens_to_actions(torch.zeros(1, 7, dtype=torch.int64)).min() == -1
 
 
-def test_every_action_that_a_token_stands_for_becomes_that_token_again():
+def test_tokens_survive_conversion_to_actions_and_back():
     tokens = torch.arange(1, NUM_BINS)[:252].view(1, 252)
     assert actions_to_tokens(tokens_to_actions(tokens)).equal(tokens)
 
 
-def test_an_action_is_off_by_half_a_bin_at_most():
+def test_error_of_an_action_is_at_most_half_a_bin():
     actions = torch.rand(16, 8, 7, generator=torch.Generator().manual_seed(0)) * 2 - 1
     error = (tokens_to_actions(actions_to_tokens(actions)) - actions).abs().max()
     assert error <= 0.5 / 127 + 1e-6
 
 
-def test_actions_beyond_the_range_are_cut_off():
+def test_actions_out_of_range_are_clipped():
     assert actions_to_bins(torch.tensor([[[-3.0, 3.0]]])).tolist() == [[1, 255]]
 
 
@@ -45,12 +45,12 @@ def test_tokens_are_ordered_by_step_and_then_by_dimension():
     assert actions[0, 1, 0] == pytest.approx((107 - 128) / 127)
 
 
-def test_half_an_action_is_refused():
+def test_incomplete_actions_are_refused():
     with pytest.raises(ValueError, match="multiple of `action_dim` = 7, got 13"):
         tokens_to_actions(torch.zeros(1, 13, dtype=torch.int64))
 
 
-def test_log_probabilities_by_hand():
+def test_log_probabilities_equal_a_hand_calculation():
     logits = torch.tensor([[[math.log(1.0), math.log(3.0)]]])
     tokens = torch.tensor([[1]])
     assert log_probs(logits, tokens).item() == pytest.approx(math.log(3 / 4))
@@ -58,7 +58,7 @@ def test_log_probabilities_by_hand():
     assert log_probs(logits, tokens, temperature=0.5).item() == pytest.approx(math.log(9 / 10))
 
 
-def test_entropy_by_hand():
+def test_entropy_equals_a_hand_calculation():
     logits = torch.log(torch.tensor([[[0.25, 0.75], [0.5, 0.5]]]))
     chosen, entropies = log_probs_and_entropies(logits, torch.tensor([[0, 0]]))
     torch.testing.assert_close(chosen, torch.log(torch.tensor([[0.25, 0.5]])))
@@ -67,7 +67,7 @@ def test_entropy_by_hand():
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_tokens_are_drawn_as_often_as_their_probability_says(temperature):
+def test_tokens_are_sampled_with_their_probabilities(temperature):
     weights = torch.tensor([1.0, 2.0, 4.0, 8.0])
     logits = weights.log().expand(20000, 1, 4)
     tokens = sample_tokens(logits, temperature, torch.Generator().manual_seed(0))
@@ -77,7 +77,7 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(temperature):
     torch.testing.assert_close(frequencies, expected / expected.sum(), atol=0.018, rtol=0)
 
 
-def test_a_generator_repeats_its_tokens():
+def test_equal_seeds_sample_equal_tokens():
     logits = torch.zeros(4, 56, NUM_BINS)
     first, second = (sample_tokens(logits, 1.0, torch.Generator().manual_seed(3)) for _ in range(2))
     assert first.equal(second)
@@ -85,7 +85,7 @@ def test_a_generator_repeats_its_tokens():
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
-def test_a_temperature_that_is_not_positive_is_refused(temperature):
+def test_temperature_must_be_positive(temperature):
     logits, tokens = torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.int64)
     for call in (
         lambda: sample_tokens(logits, temperature),

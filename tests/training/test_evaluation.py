@@ -15,7 +15,7 @@ from srpo_env.training.evaluation import (
 
 
 class Lengths:
-    """A vector environment whose episodes last ``1 + task`` steps and succeed from even states."""
+    """Vector environment whose episodes last ``1 + task`` steps and succeed from even states."""
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
 
@@ -28,7 +28,7 @@ class Lengths:
     def reset(self, *, options):
         mask = options["reset_mask"]
         assert mask.dtype == bool
-        assert self.ended[mask].all(), "an episode under way was cut off"
+        assert self.ended[mask].all(), "a running episode was reset"
         self.task[mask] = options["task_id"][mask]
         self.state[mask] = options["init_state_id"][mask]
         self.steps[mask], self.ended[mask] = 0, False
@@ -50,13 +50,13 @@ class Lengths:
 
 
 def act(observations, instructions):
-    """Answers with the task, as the observation and the instruction both have it."""
+    """Returns the task, which observation and instruction must agree on."""
     assert instructions == [f"task {task}" for task in observations["task"]]
     return np.broadcast_to(observations["task"][:, None, None], (len(instructions), 8, 7))
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 8, 20])
-def test_every_episode_is_run_once_and_judged_by_its_own_end(num_envs):
+def test_every_episode_is_run_once_and_gets_its_own_result(num_envs):
     envs = Lengths(num_envs)
     episodes = held_out_episodes(num_tasks=3, num_episodes=12)
     result = evaluate(act, envs, episodes)
@@ -67,18 +67,17 @@ def test_every_episode_is_run_once_and_judged_by_its_own_end(num_envs):
     assert result.num_successes == 6
 
 
-def test_nothing_waits_for_the_slowest_episode():
+def test_idle_environments_start_the_next_episode_at_once():
     envs = Lengths(2)
     evaluate(act, envs, [(9, 40), (0, 41), (0, 42), (0, 43)])
-    # The short ones all run in the second environment while the first is busy.
+    # The short episodes all run in the second environment.
     assert envs.started == [(9, 40), (0, 41), (0, 42), (0, 43)]
 
 
-def test_each_end_is_reported_when_it_happens():
+def test_number_of_ended_episodes_is_reported_after_each_step():
     seen = []
-    result = evaluate(act, Lengths(2), [(2, 40), (0, 41), (1, 41)], on_episode=seen.append)
-    assert [episode.task_id for episode in seen] == [0, 2, 1]
-    assert sorted(seen, key=lambda e: e.task_id) == list(result.episodes)
+    evaluate(act, Lengths(2), [(2, 40), (0, 41), (1, 41)], on_step=seen.append)
+    assert seen == [1, 1, 3]
 
 
 def test_held_out_states_are_never_trained_on():
@@ -86,27 +85,28 @@ def test_held_out_states_are_never_trained_on():
     assert sorted([*HELD_OUT_STATES, *TRAINING_STATES]) == list(range(50))
 
 
-def test_episodes_are_spread_over_the_tasks():
+def test_episodes_are_spread_evenly_over_the_tasks():
     assert held_out_episodes(3, 4) == [(0, 40), (1, 40), (2, 40), (0, 41)]
     assert len(set(held_out_episodes(10, 100))) == 100
 
 
 @pytest.mark.parametrize("number", [0, 31])
-def test_more_episodes_than_there_are_is_an_error(number):
-    with pytest.raises(ValueError, match=f"there are 30 held-out episodes, and {number} were"):
+def test_impossible_number_of_episodes_is_refused(number):
+    with pytest.raises(ValueError, match=f"must be in 1..30, got {number}"):
         held_out_episodes(3, number)
 
 
-def test_the_interval_is_wilsons():
+def test_interval_is_wilsons():
     # Wilson (1927): center (p + z^2/2n) / (1 + z^2/n), here p = 1/2, n = 10, z = 1.96.
     z, n = 1.959964, 10
     half = z * np.sqrt(0.25 / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     assert wilson_interval(5, 10) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-5)
 
 
-def test_a_rate_is_told_with_its_interval_and_its_episodes():
+def test_result_prints_rate_interval_and_counts():
     episodes = tuple(EpisodeResult(task, 40, task == 0, 8) for task in (0, 1) for _ in range(5))
     result = Evaluation(episodes)
     assert result.success_rate == 0.5
     assert str(result) == "50% [24%, 76%] of 10"
+    assert result.counts_by_task() == "5/5 0/5"
     assert [part.success_rate for part in result.by_task().values()] == [1, 0]

@@ -9,14 +9,21 @@ from srpo_env.training.report import compare_steps, draw_curves, read_curve, rea
 
 @pytest.fixture
 def write_run(tmp_path):
-    """Writes what an agent would: an evaluation every ten iterations, and iterations between."""
+    """Returns a function that writes a run: evaluations and iterations, at every tenth one."""
 
     def write(
-        rates, reward="srpo", seed=1, env_id="libero-object", pace=1000, assets="stand-in", **more
+        rates,
+        reward="srpo",
+        seed=1,
+        env_id="libero-object",
+        pace=1000,
+        assets="placeholder",
+        **more,
     ):
         folder = tmp_path / f"{reward}{seed}{env_id}{assets}{''.join(more.values())}"
         folder.mkdir()
-        args = {"env_id": env_id, "reward": reward, "seed": seed, "eval_episodes": 20, **more}
+        args = {"env_id": env_id, "reward": reward, "seed": seed, "eval_episodes": 20}
+        args = {**args, "encoder": "pixels", **more}
         (folder / "args.json").write_text(json.dumps(args))
         (folder / "conditions.json").write_text(json.dumps({"assets": assets}))
         lines = []
@@ -35,7 +42,7 @@ def lines_of(axes):
     return {line.get_label(): line for line in axes.get_lines()}
 
 
-def test_a_curve_is_of_the_evaluations_alone(write_run):
+def test_curve_holds_the_evaluations(write_run):
     curve = read_curve(write_run([0.5, 0.75, 0.9], seed=3))
     assert (curve.env_id, curve.reward, curve.seed) == ("libero-object", "srpo", 3)
     np.testing.assert_array_equal(curve.iterations, [0, 10, 20])
@@ -44,26 +51,29 @@ def test_a_curve_is_of_the_evaluations_alone(write_run):
     np.testing.assert_array_equal(curve.success_rates, [0.5, 0.75, 0.9])
 
 
-def test_its_band_is_the_wilson_interval_of_its_successes(write_run):
+def test_band_is_the_wilson_interval(write_run):
     curve = read_curve(write_run([0.5, 0.9]))
     np.testing.assert_allclose(curve.intervals, [wilson_interval(10, 20), wilson_interval(18, 20)])
 
 
-def test_a_history_can_be_cut_at_an_iteration(write_run):
-    records = read_history(write_run([0.5, 0.75, 0.9]), last_iteration=10)
-    assert [record["iteration"] for record in records] == [0, 0, 10, 10]
+def test_line_that_a_killed_process_did_not_finish_is_ignored(write_run):
+    folder = write_run([0.5, 0.75])
+    whole = read_history(folder)
+    file = folder / "history.jsonl"
+    file.write_text(file.read_text() + '{"iteration": 20, "eval/succ')
+    assert read_history(folder) == whole
 
 
-def test_runs_whose_videos_different_encoders_compared_are_not_averaged(write_run):
+def test_srpo_runs_with_different_encoders_are_not_drawn_together(write_run):
     old, new = read_curve(write_run([0.5])), read_curve(write_run([0.6], encoder="libero-vjepa2"))
     assert (old.encoder, new.encoder) == ("pixels", "libero-vjepa2")
-    with pytest.raises(ValueError, match=r"one encoder.*got libero-vjepa2 and pixels"):
+    with pytest.raises(ValueError, match=r"the same encoder.*got libero-vjepa2 and pixels"):
         draw_curves([old, new])
-    # Where nothing is made of the videos, it does not matter.
+    # The other rewards do not depend on the encoder.
     draw_curves([old, read_curve(write_run([0.6], encoder="libero-vjepa2", reward="binary"))])
 
 
-def test_steps_to_a_rate_lie_on_the_line_between_two_evaluations(write_run):
+def test_steps_to_a_rate_are_interpolated_between_evaluations(write_run):
     curve = read_curve(write_run([0.5, 0.7, 0.6, 0.9]))
     assert steps_to(curve, 0.6) == pytest.approx(500)  # the first time
     assert steps_to(curve, 0.75) == pytest.approx(2500)
@@ -71,21 +81,21 @@ def test_steps_to_a_rate_lie_on_the_line_between_two_evaluations(write_run):
     assert steps_to(curve, 0.95) == np.inf
 
 
-def test_rewards_are_compared_by_their_medians_and_by_seed(write_run):
+def test_rewards_are_compared_by_medians_and_by_seed(write_run):
     plain = [write_run([0.5, 0.9], "binary", seed, pace=1000 * seed) for seed in (1, 2, 4)]
     ours = [write_run([0.5, 0.9], "srpo", seed, pace=1000) for seed in (1, 2, 3)]
-    never = write_run([0.5, 0.6], "truth", 1)
+    never = write_run([0.5, 0.6], "oracle", 1)
     curves = [read_curve(folder) for folder in (*ours, *plain, never)]
     assert compare_steps(curves, 0.9).splitlines() == [
         "thousands of control steps to 90% held-out success, by seed",
         "  SRPO: 1, 1, 1; median 1; of plain GRPO's 0.50, by seed 1.00, 0.50",
         "  plain GRPO: 1, 2, 4; median 2",
-        "  true progress: not reached; median not reached; of plain GRPO's unknown, "
+        "  oracle progress: not reached; median not reached; of plain GRPO's unknown, "
         "by seed unknown",
     ]
 
 
-def test_a_run_is_drawn_over_thousands_of_steps_and_over_minutes_with_its_band(write_run):
+def test_single_run_is_drawn_over_steps_and_minutes_with_its_band(write_run):
     figure = draw_curves([read_curve(write_run([0.5, 0.75, 0.9]))])
     left, right = figure.axes
     for axes, places in ((left, [0, 1, 2]), (right, [1, 2, 3])):
@@ -98,7 +108,7 @@ def test_a_run_is_drawn_over_thousands_of_steps_and_over_minutes_with_its_band(w
         assert high == pytest.approx(100 * wilson_interval(18, 20)[1])
 
 
-def test_several_seeds_are_thin_lines_and_their_mean_as_far_as_all_have_come(write_run):
+def test_several_seeds_are_thin_lines_with_their_mean_at_common_iterations(write_run):
     curves = [
         read_curve(write_run([0.5, 0.6, 0.7], seed=1)),
         read_curve(write_run([0.3, 0.8], seed=2, pace=3000)),
@@ -110,7 +120,7 @@ def test_several_seeds_are_thin_lines_and_their_mean_as_far_as_all_have_come(wri
     np.testing.assert_allclose(mean.get_ydata(), [40, 70])
 
 
-def test_a_reward_kind_has_its_colour_whatever_is_drawn_beside_it(write_run):
+def test_each_reward_has_its_own_colour(write_run):
     srpo, binary = read_curve(write_run([0.5])), read_curve(write_run([0.4], reward="binary"))
     alone = lines_of(draw_curves([binary]).axes[0])["plain GRPO (seed 1)"]
     both = lines_of(draw_curves([binary, srpo]).axes[0])
@@ -121,31 +131,35 @@ def test_a_reward_kind_has_its_colour_whatever_is_drawn_beside_it(write_run):
 @pytest.mark.parametrize(
     ("other", "received"),
     [
-        ({"env_id": "libero-10"}, "got libero-10 on stand-ins and libero-object on stand-ins"),
-        ({"assets": "real"}, "got libero-object on LIBERO's assets and libero-object on stand-ins"),
+        (
+            {"env_id": "libero-10"},
+            "got libero-10 on placeholders and libero-object on placeholders",
+        ),
+        ({"assets": "libero"}, "got libero-object on LIBERO's assets and .* on placeholders"),
+        ({"assets": "modified"}, "got libero-object on modified assets and .* on placeholders"),
     ],
 )
-def test_runs_that_do_not_compare_do_not_go_into_one_picture(write_run, other, received):
+def test_runs_of_other_suites_or_assets_are_not_drawn_together(write_run, other, received):
     curves = [read_curve(write_run([0.5])), read_curve(write_run([0.5], **other))]
     with pytest.raises(ValueError, match=received):
         draw_curves(curves)
 
 
-def test_a_picture_says_on_which_assets_the_runs_were(write_run):
+def test_title_names_the_assets(write_run):
     title = draw_curves([read_curve(write_run([0.5]))]).get_suptitle()
-    assert title.startswith("libero-object on stand-ins")
+    assert title.startswith("libero-object on placeholders")
 
 
-def test_the_spellings_of_an_environment_are_one(write_run):
+def test_spellings_of_an_environment_are_equal(write_run):
     assert read_curve(write_run([0.5], env_id="libero_object")).env_id == "libero-object"
 
 
-def test_a_run_that_was_not_evaluated_yet_says_so(write_run):
+def test_run_without_evaluations_is_refused(write_run):
     with pytest.raises(ValueError, match="no held-out evaluation yet"):
         read_curve(write_run([]))
 
 
-def test_a_folder_that_is_no_run_says_so(tmp_path):
+def test_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must hold history\.jsonl"):
         read_curve(tmp_path)
 
@@ -155,7 +169,7 @@ def test_a_damaged_line_is_named(write_run, line):
     folder = write_run([0.5])
     with (folder / "history.jsonl").open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match=r"history\.jsonl, line 3, has no figures"):
+    with pytest.raises(ValueError, match=r"history\.jsonl, line 3, is not a record"):
         read_curve(folder)
 
 
@@ -167,6 +181,12 @@ def test_two_runs_in_one_file_are_refused(write_run):
         read_curve(folder)
 
 
-def test_a_run_of_another_agent_is_refused(write_run):
-    with pytest.raises(ValueError, match="reward must be one of srpo, binary, truth, got 'dense'"):
+def test_unknown_reward_is_refused(write_run):
+    with pytest.raises(ValueError, match="reward must be one of srpo, binary, oracle, got 'dense'"):
         read_curve(write_run([0.5], reward="dense"))
+
+
+@pytest.mark.parametrize("kind", ["real", "stand-in"])
+def test_unknown_kind_of_assets_is_refused(write_run, kind):
+    with pytest.raises(ValueError, match="assets must be libero or modified or placeholder, got"):
+        read_curve(write_run([0.5], assets=kind))

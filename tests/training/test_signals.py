@@ -75,7 +75,7 @@ def test_stopped_run_prints_how_to_resume_and_resumes_to_the_bit(
 def test_at_most_one_iteration_is_lost(toy, tmp_path, monkeypatch):
     args = toy_args(tmp_path, **{**RUN, "eval_every": 50, "iterations": 50})
     with monkeypatch.context() as patch:
-        send_at(patch, signal.SIGTERM, 60)
+        send_at(patch, signal.SIGTERM, 30)
         with pytest.raises(SystemExit):
             main(args)
     logged = metrics_of(only_folder(args.run_dir))[-1]["iteration"]
