@@ -42,7 +42,7 @@ class Stateful(Protocol):
     """Anything whose state can be saved: modules, schedulers, the environment wrapper, ..."""
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Returns tensors, arrays and what JSON can hold, by name."""
+        """Returns tensors, arrays, bytes and what JSON can hold, by name."""
 
     def load_state_dict(self, state: Any) -> Any:
         """Restores what `state_dict` returned."""
@@ -50,7 +50,7 @@ class Stateful(Protocol):
 
 @singledispatch
 def get_state(part: Any) -> Mapping[str, Any]:
-    """Returns the state of a part of a run by name: tensors, arrays and what JSON can hold."""
+    """Returns the state of a part of a run by name: tensors, arrays, bytes, values for JSON."""
     state: Mapping[str, Any] = part.state_dict()
     return state
 
@@ -148,25 +148,26 @@ def save_training(
         policy.save(draft / POLICY, provenance=progress)
     tensors: dict[str, Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
-    arrays: list[str] = []  # names of tensors that have to become NumPy arrays again
+    types: dict[str, str] = {}  # of tensors that have to become something else again
     for part, owner in parts.items():
         values[part] = {}
         for name, value in get_state(owner).items():
-            if isinstance(value, np.ndarray) and value.dtype.kind != "U":
-                arrays.append(f"{part}.{name}")
-                value = torch.tensor(value)
+            if isinstance(value, (np.ndarray, bytes)):
+                types[f"{part}.{name}"] = type(value).__name__
+                as_bytes = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else value
+                value = torch.tensor(as_bytes)
             if isinstance(value, Tensor):
                 # Averages of gradients have the memory order of their layers; files have one.
                 tensors[f"{part}.{name}"] = value.detach().cpu().contiguous()
             else:
-                values[part][name] = value.item() if isinstance(value, np.ndarray) else value
+                values[part][name] = value
     save_file(tensors, draft / TENSORS)
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "progress": dict(progress),
         "parts": values,
-        "arrays": arrays,
+        "types": types,
     }
     (draft / VALUES).write_text(json.dumps(content))
     flush_to_disk(draft)
@@ -203,7 +204,7 @@ def load_training(
     checkpoint = Path(checkpoint)
     content = _read_values(checkpoint)
     states: dict[str, dict[str, Any]] = content["parts"]
-    arrays = set(content["arrays"])
+    restored = {"ndarray": Tensor.numpy, "bytes": lambda tensor: tensor.numpy().tobytes()}
     if set(states) != set(parts):
         raise ValueError(
             f"{checkpoint / VALUES} must hold the state of {', '.join(sorted(parts))}, "
@@ -215,7 +216,8 @@ def load_training(
         raise ValueError(f"{checkpoint / TENSORS} is damaged: {error}") from error
     for name, tensor in tensors.items():
         owner, _, key = name.partition(".")
-        states[owner][key] = tensor.numpy() if name in arrays else tensor
+        kind = content["types"].get(name)
+        states[owner][key] = tensor if kind is None else restored[kind](tensor)
     if policy is not None:
         policy.load_state_dict(load_policy(checkpoint / POLICY).state_dict())
     for name, part in parts.items():

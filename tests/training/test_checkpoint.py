@@ -51,7 +51,8 @@ class State:
     def __init__(self, seed):
         self.state = {
             "array": np.arange(seed + 3.0), "flags": np.array([True, False]), "count": seed,
-            "text": np.array('{"a": 1}'), "tensor": torch.zeros(0, 4), "rates": [0.5, float("nan")],
+            "text": '{"a": 1}', "bytes": b"PK\x00\x01", "tensor": torch.zeros(0, 4),
+            "rates": [0.5, float("nan")],
         }  # fmt: skip
 
     def state_dict(self):
@@ -83,6 +84,7 @@ def test_state_of_every_kind_is_restored(tmp_path):
         assert after[name].dtype == before[name].dtype
     assert torch.equal(after["tensor"], before["tensor"])
     assert (after["count"], after["text"]) == (1, '{"a": 1}')
+    assert after["bytes"] == before["bytes"]
     np.testing.assert_equal(after["rates"], before["rates"])
 
 
