@@ -37,6 +37,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 from transformers import VJEPA2Config, VJEPA2Model
 from transformers.utils.logging import disable_progress_bar
@@ -264,11 +265,10 @@ class WorldModel(nn.Module):
             for layer in stack.layer:
                 layer.compile(dynamic=True)  # the number of tokens varies
 
-    @torch.no_grad()
     def follow(self, ema: float) -> None:
         """Updates the target encoder's moving average."""
-        online = list(self.online.encoder.parameters())
-        torch._foreach_lerp_(list(self.target.parameters()), online, 1 - ema)
+        average = get_ema_multi_avg_fn(ema)
+        average(list(self.target.parameters()), list(self.online.encoder.parameters()), None)
 
     def product(self) -> VJEPA2Model:
         """Returns the trained model: the target encoder with the predictor."""

@@ -65,19 +65,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     """
     stem = resolve_checkpoint(path)
     header_file, weights_file = _file(stem, ".json"), _file(stem, ".safetensors")
-    try:
-        header = json.loads(header_file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{header_file} is not valid JSON ({error}): the file is damaged"
-        ) from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"{header_file} does not describe a policy of srpo-env")
-    if header.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{header_file} must be of format version {FORMAT_VERSION}, "
-            f"got {header.get('format_version')}: use the version of srpo-env that wrote it"
-        )
+    header = read_versioned_json(header_file, FORMAT, FORMAT_VERSION)
     blob = weights_file.read_bytes()
     if hashlib.sha256(blob).hexdigest() != header.get("sha256"):
         raise ValueError(
@@ -89,6 +77,32 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     except SafetensorError as error:
         raise ValueError(f"{weights_file} is not a safetensors file: {error}") from error
     return {name: value.float() for name, value in weights.items()}, header
+
+
+def read_versioned_json(file: Path, kind: str, version: int) -> dict[str, Any]:
+    """Reads a JSON file that names its own format.
+
+    Args:
+        file: The file.
+        kind: Value that its ``"format"`` must have.
+        version: Value that its ``"format_version"`` must have.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If the file is damaged, or of another format or version.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is damaged: it is not valid JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("format") != kind:
+        raise ValueError(f"{file} is not a file of format {kind!r}")
+    if content.get("format_version") != version:
+        raise ValueError(
+            f"{file} must have format version {version}, got {content.get('format_version')}: "
+            "use the version of srpo-env that wrote it"
+        )
+    return content
 
 
 def resolve_checkpoint(path: str | Path) -> Path:

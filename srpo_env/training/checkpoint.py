@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from srpo_env.policy.base import Policy
+from srpo_env.policy.checkpoint import read_versioned_json
 from srpo_env.policy.network import load_policy
 
 FORMAT = "srpo-env training"
@@ -243,20 +244,7 @@ def newest_checkpoint(folder: str | Path) -> Path:
 
 
 def _read_values(checkpoint: Path) -> dict[str, Any]:
-    file = checkpoint / VALUES
-    try:
-        content = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is damaged: it is not valid JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{file} is not part of a checkpoint of srpo-env")
-    if content.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{file} must have format version {FORMAT_VERSION}, got "
-            f"{content.get('format_version')}: resume with the version of srpo-env that wrote it, "
-            "or start a new run"
-        )
-    return content
+    return read_versioned_json(checkpoint / VALUES, FORMAT, FORMAT_VERSION)
 
 
 def flush_to_disk(folder: Path, content: bool = True) -> None:

@@ -87,8 +87,8 @@ def test_unknown_name_lists_the_bundled_checkpoints():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "something else"}, "does not describe a policy of srpo-env"),
-        ({"format_version": 99}, "must be of format version 1, got 99"),
+        ({"format": "something else"}, "is not a file of format 'srpo-env policy'"),
+        ({"format_version": 99}, "must have format version 1, got 99"),
         ({"config": {"channels": [8, 8, 8], "colour": 1}}, "does not fit this policy"),
         ({"config": {"channels": [8, 8, 16]}}, "does not fit this policy"),
     ],
@@ -105,7 +105,9 @@ def test_checkpoint_of_another_kind_is_refused(saved, change, message):
 def test_damaged_json_is_refused(saved, content):
     path, _ = saved
     path.with_name("policy.json").write_text(content)
-    with pytest.raises(ValueError, match=r"policy\.json (is not valid JSON|does not describe)"):
+    with pytest.raises(
+        ValueError, match=r"policy\.json is (damaged: it is not valid JSON|not a file of)"
+    ):
         load_policy(path)
 
 

@@ -151,11 +151,11 @@ def test_damaged_tensors_are_refused(tmp_path):
     ("content", "message"),
     [
         ("{", "is damaged: it is not valid JSON"),
-        ("[]", "is not part of a checkpoint of srpo-env"),
-        ('{"iteration": 3}', "is not part of a checkpoint of srpo-env"),
+        ("[]", "is not a file of format 'srpo-env training'"),
+        ('{"iteration": 3}', "is not a file of format 'srpo-env training'"),
         (
             '{"format": "srpo-env training", "format_version": 99}',
-            "must have format version 1, got 99: resume with the version of srpo-env that wrote it",
+            "must have format version 1, got 99: use the version of srpo-env that wrote it",
         ),
     ],
 )
