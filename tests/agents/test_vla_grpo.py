@@ -209,7 +209,7 @@ def test_stopped_libero_run_resumes_to_the_bit(tmp_path, policy, monkeypatch):
             "checkpoint": str(tmp_path / "start"), "num_envs": 3, "num_workers": 1,
             "group_size": 2, "groups_per_iteration": 1, "max_groups_per_iteration": 2,
             "rollout_steps": 16, "eval_every": 9, "eval_episodes": 1, "torch_threads": 1,
-            "device": "cpu", "iterations": 3, "run_dir": tmp_path / folder, **changed,
+            "device": "cpu", "iterations": 2, "run_dir": tmp_path / folder, **changed,
         })  # fmt: skip
 
     # Evaluations would take most of the time.
