@@ -1,10 +1,10 @@
-"""PPO for continuous actions in the style of CleanRL, with the shaped reward.
+"""PPO for continuous actions in the style of CleanRL, with shaped rewards.
 
     python examples/cleanrl_ppo.py
 
-The three lines that end in ``# SRPO`` are what a CleanRL script gains. CleanRL's own
-``ppo_continuous_action.py`` also scales rewards and observations: ``NormalizeReward`` goes, as a
-success has to be worth 1, and ``NormalizeObservation``, as `draw` needs to know where things are.
+The three lines that end in ``# SRPO`` are added to a CleanRL script. From CleanRL's own
+``ppo_continuous_action.py``, remove ``NormalizeReward``, because a success must be worth 1, and
+``NormalizeObservation``, because `draw` needs the true position.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Args:
 
     seed: int = 1
     shaped: bool = True
-    """whether failures are rewarded; without, PPO sees the environment's own sparse reward"""
+    """whether failures are rewarded; otherwise PPO gets the environment's sparse reward"""
     total_timesteps: int = 60_000
     num_envs: int = 8
     num_steps: int = 256
-    """steps of each environment in a rollout"""
+    """number of steps of each environment in a rollout"""
     learning_rate: float = 1e-3
     gamma: float = 0.99
     gae_lambda: float = 0.95
@@ -47,10 +47,10 @@ class Args:
 
 
 class Agent(nn.Module):
-    """A Gaussian policy and a value, two small networks."""
+    """A Gaussian policy and a value function, two small networks."""
 
     def __init__(self, envs: gym.vector.VectorEnv) -> None:
-        """Sizes them by the environments."""
+        """Initialises networks for the spaces of ``envs``."""
         super().__init__()
         num_inputs = int(np.prod(envs.single_observation_space.shape))
         num_actions = int(np.prod(envs.single_action_space.shape))
@@ -59,11 +59,11 @@ class Agent(nn.Module):
         self.actor_logstd = nn.Parameter(torch.zeros(num_actions))
 
     def policy(self, observations: torch.Tensor) -> Normal:
-        """The distribution of the actions."""
+        """Returns the distribution of the actions."""
         return Normal(self.actor_mean(observations), self.actor_logstd.exp())
 
     def value(self, observations: torch.Tensor) -> torch.Tensor:
-        """Expected discounted return of each observation."""
+        """Returns the expected discounted return of each observation."""
         return self.critic(observations).squeeze(-1)
 
 
@@ -76,7 +76,7 @@ def _network(num_inputs: int, num_outputs: int, last_gain: float) -> nn.Sequenti
 
 
 def train(args: Args, encoder: TrajectoryEncoder, log: bool = True) -> list[tuple[int, float]]:
-    """Trains; returns environment steps and success rate of each rollout's ended episodes."""
+    """Trains a policy; returns environment steps and success rate after each rollout."""
     torch.manual_seed(args.seed)
     envs = gym.vector.SyncVectorEnv(
         [Detour] * args.num_envs, autoreset_mode=AutoresetMode.SAME_STEP
@@ -142,7 +142,7 @@ def train(args: Args, encoder: TrajectoryEncoder, log: bool = True) -> list[tupl
                 nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
                 optimizer.step()
 
-        envs.close_groups()  # for the figures; `rewrite` has done so already
+        envs.close_groups()  # for the success rate; `rewrite` has done so already
         episodes = [episode for group in envs.pop_groups() for episode in group.episodes]
         curve.append((envs.step_count * args.num_envs, _mean([e.success for e in episodes])))
         if log:
@@ -159,5 +159,5 @@ def _mean(values: list[bool]) -> float:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # networks as small as these are slower with more
+    torch.set_num_threads(1)  # such small networks are slower with more
     train(tyro.cli(Args), PixelEncoder())

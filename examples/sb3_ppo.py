@@ -1,9 +1,9 @@
-"""PPO of Stable-Baselines3 with the shaped reward.
+"""Stable-Baselines3's PPO with shaped rewards.
 
     python examples/sb3_ppo.py
 
-The three lines that end in ``# SRPO`` are what differs from a script without: two are new, and
-`learn` gets a callback. Saving and loading stay as they are. Needs `pip install 'srpo-env[sb3]'`.
+The three lines that end in ``# SRPO`` are the difference to a script without: two are new, and
+`learn` gets a callback. Saving and loading do not change. Needs `pip install 'srpo-env[sb3]'`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from srpo_env.adapters.stable_baselines3 import ShapedRewards, wrap_vec_env  # S
 
 
 def main(total_timesteps: int, folder: Path) -> None:
-    """Trains, saves, loads and plays."""
+    """Trains a policy, saves and loads it, and runs it for one episode."""
     venv = make_vec_env(Detour, n_envs=8, seed=1)
     venv = wrap_vec_env(venv, WalkerEncoder(), frames=draw, reference="task")  # SRPO
     model = PPO("MlpPolicy", venv, n_steps=256, learning_rate=1e-3, seed=1, device="cpu", verbose=1)
@@ -36,9 +36,7 @@ def main(total_timesteps: int, folder: Path) -> None:
         action, _ = model.predict(observation, deterministic=True)
         observation, _, success, truncated, _ = env.step(action)
         ended = success or truncated
-    print(
-        f"The loaded policy, acting without noise, {'reached' if success else 'missed'} the goal."
-    )
+    print(f"The loaded policy, without exploration, {'reached' if success else 'missed'} the goal.")
 
 
 if __name__ == "__main__":
