@@ -195,7 +195,7 @@ def load_triton() -> None:
         # not the default because it also bypasses an allocator set with LD_PRELOAD.
         mode |= os.RTLD_DEEPBIND
     for library in libraries:
-        with contextlib.suppress(OSError):  # a broken triton: whoever imports it gets the error
+        with contextlib.suppress(OSError):  # a broken triton: its import will raise the error
             ctypes.CDLL(str(library), mode)
 
 

@@ -96,7 +96,7 @@ def error_message(error: Exception, extras: Sequence[str] = ()) -> str:
     """
     module = getattr(error, "name", None)
     if module is None or str(error) != f"No module named {module!r}":
-        return str(error)  # whoever raised it has written a complete sentence
+        return str(error)  # it is a complete sentence already
     package = module.partition(".")[0]
     if not any(package in EXTRAS[extra] for extra in extras):
         extras = [extra for extra, modules in EXTRAS.items() if package in modules][:1]
