@@ -131,7 +131,12 @@ def read_libero(
         FileNotFoundError: If there is no such file.
         ValueError: If it is not in LIBERO's layout, or its rewards are not 0 and 1.
     """
-    import h5py
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "HDF5 files are read with h5py: run `pip install h5py`", name="h5py"
+        ) from error
 
     path = Path(path)
     if not path.is_file():

@@ -81,9 +81,7 @@ def wrap_vec_env(
             'srpo_env.RenderInInfo) and wrap_vec_env(venv, encoder, frames="info/rendered")'
         )
     envs = SelfReferentialProgressWrapper(VecEnvToGymnasium(venv), encoder, **settings)
-    wrapped = GymnasiumToVecEnv(envs)
-    wrapped.rewards_are_fetched = settings.get("reference") == "memory"
-    return wrapped
+    return GymnasiumToVecEnv(envs)
 
 
 class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):
@@ -232,7 +230,8 @@ class GymnasiumToVecEnv(VecEnv):
         """
         self.envs = envs
         self.wrapper = _find_wrapper(envs)
-        self.rewards_are_fetched = False
+        # With reference="memory", `step` itself returns the shaped rewards.
+        self.rewards_are_fetched = self.wrapper.reference == "memory"
         self._mode = envs.metadata["autoreset_mode"]
         if self._mode is AutoresetMode.NEXT_STEP:
             # Its resetting step would be one more transition in the buffer, with an action that
@@ -281,7 +280,7 @@ class GymnasiumToVecEnv(VecEnv):
         info_list = [info_of(infos, index, self.num_envs) for index in range(self.num_envs)]
         ended = [int(index) for index in np.flatnonzero(dones)]
         if not self.rewards_are_fetched:
-            self._warn_if_unfetched(rewards, infos["env_reward"], len(ended))
+            self._warn_if_unfetched(len(ended))
         if ended and self._mode is AutoresetMode.SAME_STEP:
             for index in ended:
                 info = info_list[index]
@@ -394,11 +393,9 @@ class GymnasiumToVecEnv(VecEnv):
         if isinstance(self.envs.unwrapped, AsyncVectorEnv) and not self.has_attr(name):
             raise AttributeError(f"The sub-environments have no attribute {name!r}")
 
-    def _warn_if_unfetched(self, rewards: Array, env_rewards: Array, num_ended: int) -> None:
-        # With reference="memory", `step` itself returns the shaped rewards.
-        self.rewards_are_fetched = not np.array_equal(rewards, env_rewards)
+    def _warn_if_unfetched(self, num_ended: int) -> None:
         self._num_unfetched += num_ended
-        if self.rewards_are_fetched or self._num_unfetched < MAX_UNFETCHED_EPISODES:
+        if self._num_unfetched < MAX_UNFETCHED_EPISODES:
             return
         self.rewards_are_fetched = True  # one warning is enough
         warnings.warn(

@@ -63,7 +63,7 @@ class FrameSource:
             self._info_path = frames.removeprefix(IN_INFO)
         elif not callable(frames):
             space = envs.single_observation_space
-            self.path = _find_camera(space) if frames is None else frames
+            self.path = _find_camera(envs) if frames is None else frames
             _check_camera(space, self.path)
 
     @property
@@ -236,7 +236,8 @@ def _cameras(space: Space[Any], path: str = "") -> Iterator[str]:
             yield from _cameras(subspace, f"{path}/{name}" if path else name)
 
 
-def _find_camera(space: Space[Any]) -> str:
+def _find_camera(envs: VectorEnv[Any, Any, Any]) -> str:
+    space = envs.single_observation_space
     cameras = list(_cameras(space))
     known = [path for path in FRAME_PATHS if path in cameras]
     if known:
@@ -248,11 +249,15 @@ def _find_camera(space: Space[Any]) -> str:
             f"Several cameras might show the episode: {cameras}; pass the third-person one, as in "
             f'frames="{cameras[0]}"'
         )
+    rendered = (
+        'frames="info/rendered" and put srpo_env.RenderInInfo around each environment'
+        if envs.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP
+        else 'frames="render" if the environments have render_mode="rgb_array"'
+    )
     raise ValueError(
         f"No camera image (uint8, height x width x 3) in the observations {space}; pass "
-        '`frames="render"` if the environments have render_mode="rgb_array", "info/..." if their '
-        "infos have the image, or a callable that makes it from the observation of one "
-        "sub-environment"
+        f'{rendered}, "info/..." if their infos have the image, or a callable that makes it from '
+        "the observation of one sub-environment"
     )
 
 

@@ -239,6 +239,11 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         return self._scorer.reward
 
     @property
+    def reference(self) -> Reference:
+        """Which successes a failure is compared with."""
+        return self._scorer.reference
+
+    @property
     def step_count(self) -> int:
         """Number of calls of `step` so far, which is also the number of the next one."""
         return self._step_count
@@ -428,7 +433,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._settle(groups)
         self._num_rewritten = len(self._closed_groups)
         # With the memory reference, `step` returned the shaped rewards already.
-        return 0 if self._scorer.reference == "memory" else self._writer.write(rewards, first_step)
+        return 0 if self.reference == "memory" else self._writer.write(rewards, first_step)
 
     # --- State ---
 
@@ -569,7 +574,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
     def _paid(self, step: Transition) -> Array:
         """Returns the rewards of a step: the environment's, shaped with the memory reference."""
-        if self._scorer.reference != "memory" or not step.ended:
+        if self.reference != "memory" or not step.ended:
             unchanged: Array = step.rewards
             return unchanged
         rewards = np.array(as_array(step.rewards), dtype=np.float64)
@@ -587,7 +592,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._closed_groups += groups
         self._writer.add(groups)
         self._monitor.update(groups)
-        if self._scorer.reference == "memory":
+        if self.reference == "memory":
             # Their episodes are paid already; nobody has to fetch them.
             del self._closed_groups[:-MANY_CLOSED]
         elif len(self._closed_groups) >= MANY_CLOSED and not self._warned:

@@ -442,7 +442,7 @@ def test_forgotten_callback_is_warned_about_once(reference):
 )
 def test_no_warning_where_the_rewards_are_fetched(reference, callback, is_fetched):
     venv = shaped(make_corridor(4, mode=AutoresetMode.SAME_STEP), reference=reference)
-    venv.rewards_are_fetched = is_fetched
+    venv.rewards_are_fetched |= is_fetched
     short_ppo(venv).learn(1000, callback=ShapedRewards() if callback else None)
 
 
