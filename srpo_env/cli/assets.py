@@ -1,63 +1,88 @@
-"""Shows which LIBERO assets are used, or downloads LIBERO's own."""
+"""Shows which LIBERO assets are used, verifies a folder, or downloads LIBERO's assets."""
 
 from __future__ import annotations
 
 import argparse
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
-from srpo_env.libero import assets as libero_assets
-from srpo_env.libero.suites import SUITES
+from srpo_env.libero.assets import (
+    HOW_TO_GET_ASSETS,
+    asset_warnings_silenced,
+    covered_suites,
+    download_assets,
+    resolve_assets,
+)
+from srpo_env.libero.manifest import altered_files, first_few, manifest, missing_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the action, ``show`` (default) or ``download``."""
+    """Adds the action and the folder to verify."""
     parser.add_argument(
         "action",
         nargs="?",
-        choices=["show", "download"],
+        choices=["show", "verify", "download"],
         default="show",
-        help="show (default): which assets are used; download: fetch LIBERO's own",
+        help="show (default): print which assets are used; verify: compare each file with LIBERO's "
+        "by SHA-256, with exit code 1 if any is missing or altered; download: fetch LIBERO's "
+        "assets from the Hugging Face Hub",
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="folder to verify (default: the assets in use)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the assets in use, after downloading them if asked to."""
-    if args.action == "download":
-        libero_assets.download_assets()
-    with announcement_left_out():
-        assets = libero_assets.resolve_assets()
-    print(f"kind    {assets.kind} ({assets.source})")
+    """Runs the action and returns the exit code."""
+    if args.folder is not None and args.action != "verify":
+        raise ValueError(f"`{args.action}` takes no folder, got {str(args.folder)!r}")
+    with asset_warnings_silenced():
+        if args.action == "verify":
+            return _verify(args.folder)
+        if args.action == "download":
+            download_assets()
+        return _show()
+
+
+def _show() -> int:
+    assets = resolve_assets()
+    print(f"kind    {assets.kind}")
+    print(f"source  {assets.source}")
     print(f"folder  {assets.path}")
     print(f"suites  {', '.join(covered_suites(assets))}")
-    if assets.kind == "stand-in":
+    if assets.kind == "modified":
+        altered = altered_files(assets.path)
         print(
-            "\nResults on stand-ins are not LIBERO results. For LIBERO's own assets run\n"
-            "`srpo-env assets download`, or set LIBERO_ASSETS to a folder that has them."
+            f"\n{len(altered)} files differ from LIBERO's: {first_few(altered)}.\n"
+            "Results on them are not LIBERO results. `srpo-env assets verify` lists all of them."
+        )
+    elif assets.kind == "placeholder":
+        print(
+            "\nResults on placeholders are not LIBERO results. For LIBERO's own assets,\n"
+            f"{HOW_TO_GET_ASSETS}."
         )
     return 0
 
 
-@contextmanager
-def announcement_left_out() -> Iterator[None]:
-    """Keeps the warning about stand-ins out of the log of a command that prints the same."""
-    logger = logging.getLogger(libero_assets.__name__)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def covered_suites(assets: libero_assets.LiberoAssets) -> list[str]:
-    """The suites whose scenes and objects are among ``assets``."""
-    covered = []
-    for suite in SUITES:
-        try:
-            libero_assets.check_suite(assets, suite)
-        except FileNotFoundError:
-            continue
-        covered.append(suite)
-    return covered
+def _verify(folder: Path | None) -> int:
+    if folder is None:
+        assets = resolve_assets()
+        if assets.kind == "placeholder":
+            raise FileNotFoundError(
+                "the assets in use are placeholders: name a folder to verify, or "
+                f"{HOW_TO_GET_ASSETS}"
+            )
+        folder = assets.path
+    if not folder.is_dir():
+        raise FileNotFoundError(f"`folder` must be an existing folder, got {str(folder)!r}")
+    missing, altered = missing_files(folder), altered_files(folder, read_all=True)
+    for path in missing:
+        print(f"missing  {path}")
+    for path in altered:
+        print(f"altered  {path}")
+    num_files = len(manifest())
+    equal = num_files - len(missing) - len(altered)
+    print(
+        f"{folder}: {equal} of LIBERO's {num_files} files are equal, {len(missing)} are missing, "
+        f"{len(altered)} are altered"
+    )
+    return 1 if missing or altered else 0

@@ -197,21 +197,20 @@ def check_assets() -> Iterator[Finding]:
     """Finds the LIBERO assets in use, and a configuration that other programs would fail on."""
     if not (_has_libero_extra() and are_installed("libero")):
         return
-    from srpo_env.cli.assets import announcement_left_out
-    from srpo_env.libero.assets import resolve_assets
+    from srpo_env.libero.assets import asset_warnings_silenced, resolve_assets
 
     try:
-        with announcement_left_out():
+        with asset_warnings_silenced():
             assets = resolve_assets()
     except OSError as error:
         yield Finding("wrong", str(error), "unset LIBERO_ASSETS, or correct it")
         return
     text = f"assets: {assets.kind} ({assets.source}), {assets.path}"
-    if assets.kind == "real":
+    if assets.kind == "libero":
         yield Finding("ok", text)
     else:
-        text += "; results on placeholders are not LIBERO results"
-        yield Finding("note", text, "srpo-env assets download")
+        text += f"; results on {assets.kind} assets are not LIBERO results"
+        yield Finding("note", text, "pip install 'srpo-env[assets]'")
     yield from check_libero_configuration()
 
 

@@ -69,7 +69,7 @@ def tasks_of(suite: str) -> tuple[Task, ...]:
         ModuleNotFoundError: If LIBERO is not installed.
     """
     suite = check_suite_name(suite)
-    package = _package_folder()
+    package = package_folder()
     names = _task_names(package)[suite]
     return tuple(
         Task(
@@ -96,8 +96,14 @@ def get_task(suite: str, task_id: int) -> Task:
     return tasks[task_id]
 
 
-def _package_folder() -> Path:
-    # Found, not imported: LIBERO asks a question on standard input when it is imported unprepared.
+def package_folder() -> Path:
+    """Returns the folder of the installed ``libero`` package, without importing it.
+
+    An import without :func:`srpo_env.libero.assets.prepare_libero` waits for standard input.
+
+    Raises:
+        ModuleNotFoundError: If LIBERO is not installed.
+    """
     spec = importlib.util.find_spec("libero")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(

@@ -17,17 +17,14 @@ import hashlib
 import importlib.metadata
 import logging
 import multiprocessing
-import os
 import re
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.libero.assets import cache_folder
+from srpo_env.libero.cache import cache_folder, write_file
 from srpo_env.libero.decimation import NO_DECIMATOR, Mesh, thin_mesh
 from srpo_env.libero.gl import choose_gl, has_gpu
 
@@ -98,7 +95,7 @@ def load_model(xml: str, visuals: Visuals) -> mujoco.MjModel:
     file = _folder("thin-models") / f"{_content_key(xml)}.mjb"
     if not file.is_file():
         logger.info("making a thin model, once: %s", file)
-        _write_atomically(file, lambda new: mujoco.mj_saveModel(thin_model(xml), str(new), None))
+        write_file(file, lambda new: mujoco.mj_saveModel(thin_model(xml), str(new), None))
         _give_memory_back()
     model = mujoco.MjModel.from_binary_path(str(file))
     # Four samples per pixel double an image's cost in software, for edges that are smoother.
@@ -200,7 +197,7 @@ def _cached_thin_mesh(mesh: Mesh, tolerance: float) -> Mesh:
     if not file.is_file():
         thin = thin_mesh(mesh, tolerance)
         arrays = {name: value for name, value in vars(thin).items() if value is not None}
-        _write_atomically(file, lambda new: np.savez(new, **arrays))
+        write_file(file, lambda new: np.savez(new, **arrays))
     with np.load(file, allow_pickle=False) as arrays:
         return Mesh(arrays["points"], arrays["faces"], arrays["normals"], arrays.get("texcoords"))
 
@@ -330,11 +327,3 @@ def _folder(name: str) -> Path:
     folder = cache_folder() / name
     folder.mkdir(exist_ok=True)
     return folder
-
-
-def _write_atomically(file: Path, write: Callable[[Path], object]) -> None:
-    # Several processes may do this at once; all content is the same, so the last one may win.
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=file.parent) as folder:
-        new = Path(folder) / file.name
-        write(new)
-        os.replace(new, file)

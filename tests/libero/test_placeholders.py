@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,22 +15,12 @@ from srpo_env.libero.placeholders.objects import LOOKS
 
 NAMES = sorted(BOXES)
 
-needs_real_assets = pytest.mark.skipif(
-    not os.environ.get("LIBERO_ASSETS"),
-    reason="compares with LIBERO's own assets: set LIBERO_ASSETS to a folder that has them",
-)
-
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stand-ins")
+    folder = tmp_path_factory.mktemp("placeholders")
     placeholders.generate(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def real_folder():
-    return Path(os.environ["LIBERO_ASSETS"])
 
 
 # --- Meshes -------------------------------------------------------------------------------------
@@ -162,7 +150,7 @@ def test_generation_repeats_itself_to_the_last_byte(folder, tmp_path):
         assert (folder / file).read_bytes() == (tmp_path / file).read_bytes(), file
 
 
-def test_stand_ins_say_that_they_are_stand_ins(folder, tmp_path):
+def test_a_folder_of_placeholders_is_recognised(folder, tmp_path):
     assert placeholders.is_generated(folder)
     assert not placeholders.is_generated(tmp_path)
 
@@ -172,7 +160,7 @@ def test_stand_ins_say_that_they_are_stand_ins(folder, tmp_path):
 
 @pytest.fixture(scope="session")
 def simulations(folder):
-    """The tasks of libero_object on stand-ins, compiled when a test first asks for them."""
+    """The tasks of libero_object on placeholders, compiled when a test first needs them."""
     from srpo_env.libero.simulation import Simulation
     from srpo_env.libero.suites import tasks_of
 
@@ -290,11 +278,10 @@ def compiled_object(file):
 
 
 @pytest.mark.libero
-@needs_real_assets
 @pytest.mark.parametrize("name", NAMES)
-def test_contact_boxes_masses_and_sites_are_liberos(folder, real_folder, name):
+def test_contact_boxes_masses_and_sites_are_liberos(folder, libero_assets, name):
     file = placeholders.OBJECT_FILES[name]
-    ours, theirs = compiled_object(folder / file), compiled_object(real_folder / file)
+    ours, theirs = compiled_object(folder / file), compiled_object(libero_assets / file)
     boxes, their_boxes = ours.geom_group == 0, theirs.geom_group == 0
     for field in ("size", "pos", "quat", "friction", "solref", "solimp", "contype", "conaffinity"):
         values = getattr(ours, f"geom_{field}")[boxes]
@@ -305,13 +292,12 @@ def test_contact_boxes_masses_and_sites_are_liberos(folder, real_folder, name):
 
 
 @pytest.mark.libero
-@needs_real_assets
 @pytest.mark.parametrize("name", NAMES)
-def test_outer_sizes_are_liberos(folder, real_folder, name):
+def test_outer_sizes_are_liberos(folder, libero_assets, name):
     """What is seen is as large as the original, within 4 mm on every side."""
     file = placeholders.OBJECT_FILES[name]
     extents = []
-    for root in (folder, real_folder):
+    for root in (folder, libero_assets):
         model = compiled_object(root / file)
         (geom,) = np.flatnonzero(model.geom_group == 1)
         vertices = model.mesh_vert @ rotation_of(model.geom_quat[geom]).T + model.geom_pos[geom]
@@ -320,13 +306,15 @@ def test_outer_sizes_are_liberos(folder, real_folder, name):
 
 
 @pytest.mark.libero
-@needs_real_assets
 @pytest.mark.parametrize("task_id", [0, 9])  # each grocery is in one or the other
-def test_the_same_actions_lead_to_the_same_states_as_on_liberos_assets(simulations, task_id):
+def test_the_same_actions_lead_to_the_same_states_as_on_liberos_assets(
+    simulations, libero_assets, monkeypatch, task_id
+):
     from srpo_env.libero.simulation import Simulation
 
     ours = simulations(task_id)
-    theirs = Simulation(ours.task)  # LIBERO_ASSETS is set to the real ones
+    monkeypatch.setenv("LIBERO_ASSETS", str(libero_assets))
+    theirs = Simulation(ours.task)
     actions = np.random.default_rng(task_id).uniform(-1, 1, (60, 7))
     actions[:, 2] -= 0.4  # down, where the objects are
     start = ours.task.init_states()[0]

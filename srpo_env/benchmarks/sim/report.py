@@ -33,7 +33,7 @@ def header(result: dict[str, Any]) -> str:
     size = settings["image_size"]
     lines = [
         f"assets   {assets['kind']} ({assets['source']})"
-        + ("; results on them are not LIBERO results" * (assets["kind"] != "real")),
+        + ("; results on them are not LIBERO results" * (assets["kind"] != "libero")),
         f"task     {settings['suite']} {settings['task_id']}: {settings['task']}",
         f"work     {settings['steps']} control steps of random actions in chunks of "
         f"{settings['chunk']}, two cameras of {size} x {size}; {settings['repeats']} repeats",

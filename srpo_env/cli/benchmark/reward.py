@@ -26,9 +26,9 @@ from srpo_env.benchmarks.reward.strategy_clusters import (
     measure_strategies,
     strategies_table,
 )
-from srpo_env.cli.assets import announcement_left_out
 from srpo_env.cli.demos import numbers
 from srpo_env.encoders.named import HELP
+from srpo_env.libero.assets import asset_warnings_silenced
 
 SIZES = {"full": (70, 45, "40-49"), "small": (9, 18, "40-42")}
 """Number of scripted successes and failures per task, and initial states, which training never
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     """Records episodes, measures, prints the tables and writes the files."""
     names = args.encoder or [*BASELINES, *bundled_checkpoints()]
     results = {}
-    with announcement_left_out():
+    with asset_warnings_silenced():
         sets = (
             {"given": _existing(args.episodes)}
             if args.episodes

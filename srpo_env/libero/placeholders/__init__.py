@@ -1,8 +1,8 @@
-"""Stand-ins for LIBERO's assets: files of the same names, generated instead of downloaded.
+"""Generates placeholders for LIBERO's assets: the same XML files, other meshes and textures.
 
-They cover libero_object. Contact boxes, masses, joints and sites are LIBERO's own numbers, so the
-stored initial states fit and physics is the same; what is seen is drawn by this package. Results on
-them are not LIBERO results.
+They cover libero_object. Contact boxes, masses, joints and sites have LIBERO's own values, so the
+stored initial states are valid and the physics is the same; the visual meshes and textures are made
+by this package. Results on placeholders are not LIBERO results.
 """
 
 from __future__ import annotations
@@ -38,19 +38,17 @@ OBJECT_FILES = {
     for name in BOXES
 }
 XML_FILES = (SCENE_FILE, *OBJECT_FILES.values())
-"""XML files that the tasks of libero_object load, in LIBERO's assets as in the stand-ins."""
+"""XML files that the tasks of libero_object load, from LIBERO's assets or from placeholders."""
 
 TEXTURE_FILES = (f"textures/{FLOOR_TEXTURE}", f"textures/{WALL_TEXTURE}")
-"""Floor and wall of the style that the tasks of libero_object ask for."""
+"""Textures of the floor and the wall in libero_object."""
 
-REPLACED_TEXTURES = ("texplane", "tex-wall")
-"""Names of the two textures in the scene for which LIBERO loads :data:`TEXTURE_FILES` instead."""
-
-_MARKER = "STAND-INS.txt"
+_MESH, _TEXTURE = "visual.obj", "texture.png"
+_MARKER = "PLACEHOLDERS.txt"
 
 
 def generate(folder: Path) -> None:
-    """Writes the stand-ins for libero_object's assets into an existing ``folder``.
+    """Writes placeholders for the assets of libero_object into an existing folder.
 
     Raises:
         OSError: If a file cannot be written.
@@ -59,8 +57,8 @@ def generate(folder: Path) -> None:
         target = folder / file
         target.parent.mkdir(parents=True, exist_ok=True)
         _write_xml(_object_xml(name), target)
-        (target.parent / "visual.obj").write_text(LOOKS[name].mesh().to_obj())
-        LOOKS[name].texture().save(target.parent / "texture.png")
+        (target.parent / _MESH).write_text(LOOKS[name].mesh().to_obj())
+        LOOKS[name].texture().save(target.parent / _TEXTURE)
     for file in (SCENE_FILE, *TEXTURE_FILES):
         (folder / file).parent.mkdir(exist_ok=True)
     _write_xml(scene_xml("../textures"), folder / SCENE_FILE)
@@ -73,13 +71,21 @@ def generate(folder: Path) -> None:
 
 
 def is_generated(folder: Path) -> bool:
-    """Whether ``folder`` holds stand-ins and not LIBERO's own assets."""
+    """Returns whether a folder holds placeholders, not LIBERO's own assets."""
     return (folder / _MARKER).is_file()
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Returns the paths of the placeholders that a folder lacks, relative to it, sorted."""
+    files = [*XML_FILES, *TEXTURE_FILES]
+    for file in OBJECT_FILES.values():
+        files += [str(Path(file).with_name(name)) for name in (_MESH, _TEXTURE)]
+    return sorted(file for file in files if not (folder / file).is_file())
 
 
 @functools.cache
 def source_digest() -> str:
-    """Twelve hexadecimal digits that change with this package's source, so with what it writes."""
+    """Returns twelve hexadecimal digits that identify the source code of this package."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:12]
 
@@ -87,11 +93,11 @@ def source_digest() -> str:
 def _object_xml(name: str) -> ET.Element:
     root = ET.Element("mujoco", model=name)
     asset = ET.SubElement(root, "asset")
-    ET.SubElement(asset, "texture", name=f"tex-{name}", type="2d", file="texture.png")
+    ET.SubElement(asset, "texture", name=f"tex-{name}", type="2d", file=_TEXTURE)
     ET.SubElement(asset, "material", name=name, texture=f"tex-{name}", reflectance="0.5")
-    ET.SubElement(asset, "mesh", name=f"{name}_vis", file="visual.obj")
+    ET.SubElement(asset, "mesh", name=f"{name}_vis", file=_MESH)
 
-    # The nesting is robosuite's: it takes the object from worldbody/body/body[@name='object'].
+    # robosuite expects this nesting: it reads the object from worldbody/body/body[@name='object'].
     outer = ET.SubElement(ET.SubElement(root, "worldbody"), "body")
     body = ET.SubElement(outer, "body", name="object")
     if name == "basket":
@@ -107,7 +113,7 @@ def _object_xml(name: str) -> ET.Element:
             group="0",
             rgba="0.8 0 0 0",
         )
-    # Group 1 is what cameras see, group 0 what touches and weighs (robosuite's inertiagrouprange).
+    # Group 1 is visible, group 0 has contacts and mass (robosuite's inertiagrouprange).
     ET.SubElement(
         body,
         "geom",
