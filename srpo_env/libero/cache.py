@@ -6,11 +6,13 @@ renames it, so that no process ever reads a half-written file.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -41,6 +43,30 @@ def write_file(file: Path, write: Callable[[Path], object]) -> None:
         new = Path(folder) / file.name
         write(new)
         os.replace(new, file)
+
+
+@contextmanager
+def lock(file: Path, *, wait: bool) -> Iterator[bool]:
+    """Holds a lock on a file's name while the ``with`` block runs; the file need not exist.
+
+    Args:
+        file: A file in :func:`cache_folder`.
+        wait: Waits if another process holds the lock.
+
+    Yields:
+        Whether the lock is held. Where the file system has no locks, always True.
+    """
+    folder = cache_folder() / "locks"
+    folder.mkdir(exist_ok=True)
+    with open(folder / file.name, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = True
+        except BlockingIOError:
+            is_locked = False
+        except OSError:
+            is_locked = True
+        yield is_locked  # closing the file releases the lock
 
 
 def create_folder(folder: Path, fill: Callable[[Path], object]) -> None:

@@ -1,8 +1,8 @@
-"""Visual meshes with far fewer faces that look the same from a robot's camera.
+"""Decimates visual meshes: far fewer faces, and nearly the same image from a robot's camera.
 
-The shape is decimated by ``fast-simplification`` (quadric error metrics) until it deviates by a
-given distance. It knows positions only, so normals and texture coordinates are taken over
-afterwards from the nearest place on the original surface.
+``fast-simplification`` (quadric error metrics) removes faces as long as the surface stays within a
+given distance of the original one. It works on positions only, so normals and texture coordinates
+are copied afterwards from the nearest point of the original surface.
 """
 
 from __future__ import annotations
@@ -19,23 +19,28 @@ from scipy.spatial import cKDTree
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-FEW_FACES = 64
-"""meshes of so few faces stay as they are"""
+MIN_FACES = 64
+"""Meshes with at most this number of faces are not decimated."""
 
-SAMPLES = 4_000
-"""points per mesh, beside four in each face, by which its surface is found"""
+NUM_SAMPLES = 4_000
+"""Random sample points per surface, in addition to four per face."""
 
-PROBES = 400
-"""points per mesh at which the distance between two surfaces is measured"""
+NUM_PROBES = 400
+"""Points per surface at which the distance between two surfaces is measured."""
 
-ROUNDS = 5
-"""of the search for the number of faces; finds it to within a quarter"""
+MAX_DEVIATING = 0.02
+"""Share of the probes that may lie farther apart than the tolerance. Not 0, because among slender
+faces the nearest face is not always a candidate."""
+
+NUM_ROUNDS = 5
+"""Steps of the bisection for the number of faces; the result is within 25% of the best one."""
 
 AGGRESSIVENESS = (3.0, 5.0, 7.0)
-"""of the decimation: 7 is its default, which for round shapes needs five times the faces of 3"""
+"""Settings of fast-simplification to try. 7 is its default; for round shapes, 3 needs a fifth of
+the faces that 7 needs."""
 
-CANDIDATES = 6  # faces around a point that its normal and texture coordinates may come from
-
+NUM_CANDIDATES = 6
+"""Faces near a point that are searched for the nearest point of the surface."""
 
 NO_DECIMATOR = (
     'visuals="fast" needs fast-simplification: run `pip install fast-simplification`, or use '
@@ -45,16 +50,16 @@ NO_DECIMATOR = (
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles with a normal and, if textured, a texture coordinate in each corner."""
+    """Triangles with a normal and, if textured, a texture coordinate at each corner."""
 
     points: Floats
     """shape ``(num_points, 3)``, in metres"""
     faces: Ints
     """indices into ``points``, shape ``(num_faces, 3)``"""
     normals: Floats
-    """of the corners, shape ``(num_faces, 3, 3)``, unit length"""
+    """unit normals of the corners, shape ``(num_faces, 3, 3)``"""
     texcoords: Floats | None
-    """of the corners, shape ``(num_faces, 3, 2)``"""
+    """texture coordinates of the corners, shape ``(num_faces, 3, 2)``"""
 
     @property
     def corners(self) -> Floats:
@@ -62,16 +67,23 @@ class Mesh:
         return self.points[self.faces]
 
 
-def thin_mesh(mesh: Mesh, tolerance: float) -> Mesh:
-    """Decimates a mesh as far as its surface stays within ``tolerance`` metres of the original.
+def decimate(mesh: Mesh, tolerance: float) -> Mesh:
+    """Removes faces as long as the surface stays near the original one.
+
+    Args:
+        mesh: The mesh to decimate.
+        tolerance: Largest distance between the two surfaces, in metres.
+
+    Returns:
+        The decimated mesh; ``mesh`` itself if it has few faces. Equal meshes give equal results.
 
     Raises:
         ModuleNotFoundError: If ``fast-simplification`` is not installed.
     """
-    if len(mesh.faces) <= FEW_FACES:
+    if len(mesh.faces) <= MIN_FACES:
         return mesh
     surface = _Surface(mesh)
-    points, faces = _decimate(*_weld(mesh, grid=tolerance / 2), surface, tolerance)
+    points, faces = _search(*_weld(mesh, grid=tolerance / 2), surface, tolerance)
     if len(faces) >= len(mesh.faces):
         return mesh
     normals, texcoords = surface.attributes(points[faces], blur=4 * tolerance)
@@ -79,42 +91,58 @@ def thin_mesh(mesh: Mesh, tolerance: float) -> Mesh:
 
 
 def _weld(mesh: Mesh, grid: float) -> tuple[Floats, Ints]:
-    """Points and faces with those points made one that lie in one cell of a grid.
+    """Merges the points that lie in the same cell of a grid; returns points and faces.
 
-    Files store a position once for each normal and texture coordinate there, and parts that touch
-    share no points at all; what is not connected can hardly be decimated, or is torn open.
+    Files repeat a position for each of its normals and texture coordinates, and adjacent parts
+    share no points. Faces that are not connected can hardly be decimated, and cracks open between
+    them.
     """
-    _, cells = np.unique(np.round(mesh.points / grid), axis=0, return_inverse=True)
-    cells = cells.reshape(-1)
+    cells = _group_rows(np.round(mesh.points / grid).astype(np.int64))
     counts = np.bincount(cells)
     points = np.stack([np.bincount(cells, axis) / counts for axis in mesh.points.T], axis=-1)
     faces = cells[mesh.faces]
     faces = faces[_areas(points[faces]) > 0]
-    _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
+    groups = _group_rows(np.sort(faces, axis=1))
+    _, first = np.unique(groups, return_index=True)
     return points, faces[np.sort(first)]
 
 
-def _decimate(
+def _group_rows(rows: Ints) -> Ints:
+    """Numbers the distinct rows of an array, in lexicographic order; returns each row's number.
+
+    The same as ``np.unique(rows, axis=0, return_inverse=True)[1]``, which is ten times slower.
+    """
+    groups = np.zeros(len(rows), np.int64)
+    for column in rows.T:
+        _, values = np.unique(column, return_inverse=True)
+        # Both factors are at most the number of rows, so the product fits into 64 bits.
+        pairs = groups * (int(values.max()) + 1) + values.reshape(-1)
+        groups = np.unique(pairs, return_inverse=True)[1].reshape(-1)
+    return groups
+
+
+def _search(
     points: Floats, faces: Ints, surface: _Surface, tolerance: float
 ) -> tuple[Floats, Ints]:
+    """Searches for the smallest number of faces with which the surface stays within tolerance."""
     try:
         import fast_simplification
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(NO_DECIMATOR, name="fast_simplification") from error
     best = points, faces
-    if len(faces) <= FEW_FACES:
+    if len(faces) <= MIN_FACES:
         return best
     # Bisects the number of faces on a logarithmic scale, between a tetrahedron and the original.
     low, high = math.log(4), math.log(len(faces))
-    for _ in range(ROUNDS):
+    for _ in range(NUM_ROUNDS):
         target = round(math.exp((low + high) / 2))
         for aggressiveness in AGGRESSIVENESS:
-            thin_points, thin_faces = fast_simplification.simplify(
+            fewer_points, fewer_faces = fast_simplification.simplify(
                 points, faces.astype(np.int32), target_count=target, agg=aggressiveness
             )
-            if len(thin_faces) >= 4 and surface.deviation(thin_points[thin_faces]) <= tolerance:
+            if len(fewer_faces) >= 4 and surface.is_near(fewer_points[fewer_faces], tolerance):
                 high = math.log(target)
-                best = thin_points.astype(np.float64), thin_faces.astype(np.int64)
+                best = fewer_points.astype(np.float64), fewer_faces.astype(np.int64)
                 break
         else:
             low = math.log(target)
@@ -122,7 +150,7 @@ def _decimate(
 
 
 class _Surface:
-    """The original surface, as points on its faces."""
+    """The original surface, represented by sample points on its faces."""
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
@@ -131,33 +159,36 @@ class _Surface:
         self._tree = cKDTree(self._samples)
         self._charts = _charts(mesh)
 
-    def deviation(self, corners: Floats) -> float:
-        """About the largest distance between this surface and some triangles, in metres."""
+    def is_near(self, corners: Floats, tolerance: float) -> bool:
+        """Returns whether triangles and this surface lie within ``tolerance`` metres.
+
+        Args:
+            corners: Corners of the triangles, shape ``(num_triangles, 3, 3)``.
+            tolerance: Largest distance, in metres; a few of the probes may exceed it.
+        """
         samples, face_of = _sample(corners)
-        tree = cKDTree(samples)
         rng = np.random.default_rng(0)
-        there = rng.choice(samples, PROBES)
-        back = rng.choice(self._samples, PROBES)
-        distances = np.concatenate(
-            [
-                _feet(there, self._tree, self._face_of, self._mesh.corners)[1].min(axis=1),
-                _feet(back, tree, face_of, corners)[1].min(axis=1),
-            ]
-        )
-        # Not the maximum: among slender faces the nearest is not always a candidate.
-        return float(np.quantile(distances, 0.98))
+        probes = rng.choice(samples, NUM_PROBES)
+        probes_back = rng.choice(self._samples, NUM_PROBES)
+        max_deviating = MAX_DEVIATING * 2 * NUM_PROBES
+        distances = _distances(probes, self._tree, self._face_of, self._mesh.corners)
+        num_deviating = int((distances > tolerance).sum())
+        if num_deviating > max_deviating:
+            return False  # saves the other direction, with its search tree
+        distances = _distances(probes_back, cKDTree(samples), face_of, corners)
+        return num_deviating + int((distances > tolerance).sum()) <= max_deviating
 
     def attributes(self, corners: Floats, blur: float) -> tuple[Floats, Floats | None]:
-        """Normals and texture coordinates for triangles near this surface.
+        """Returns normals and texture coordinates for triangles near this surface.
 
-        A place on the surface that looks the other way counts as ``2 * blur`` metres farther away.
+        A point of the surface with the opposite normal counts as ``2 * blur`` metres farther away.
 
-        All corners of a triangle take them from the chart of the texture that its center lies in:
-        across a seam the coordinates jump, and a triangle between two charts would show all that
-        lies between them.
+        All corners of a triangle use the texture chart at the triangle's center: the coordinates
+        jump from chart to chart, and a triangle between two charts would show all texels between
+        them.
         """
         face_normals = _normals(corners)
-        # Nearest in position and direction: thin walls have two sides, and edges too.
+        # Nearest in position and direction, because thin walls and edges have two sides.
         places = np.concatenate([self._samples, blur * self._directions], axis=-1)
         wanted = np.concatenate([corners.mean(axis=1), blur * face_normals], axis=-1)
         at_centers = self._face_of[cKDTree(places).query(wanted)[1]]
@@ -166,26 +197,30 @@ class _Surface:
             [corners, np.repeat(blur * face_normals[:, None], 3, axis=1)], axis=-1
         )
         at_corners = np.empty((len(corners), 3), np.int64)
+        chart_of_sample = self._charts[self._face_of]
+        by_chart = np.argsort(chart_of_sample, kind="stable")
+        sorted_charts = chart_of_sample[by_chart]
         for chart in np.unique(charts):
-            mine = charts == chart
-            in_chart = np.flatnonzero(self._charts[self._face_of] == chart)
-            nearest = cKDTree(places[in_chart]).query(wanted[mine])[1]
-            at_corners[mine] = self._face_of[in_chart[nearest]]
+            in_triangles = np.flatnonzero(charts == chart)
+            start, end = np.searchsorted(sorted_charts, (chart, chart + 1))
+            in_chart = by_chart[start:end]
+            nearest = cKDTree(places[in_chart]).query(wanted[in_triangles])[1]
+            at_corners[in_triangles] = self._face_of[in_chart[nearest]]
         faces, points = at_corners.reshape(-1), corners.reshape(-1, 3)
-        weights = _nearest_places(points, self._mesh.corners[faces]).reshape(-1, 3, 3, 1)
-        normals = (weights * self._mesh.normals[at_corners]).sum(axis=2)
+        weights = _nearest_places(points, self._mesh.corners[faces]).reshape(-1, 3, 3)
+        normals = np.einsum("fpc,fpcx->fpx", weights, self._mesh.normals[at_corners])
         length = np.linalg.norm(normals, axis=-1, keepdims=True)
         normals = np.where(length > 1e-6, normals / np.maximum(length, 1e-6), face_normals[:, None])
         if self._mesh.texcoords is None:
             return normals, None
-        texcoords = (weights * self._mesh.texcoords[at_corners]).sum(axis=2)
+        texcoords = np.einsum("fpc,fpcx->fpx", weights, self._mesh.texcoords[at_corners])
         return normals, self._unwrapped(texcoords, corners, at_centers)
 
     def _unwrapped(self, texcoords: Floats, corners: Floats, at_centers: Ints) -> Floats:
-        """Texture coordinates without jumps inside of a triangle.
+        """Returns texture coordinates without jumps inside of a triangle.
 
-        A chart may also meet itself at a seam, as around a can: there the coordinates go on
-        beyond the seam (textures repeat) as they do at the triangle's center.
+        A chart can also meet itself at a seam, as around a can. There the coordinates are
+        extrapolated from the triangle's center beyond the seam, because textures repeat.
         """
         assert self._mesh.texcoords is not None
         origin, there = self._mesh.corners[at_centers], self._mesh.texcoords[at_centers]
@@ -204,26 +239,34 @@ class _Surface:
         return np.where(jumps, center + step, texcoords)
 
 
-def _feet(points: Floats, tree: cKDTree, face_of: Ints, corners: Floats) -> tuple[Ints, Floats]:
-    """Candidate faces near each point and their distances, each ``(num_points, candidates)``."""
-    count = min(CANDIDATES, tree.n)
-    faces = face_of[tree.query(points, k=count)[1].reshape(len(points), count)]
-    nearby = corners[faces]
-    weights = _nearest_places(np.repeat(points, count, axis=0), nearby.reshape(-1, 3, 3))
-    feet = (weights.reshape(*faces.shape, 3, 1) * nearby).sum(axis=2)
-    return faces, np.linalg.norm(feet - points[:, None], axis=-1)
+def _distances(points: Floats, tree: cKDTree, face_of: Ints, corners: Floats) -> Floats:
+    """Returns the distance of each point from a sampled surface, shape ``(num_points,)``.
+
+    Args:
+        points: Shape ``(num_points, 3)``.
+        tree: Search tree of the surface's sample points.
+        face_of: The face of each sample point, shape ``(num_samples,)``.
+        corners: Corners of the surface's faces, shape ``(num_faces, 3, 3)``.
+    """
+    num = min(NUM_CANDIDATES, tree.n)
+    faces = face_of[tree.query(points, k=num)[1].reshape(len(points), num)]
+    candidates = corners[faces]
+    weights = _nearest_places(np.repeat(points, num, axis=0), candidates.reshape(-1, 3, 3))
+    nearest = np.einsum("nkc,nkcx->nkx", weights.reshape(*faces.shape, 3), candidates)
+    offsets = nearest - points[:, None]
+    distances: Floats = np.sqrt(_dot(offsets, offsets).min(axis=1))
+    return distances
 
 
 def _charts(mesh: Mesh) -> Ints:
-    """Number of the texture's connected piece that each face lies in, shape ``(num_faces,)``."""
+    """Returns for each face the connected piece of the texture that it uses, ``(num_faces,)``."""
     num_faces = len(mesh.faces)
     if mesh.texcoords is None:
         return np.zeros(num_faces, np.int64)
-    places = (
-        np.concatenate([mesh.corners, mesh.texcoords], axis=-1).reshape(-1, 5).astype(np.float32)
-    )
-    _, vertices = np.unique(places, axis=0, return_inverse=True)
-    rows, columns = np.repeat(np.arange(num_faces), 3), num_faces + vertices.reshape(-1)
+    places = np.concatenate([mesh.corners, mesh.texcoords], axis=-1).astype(np.float32)
+    places += 0.0  # -0.0 becomes 0.0, so that equal numbers have equal bits
+    vertices = _group_rows(places.reshape(-1, 5).view(np.int32).astype(np.int64))
+    rows, columns = np.repeat(np.arange(num_faces), 3), num_faces + vertices
     size = num_faces + int(vertices.max()) + 1
     graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(size, size))
     charts: Ints = connected_components(graph, directed=False)[1][:num_faces].astype(np.int64)
@@ -231,19 +274,25 @@ def _charts(mesh: Mesh) -> Ints:
 
 
 def _sample(corners: Floats) -> tuple[Floats, Ints]:
-    """Points on triangles, shape ``(num_samples, 3)``, and the triangle of each."""
-    rng = np.random.default_rng(0)  # the same thin mesh from the same mesh
-    # Corners, moved inwards a little so that they belong to one face, and the centre of each face.
+    """Returns points on triangles, shape ``(num_samples, 3)``, and the triangle of each."""
+    rng = np.random.default_rng(0)  # so that equal meshes give equal results
+    # The corners, moved inwards so that each belongs to one face, and the centre of each face.
     fixed = np.array(
         [[0.98, 0.01, 0.01], [0.01, 0.98, 0.01], [0.01, 0.01, 0.98], [1 / 3, 1 / 3, 1 / 3]]
     )
     per_face = np.einsum("wc,fcx->fwx", fixed, corners).reshape(-1, 3)
     areas = _areas(corners)
-    faces = rng.choice(len(corners), SAMPLES, p=areas / areas.sum())
-    weights = rng.dirichlet(np.ones(3), SAMPLES)
-    spread = (weights[..., None] * corners[faces]).sum(axis=1)
+    faces = rng.choice(len(corners), NUM_SAMPLES, p=areas / areas.sum())
+    weights = rng.dirichlet(np.ones(3), NUM_SAMPLES)
+    spread = np.einsum("sc,scx->sx", weights, corners[faces])
     owners = np.concatenate([np.repeat(np.arange(len(corners)), len(fixed)), faces])
     return np.concatenate([per_face, spread]), owners
+
+
+def _dot(a: Floats, b: Floats) -> Floats:
+    """Returns the dot products along the last axis."""
+    products: Floats = np.einsum("...x,...x->...", a, b)
+    return products
 
 
 def _areas(corners: Floats) -> Floats:
@@ -263,16 +312,25 @@ def _normals(corners: Floats) -> Floats:
 
 
 def _nearest_places(points: Floats, corners: Floats) -> Floats:
-    """Weights of the corners for the place on each triangle nearest to each point, ``(n, 3)``."""
+    """Returns the point of each triangle nearest to each point, as weights of the corners.
+
+    Args:
+        points: Shape ``(n, 3)``.
+        corners: Corners of one triangle per point, shape ``(n, 3, 3)``.
+
+    Returns:
+        Weights in [0, 1] that sum to 1, shape ``(n, 3)``.
+    """
     weights = _barycentric(points, corners)
     outside = np.flatnonzero((weights < 0).any(axis=-1))
     points, corners = points[outside], corners[outside]
     nearest = np.full(len(outside), np.inf)
     for start, end in ((0, 1), (1, 2), (2, 0)):
         edge = corners[:, end] - corners[:, start]
-        along = ((points - corners[:, start]) * edge).sum(-1) / (edge * edge).sum(-1).clip(1e-30)
+        along = _dot(points - corners[:, start], edge) / _dot(edge, edge).clip(1e-30)
         along = along.clip(0.0, 1.0)
-        distance = np.linalg.norm(corners[:, start] + along[:, None] * edge - points, axis=-1)
+        offset = corners[:, start] + along[:, None] * edge - points
+        distance = _dot(offset, offset)
         better = distance < nearest
         nearest = np.where(better, distance, nearest)
         here = outside[better]
@@ -282,14 +340,14 @@ def _nearest_places(points: Floats, corners: Floats) -> Floats:
 
 
 def _barycentric(points: Floats, corners: Floats) -> Floats:
-    """Weights of the corners for each point's projection to its triangle's plane, ``(n, 3)``.
+    """Returns the projection of each point to its triangle's plane, as weights of the corners.
 
-    They sum to 1; outside of the triangle one or two are negative.
+    The weights, shape ``(n, 3)``, sum to 1; outside of the triangle one or two are negative.
     """
     a, ab, ac = corners[:, 0], corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     ap = points - a
-    d00, d01, d11 = (ab * ab).sum(-1), (ab * ac).sum(-1), (ac * ac).sum(-1)
-    d20, d21 = (ap * ab).sum(-1), (ap * ac).sum(-1)
+    d00, d01, d11 = _dot(ab, ab), _dot(ab, ac), _dot(ac, ac)
+    d20, d21 = _dot(ap, ab), _dot(ap, ac)
     scale = np.maximum(d00 * d11 - d01 * d01, 1e-30)
     v, w = (d11 * d20 - d01 * d21) / scale, (d00 * d21 - d01 * d20) / scale
     weights: Floats = np.stack([1.0 - v - w, v, w], axis=-1)

@@ -27,6 +27,7 @@ choose_gl()  # before the first import of MuJoCo and robosuite, which both read 
 
 import mujoco  # noqa: E402
 
+from srpo_env.libero.progress import Progress, report  # noqa: E402
 from srpo_env.libero.rendering import Renderer  # noqa: E402
 from srpo_env.libero.visuals import Visuals, check_visuals, load_model  # noqa: E402
 
@@ -70,10 +71,13 @@ class Simulation:
     """A compiled task. Several episodes can take turns in it by :meth:`save` and :meth:`load`."""
 
     def __init__(self, task: Task, image_size: int = 128, visuals: Visuals | None = None) -> None:
-        """Builds the task: 0.1 s with ``visuals="fast"`` once its thin model is made, else 0.3 s.
+        """Builds the task.
 
-        Fixtures whose place upstream draws anew at every reset (and which no stored state
-        restores) stand where seed 0 puts them.
+        Takes 0.3 to 1 s with ``visuals="exact"``; 0.1 s with "fast", except the first time, when
+        the decimated model is made (one to a few seconds, with a progress bar).
+
+        Fixtures whose position upstream draws at every reset (and which no stored state restores)
+        stand where seed 0 puts them.
 
         Args:
             task: What to build.
@@ -267,7 +271,7 @@ def _build_upstream(task: Task, visuals: Visuals) -> Any:
     upstream, controller_config = _upstream(task)
     env = upstream.__new__(upstream)
     # An attribute and no subclass: robosuite would enter that in its registry in place of LIBERO's.
-    env._initialize_sim = functools.partial(_initialize_sim, env, visuals)
+    env._initialize_sim = functools.partial(_initialize_sim, env, task, visuals)
     with _fixed_global_randomness():
         env.__init__(
             str(task.bddl_file),
@@ -287,11 +291,14 @@ def _build_upstream(task: Task, visuals: Visuals) -> Any:
     return env
 
 
-def _initialize_sim(env: Any, visuals: Visuals) -> None:
-    """What robosuite's method of this name does, with our way to a compiled model."""
+def _initialize_sim(env: Any, task: Task, visuals: Visuals) -> None:
+    """Does what robosuite's method of this name does, with a model from :func:`load_model`."""
     from robosuite.utils.binding_utils import MjSim
 
-    env.sim = MjSim(load_model(env.model.get_xml(), visuals))
+    def on_progress(num_ready: int, num_items: int) -> None:
+        report(Progress(task.suite, task.task_id, num_ready, num_items))
+
+    env.sim = MjSim(load_model(env.model.get_xml(), visuals, on_progress))
     env.sim.forward()
     env.initialize_time(env.control_freq)
 

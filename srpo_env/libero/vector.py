@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -25,6 +26,7 @@ from gymnasium.vector.utils import batch_space, create_shared_memory, read_from_
 
 from srpo_env.libero.assets import check_suite, resolve_assets
 from srpo_env.libero.env import LiberoEnv
+from srpo_env.libero.progress import Progress, ProgressBar
 from srpo_env.libero.suites import get_task
 from srpo_env.libero.worker import Call, Command, Failure, Outcome, Reset, SetAttr, Step, run_worker
 
@@ -113,14 +115,17 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         """of each environment's last reset or step"""
         # Spawned, not forked: a fork of a process that has used the threads of torch or OpenGL
         # can hang.
-        self._context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("spawn")
         self._memory = create_shared_memory(
             self.single_observation_space,
             n=num_envs,
-            ctx=self._context,  # type: ignore[arg-type]  # typed as the module `multiprocessing`
+            ctx=context,  # type: ignore[arg-type]  # typed as the module `multiprocessing`
         )
-        slots = np.array_split(np.arange(num_envs), num_workers)
-        self._workers = [_Worker(self, [int(slot) for slot in part]) for part in slots]
+        show_progress = ProgressBar()
+        self._workers = [
+            _Worker(self._env_kwargs, part.tolist(), self._memory, context, show_progress)
+            for part in np.array_split(np.arange(num_envs), num_workers)
+        ]
 
     # --- Gymnasium's interface --------------------------------------------------------------------
 
@@ -378,20 +383,27 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 class _Worker:
     """One process and the pipe to it."""
 
-    def __init__(self, envs: LiberoVectorEnv, slots: list[int]) -> None:
+    def __init__(
+        self,
+        env_kwargs: dict[str, Any],
+        slots: list[int],
+        memory: Any,
+        context: SpawnContext,
+        show_progress: Callable[[Progress], object],
+    ) -> None:
         self.slots = slots
         self.failures: list[str] = []
         """kinds of its failures since the last command that worked"""
-        self._envs = envs
+        self._env_kwargs, self._memory, self._context = env_kwargs, memory, context
+        self._show_progress = show_progress
         self._start()
 
     def _start(self) -> None:
-        context = self._envs._context
         self._connection: Connection
-        self._connection, theirs = context.Pipe()
-        self._process: BaseProcess = context.Process(
+        self._connection, theirs = self._context.Pipe()
+        self._process: BaseProcess = self._context.Process(
             target=run_worker,
-            args=(theirs, self._envs._env_kwargs, self.slots, self._envs._memory),
+            args=(theirs, self._env_kwargs, self.slots, self._memory),
             name=f"libero-{self.slots[0]}-{self.slots[-1]}",
             daemon=True,
         )
@@ -405,11 +417,18 @@ class _Worker:
             pass  # `receive` finds out and says why
 
     def receive(self, timeout: float) -> dict[int, Outcome | Failure] | Failure:
-        """The answers, or one failure if there is no process to answer any more."""
+        """Returns the answers, or one failure if the process has died or hangs.
+
+        Args:
+            timeout: Seconds to wait for the answers, or for the next report of progress.
+        """
         try:
-            if self._connection.poll(timeout):
-                answers: dict[int, Outcome | Failure] = self._connection.recv()
-                return answers
+            while self._connection.poll(timeout):
+                answer: dict[int, Outcome | Failure] | Progress = self._connection.recv()
+                if isinstance(answer, Progress):
+                    self._show_progress(answer)
+                else:
+                    return answer
             return Failure("TimeoutError", f"no answer from its worker for {timeout:g} s", "")
         except (EOFError, ConnectionError):
             self._process.join(timeout=5)

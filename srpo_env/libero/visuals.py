@@ -1,12 +1,14 @@
-"""Models that look like LIBERO's and cost a tenth to draw: ``visuals="fast"``.
+"""Models that look like LIBERO's and render ten times as fast: ``visuals="fast"``.
 
-Of a scene's 250,000 faces nearly all lie closer together than the pixels of a policy's camera. Here
-visual meshes are decimated, large textures shrunk and pixels sampled once. Everything else, from
-masses to contact geometry, is copied from the exact model: the physics is equal to the last bit.
+Nearly all of a scene's 250,000 faces are smaller than the pixels of a policy's camera. Here visual
+meshes are decimated, large textures are shrunk, and each pixel is sampled once. Everything else,
+from masses to contact geometry, is copied from the exact model, so the physics is equal to the last
+bit.
 
-A thin model is made once and kept in the cache folder, as MuJoCo's own binary format (data, not
-code), under a name made from all that it depends on; loading it takes a fifth of the time that
-compiling the exact one takes.
+A decimated model is made once per task and kept in the cache folder in MuJoCo's binary format
+(data, not code), under a hash of everything that it depends on. Its meshes and textures are cached
+one by one, because tasks share them, and processes that start together divide them among
+themselves.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ import importlib.metadata
 import logging
 import multiprocessing
 import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.libero.cache import cache_folder, write_file
-from srpo_env.libero.decimation import NO_DECIMATOR, Mesh, thin_mesh
+from srpo_env.libero.cache import cache_folder, lock, write_file
+from srpo_env.libero.decimation import NO_DECIMATOR, Mesh, decimate
 from srpo_env.libero.gl import choose_gl, has_gpu
 
 choose_gl()  # before the first import of MuJoCo
@@ -37,22 +41,25 @@ logger = logging.getLogger(__name__)
 Visuals = Literal["exact", "fast"]
 
 MAX_TEXTURE_SIZE, MAX_CUBE_SIZE = 512, 256
-"""pixels on a side of a texture, and of each face of one that is wrapped around a scene or a box"""
+"""Largest width in pixels of a flat texture, and of a cube texture (for boxes and the sky)."""
 
 NEAR_TOLERANCE, FAR_TOLERANCE = (0.005, 0.0005), (0.01, 0.003)
-"""how far a thin mesh may lie from the exact one: in parts of its size, but at least in metres.
-The second is for the arm and its mount, which no camera of LIBERO's comes close to."""
+"""Tolerance of a decimated mesh, as a share of its size, and its minimum in metres. FAR_TOLERANCE
+is for the arm and its mount, which are far from all of LIBERO's cameras."""
 
-VERSION = 6
-"""counts changes of this file or of decimation.py that alter the thin models"""
+VERSION = 7
+"""Increased with each change of this file or of decimation.py that alters the decimated models."""
 
-# Fields of a model that describe meshes and textures alone. The trees (bvh) that find collisions
-# begin with the bodies', which are compared below; the meshes' own serve only ray casts.
+OnProgress = Callable[[int, int], object]
+"""Called with the number of meshes and textures that are ready, and the number of all."""
+
+# Fields of a model that describe only meshes and textures. The bvh trees start with the bodies'
+# trees, which serve collisions and are compared below; the trees of meshes serve only ray casts.
 _VISUAL_FIELDS = re.compile(r"(mesh|tex|bvh|oct)_")
 
 
 def check_visuals(visuals: str | None) -> Visuals:
-    """Returns ``visuals``, for None the kind that suits this machine.
+    """Checks ``visuals``; None becomes "exact" where a GPU renders, else "fast".
 
     Raises:
         ValueError: If it is neither ``"exact"`` nor ``"fast"``.
@@ -68,12 +75,12 @@ def check_visuals(visuals: str | None) -> Visuals:
 def _default_visuals() -> Visuals:
     if choose_gl() == "egl" and has_gpu():
         return "exact"
-    # Workers of a vector environment repeat what their parent has said, so they say it quietly.
+    # Workers of a vector environment repeat the message of their parent.
     level = logging.INFO if multiprocessing.parent_process() else logging.WARNING
     logger.log(
         level,
-        'No GPU renders here: images come from software, with visuals="fast" (decimated meshes, '
-        'same physics). visuals="exact" gives LIBERO\'s images pixel for pixel, ten times slower.',
+        'No GPU for rendering: using software with visuals="fast" (decimated meshes, the same '
+        'physics). visuals="exact" gives LIBERO\'s images pixel for pixel, ten times slower.',
     )
     return "fast"
 
@@ -81,53 +88,72 @@ def _default_visuals() -> Visuals:
 _ROBOSUITE_SIZE = '<size nconmax="5000" njmax="5000"'
 
 
-def load_model(xml: str, visuals: Visuals) -> mujoco.MjModel:
-    """Compiles a scene; with ``"fast"``, makes its thin model or loads it from the cache folder.
+def load_model(xml: str, visuals: Visuals, on_progress: OnProgress | None = None) -> mujoco.MjModel:
+    """Compiles a scene; with ``"fast"``, makes its decimated model or loads it from the cache.
+
+    Args:
+        xml: The scene in MJCF, with absolute file names.
+        visuals: ``"exact"`` or ``"fast"``.
+        on_progress: Called while a decimated model is made.
 
     Raises:
         ModuleNotFoundError: If ``"fast"`` is wanted and ``fast-simplification`` is not installed.
     """
-    # robosuite asks for room for 5000 contacts: 1.3 GB of address space per task, of which 1 MB is
-    # used. A process with many tasks could then not fork: the system refuses to promise so much.
+    # robosuite reserves memory for 5000 contacts: 1.3 GB of address space per task, of which 1 MB
+    # is used. A process with many tasks could then not fork, because the system refuses to reserve
+    # that much.
     xml = xml.replace(_ROBOSUITE_SIZE, '<size memory="64M"')
     if visuals == "exact":
         return mujoco.MjModel.from_xml_string(xml)
-    file = _folder("thin-models") / f"{_content_key(xml)}.mjb"
+    file = _folder("decimated-models") / f"{_content_key(xml)}.mjb"
     if not file.is_file():
-        logger.info("making a thin model, once: %s", file)
-        write_file(file, lambda new: mujoco.mj_saveModel(thin_model(xml), str(new), None))
-        _give_memory_back()
+        logger.info("making a decimated model, once: %s", file)
+        model = decimated_model(xml, on_progress)
+        write_file(file, lambda new: mujoco.mj_saveModel(model, str(new), None))
+        _free_memory()
     model = mujoco.MjModel.from_binary_path(str(file))
-    # Four samples per pixel double an image's cost in software, for edges that are smoother.
+    # Multisampling doubles the cost of an image in software, for smoother edges.
     model.vis.quality.offsamples = 0
     return model
 
 
-def thin_model(xml: str) -> mujoco.MjModel:
-    """The model of a scene with decimated visual meshes and smaller textures, all else as it was.
+def decimated_model(xml: str, on_progress: OnProgress | None = None) -> mujoco.MjModel:
+    """Compiles a scene with decimated visual meshes and smaller textures; all else is unchanged.
+
+    Args:
+        xml: The scene in MJCF, with absolute file names.
+        on_progress: Called after each mesh and each texture.
 
     Raises:
         ModuleNotFoundError: If ``fast-simplification`` is not installed.
     """
-    exact = mujoco.MjModel.from_xml_string(xml)
+    # Decoding large textures takes most of the time that compiling takes, and only the smaller
+    # ones are needed.
+    exact = _without_textures(xml).compile()
+    meshes = {mesh_id: _cached_mesh(exact, mesh_id) for mesh_id in _visual_meshes(exact)}
+    textures = {
+        name: _cached_texture(element, is_drawn=_is_drawn(exact, name))
+        for name, element in _texture_files(xml).items()
+    }
+    _make_all([*meshes.values(), *textures.values()], on_progress or (lambda done, total: None))
     spec = mujoco.MjSpec.from_string(xml)
-    for mesh_id in _visual_meshes(exact):
-        _replace_mesh(spec.mesh(exact.mesh(mesh_id).name), _thin_mesh_of(exact, mesh_id))
-    for texture_id in range(exact.ntex):
-        _shrink_texture(spec.texture(exact.tex(texture_id).name), exact, texture_id)
-    thin = spec.compile()
-    _undo_mesh_frames(thin, exact)
-    _copy_all_else(thin, exact)
-    return thin
+    for mesh_id, cached in meshes.items():
+        _replace_mesh(spec.mesh(exact.mesh(mesh_id).name), _read_mesh(cached.file))
+    for name, cached in textures.items():
+        _replace_texture(spec.texture(name), np.load(cached.file, allow_pickle=False))
+    decimated = spec.compile()
+    _undo_mesh_frames(decimated, exact)
+    _copy_all_else(decimated, exact)
+    return decimated
 
 
 def face_count(model: mujoco.MjModel) -> int:
-    """Mesh faces that a camera's image of the model is made of."""
+    """Returns the number of mesh faces that cameras see."""
     drawn = (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (model.geom_group == 1)
     return int(model.mesh_facenum[model.geom_dataid[drawn]].sum())
 
 
-def _give_memory_back() -> None:
+def _free_memory() -> None:
     # Compiling an exact model takes 0.5 GB, which MuJoCo's cache and glibc would keep.
     mujoco.mj_clearCache(mujoco.mj_getCache())
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -139,37 +165,34 @@ def _give_memory_back() -> None:
 
 
 def _visual_meshes(model: mujoco.MjModel) -> list[int]:
-    """Meshes that no contact is computed with."""
-    touched = set()
+    """Returns the ids of the meshes that take part in no contact."""
+    collides = set()
     for geom_id in range(model.ngeom):
         if (
             model.geom_type[geom_id] == mujoco.mjtGeom.mjGEOM_MESH
             and model.geom_group[geom_id] != 1
         ):
-            touched.add(int(model.geom_dataid[geom_id]))
+            collides.add(int(model.geom_dataid[geom_id]))
         elif model.geom_contype[geom_id] or model.geom_conaffinity[geom_id]:
-            touched.add(int(model.geom_dataid[geom_id]))
-    return [mesh_id for mesh_id in range(model.nmesh) if mesh_id not in touched]
+            collides.add(int(model.geom_dataid[geom_id]))
+    return [mesh_id for mesh_id in range(model.nmesh) if mesh_id not in collides]
 
 
-def _thin_mesh_of(model: mujoco.MjModel, mesh_id: int) -> Mesh:
-    points = model.mesh_vert[_span(model.mesh_vertadr, model.mesh_vertnum, mesh_id)].astype(
-        np.float64
-    )
+def _mesh_of(model: mujoco.MjModel, mesh_id: int) -> Mesh:
+    points = model.mesh_vert[_span(model.mesh_vertadr, model.mesh_vertnum, mesh_id)]
     faces = _span(model.mesh_faceadr, model.mesh_facenum, mesh_id)
     normals = model.mesh_normal[model.mesh_normaladr[mesh_id] + model.mesh_facenormal[faces]]
     texcoords = None
     if _is_textured(model, mesh_id):
         texcoords = model.mesh_texcoord[
             model.mesh_texcoordadr[mesh_id] + model.mesh_facetexcoord[faces]
-        ]
-        texcoords = texcoords.astype(np.float64)
-    mesh = Mesh(
-        points, model.mesh_face[faces].astype(np.int64), normals.astype(np.float64), texcoords
+        ].astype(np.float64)
+    return Mesh(
+        points.astype(np.float64),
+        model.mesh_face[faces].astype(np.int64),
+        normals.astype(np.float64),
+        texcoords,
     )
-    relative, least = FAR_TOLERANCE if _is_far(model, mesh_id) else NEAR_TOLERANCE
-    size = float(np.linalg.norm(np.ptp(points, axis=0)))
-    return _cached_thin_mesh(mesh, max(relative * size, least))
 
 
 def _is_far(model: mujoco.MjModel, mesh_id: int) -> bool:
@@ -181,23 +204,29 @@ def _is_far(model: mujoco.MjModel, mesh_id: int) -> bool:
 
 
 def _uses(model: mujoco.MjModel, mesh_id: int) -> npt.NDArray[np.bool_]:
-    """Which geoms have the mesh, shape ``(ngeom,)``."""
+    """Returns which geoms use the mesh, shape ``(ngeom,)``."""
     uses: npt.NDArray[np.bool_] = (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH) & (
         model.geom_dataid == mesh_id
     )
     return uses
 
 
-def _cached_thin_mesh(mesh: Mesh, tolerance: float) -> Mesh:
-    # Tasks share their robot and many of their objects.
+def _cached_mesh(model: mujoco.MjModel, mesh_id: int) -> _Cached:
+    mesh = _mesh_of(model, mesh_id)
+    relative, minimum = FAR_TOLERANCE if _is_far(model, mesh_id) else NEAR_TOLERANCE
+    tolerance = max(relative * float(np.linalg.norm(np.ptp(mesh.points, axis=0))), minimum)
     digest = hashlib.sha256(f"{_versions()} {tolerance}".encode())
     for array in (mesh.points, mesh.faces, mesh.normals, mesh.texcoords):
         digest.update(b"" if array is None else array.tobytes())
-    file = _folder("thin-meshes") / f"{digest.hexdigest()[:32]}.npz"
-    if not file.is_file():
-        thin = thin_mesh(mesh, tolerance)
-        arrays = {name: value for name, value in vars(thin).items() if value is not None}
-        write_file(file, lambda new: np.savez(new, **arrays))
+
+    def write(file: Path) -> None:
+        arrays = {k: v for k, v in vars(decimate(mesh, tolerance)).items() if v is not None}
+        np.savez(file, **arrays)
+
+    return _Cached(_folder("decimated-meshes") / f"{digest.hexdigest()[:32]}.npz", write)
+
+
+def _read_mesh(file: Path) -> Mesh:
     with np.load(file, allow_pickle=False) as arrays:
         return Mesh(arrays["points"], arrays["faces"], arrays["normals"], arrays.get("texcoords"))
 
@@ -209,7 +238,8 @@ def _is_textured(model: mujoco.MjModel, mesh_id: int) -> bool:
 
 
 def _replace_mesh(element: mujoco.MjsMesh, mesh: Mesh) -> None:
-    # MuJoCo draws each corner with a position, a normal and a texture coordinate; equals merge.
+    # MuJoCo draws each corner with a position, a normal and a texture coordinate. Equal corners
+    # become one vertex.
     parts = [mesh.corners, mesh.normals] + ([] if mesh.texcoords is None else [mesh.texcoords])
     corners = np.concatenate(parts, axis=-1).astype(np.float32)
     vertices, indices = np.unique(
@@ -218,7 +248,7 @@ def _replace_mesh(element: mujoco.MjsMesh, mesh: Mesh) -> None:
     faces = indices.reshape(-1).astype(np.int32)
     element.file = ""
     element.scale, element.refpos, element.refquat = [1, 1, 1], [0, 0, 0], [1, 0, 0, 0]
-    # Visual meshes are open or turned inside out at times, which has no volume.
+    # Some visual meshes are open or have inverted faces, so they have no volume.
     element.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
     element.uservert = vertices[:, :3].ravel()
     element.usernormal = vertices[:, 3:6].ravel()
@@ -228,19 +258,21 @@ def _replace_mesh(element: mujoco.MjsMesh, mesh: Mesh) -> None:
         element.userfacetexcoord = faces
 
 
-def _undo_mesh_frames(thin: mujoco.MjModel, exact: mujoco.MjModel) -> None:
-    # MuJoCo moves each mesh into the frame of its inertia, and its geoms the other way. Thin meshes
-    # have another inertia, so they are moved back: then the exact model's geom frames hold.
+def _undo_mesh_frames(decimated: mujoco.MjModel, exact: mujoco.MjModel) -> None:
+    # MuJoCo moves each mesh into the frame of its inertia, and its geoms the other way. Decimated
+    # meshes have another inertia, so they are moved back. Then the exact model's geom frames hold.
     rotation = np.empty(9)
     for mesh_id in _visual_meshes(exact):
-        mujoco.mju_quat2Mat(rotation, thin.mesh_quat[mesh_id])
+        mujoco.mju_quat2Mat(rotation, decimated.mesh_quat[mesh_id])
         turn = rotation.reshape(3, 3).T
-        points = thin.mesh_vert[_span(thin.mesh_vertadr, thin.mesh_vertnum, mesh_id)]
-        points[:] = points @ turn + thin.mesh_pos[mesh_id]
-        normals = thin.mesh_normal[_span(thin.mesh_normaladr, thin.mesh_normalnum, mesh_id)]
-        normals[:] = normals @ turn
-    thin.mesh_pos[:], thin.mesh_quat[:] = exact.mesh_pos, exact.mesh_quat
-    thin.mesh_scale[:] = exact.mesh_scale
+        points = _span(decimated.mesh_vertadr, decimated.mesh_vertnum, mesh_id)
+        decimated.mesh_vert[points] = (
+            decimated.mesh_vert[points] @ turn + decimated.mesh_pos[mesh_id]
+        )
+        normals = _span(decimated.mesh_normaladr, decimated.mesh_normalnum, mesh_id)
+        decimated.mesh_normal[normals] = decimated.mesh_normal[normals] @ turn
+    decimated.mesh_pos[:], decimated.mesh_quat[:] = exact.mesh_pos, exact.mesh_quat
+    decimated.mesh_scale[:] = exact.mesh_scale
 
 
 def _span(addresses: npt.NDArray[np.int32], counts: npt.NDArray[np.int32], item: int) -> slice:
@@ -250,61 +282,126 @@ def _span(addresses: npt.NDArray[np.int32], counts: npt.NDArray[np.int32], item:
 # --- Textures -----------------------------------------------------------------------------------
 
 
-def _is_drawn(model: mujoco.MjModel, texture_id: int) -> bool:
+def _texture_files(xml: str) -> dict[str, ET.Element]:
+    """Returns the texture elements of a scene that have a file, by name."""
+    return {
+        str(element.get("name")): element
+        for element in ET.fromstring(xml).iterfind("asset/texture")
+        if element.get("file")
+    }
+
+
+def _without_textures(xml: str) -> mujoco.MjSpec:
+    """Reads a scene, with a single pixel in place of each texture file."""
+    spec = mujoco.MjSpec.from_string(xml)
+    for name in _texture_files(xml):
+        _replace_texture(spec.texture(name), np.zeros((1, 1, 3), np.uint8))
+    return spec
+
+
+def _is_drawn(model: mujoco.MjModel, name: str) -> bool:
+    texture_id = model.texture(name).id
     if model.tex_type[texture_id] == mujoco.mjtTexture.mjTEXTURE_SKYBOX:
         return True
     materials = model.geom_matid[(model.geom_group == 1) & (model.geom_matid >= 0)]
     return bool((model.mat_texid[materials] == texture_id).any())
 
 
-def _shrink_texture(element: mujoco.MjsTexture, model: mujoco.MjModel, texture_id: int) -> None:
-    height, width = int(model.tex_height[texture_id]), int(model.tex_width[texture_id])
-    is_flat = model.tex_type[texture_id] == mujoco.mjtTexture.mjTEXTURE_2D
-    if _is_drawn(model, texture_id):
-        # A cube's six faces may lie below each other, so its size is the width.
-        factor = -(-width // (MAX_TEXTURE_SIZE if is_flat else MAX_CUBE_SIZE))
-    else:
-        factor = min(height, width)
-    if factor <= 1:
-        return
-    channels, start = int(model.tex_nchannel[texture_id]), int(model.tex_adr[texture_id])
-    pixels = model.tex_data[start : start + height * width * channels].reshape(
-        height, width, channels
-    )
-    rows, columns = height // factor, width // factor
+def _cached_texture(element: ET.Element, is_drawn: bool) -> _Cached:
+    # A texture by itself, so that textures of all tasks with the same content are one.
+    attributes = {key: value for key, value in element.items() if key not in ("name", "file")}
+    content = _file_digest(str(element.get("file")))
+    key = f"{_versions()} {sorted(attributes.items())} {content} {is_drawn}"
+
+    def write(file: Path) -> None:
+        pixels = _decode(element)
+        # A cube's six faces can be stacked in one image, so its size is the width.
+        is_flat = element.get("type", "cube") == "2d"
+        factor = -(-pixels.shape[1] // (MAX_TEXTURE_SIZE if is_flat else MAX_CUBE_SIZE))
+        np.save(file, _shrink(pixels, factor if is_drawn else min(pixels.shape[:2])))
+
+    digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return _Cached(_folder("small-textures") / f"{digest}.npy", write)
+
+
+def _decode(element: ET.Element) -> npt.NDArray[np.uint8]:
+    """Returns the pixels of a texture as MuJoCo reads them, ``(height, width, channels)``."""
+    text = ET.tostring(element, encoding="unicode")
+    model = mujoco.MjModel.from_xml_string(f"<mujoco><asset>{text}</asset></mujoco>")
+    shape = int(model.tex_height[0]), int(model.tex_width[0]), int(model.tex_nchannel[0])
+    pixels: npt.NDArray[np.uint8] = model.tex_data.reshape(shape).copy()
+    return pixels
+
+
+def _shrink(pixels: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
+    """Averages blocks of ``factor`` x ``factor`` pixels; an incomplete block is cut off."""
+    rows, columns = pixels.shape[0] // factor, pixels.shape[1] // factor
     blocks = pixels[: rows * factor, : columns * factor].reshape(
-        rows, factor, columns, factor, channels
+        rows, factor, columns, factor, pixels.shape[2]
     )
-    small = blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+    sums = blocks.sum(axis=1, dtype=np.uint32).sum(axis=2)
+    means: npt.NDArray[np.uint8] = (sums / factor**2).round().astype(np.uint8)
+    return means
+
+
+def _replace_texture(element: mujoco.MjsTexture, pixels: npt.NDArray[np.uint8]) -> None:
     element.file = ""
-    element.height, element.width, element.nchannel = rows, columns, channels
-    element.data = small.tobytes()
+    element.height, element.width, element.nchannel = pixels.shape
+    element.data = pixels.tobytes()
 
 
 # --- All else -----------------------------------------------------------------------------------
 
 
-def _copy_all_else(thin: mujoco.MjModel, exact: mujoco.MjModel) -> None:
+def _copy_all_else(decimated: mujoco.MjModel, exact: mujoco.MjModel) -> None:
     bodies = slice(0, int(exact.body_bvhnum.sum()))
     for name in dir(exact):
         value = getattr(exact, name)
         if name.startswith("_") or not isinstance(value, np.ndarray):
             continue
         if not _VISUAL_FIELDS.match(name):
-            getattr(thin, name)[...] = value
+            getattr(decimated, name)[...] = value
         elif name.startswith("bvh_") and not np.array_equal(
-            getattr(thin, name)[bodies], value[bodies]
+            getattr(decimated, name)[bodies], value[bodies]
         ):
-            raise RuntimeError(f"thinning changed the collision tree ({name}); please report this")
+            raise RuntimeError(f"decimation changed the collision tree {name}: please report this")
     for name in ("center", "extent", "meaninertia", "meanmass", "meansize"):
-        setattr(thin.stat, name, getattr(exact.stat, name))
+        setattr(decimated.stat, name, getattr(exact.stat, name))
 
 
 # --- Cache --------------------------------------------------------------------------------------
 
 
+class _Cached(NamedTuple):
+    """A file of the cache folder and the function that writes it."""
+
+    file: Path
+    write: Callable[[Path], object]
+
+
+def _make_all(items: Sequence[_Cached], on_progress: OnProgress) -> None:
+    """Writes the files that do not exist yet, dividing the work with other processes.
+
+    Each process skips the files that another one is writing, and waits for them at the end.
+    """
+    num_done, num_items = 0, len(items)
+    for wait in (False, True):
+        skipped = []
+        for item in items:
+            if not item.file.is_file():
+                with lock(item.file, wait=wait) as is_locked:
+                    if not is_locked:
+                        skipped.append(item)
+                        continue
+                    if not item.file.is_file():
+                        write_file(item.file, item.write)
+            num_done += 1
+            on_progress(num_done, num_items)
+        items = skipped
+
+
 def _content_key(xml: str) -> str:
-    """Name of the thin model: changes with the scene, its files, the libraries and this code."""
+    """Returns a hash of the scene, its files, the libraries' versions and this code's version."""
     content = re.sub(r'file="([^"]+)"', lambda match: f'file="{_file_digest(match[1])}"', xml)
     return hashlib.sha256(f"{_versions()}\n{content}".encode()).hexdigest()[:32]
 

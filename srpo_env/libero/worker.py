@@ -16,6 +16,7 @@ import numpy.typing as npt
 from gymnasium.vector.utils import write_to_shared_memory
 from threadpoolctl import threadpool_limits
 
+from srpo_env.libero import progress
 from srpo_env.libero.env import LiberoEnv, Observation
 
 TRACEBACK_LINES = 15
@@ -83,6 +84,7 @@ def run_worker(
     """Serves ``slots`` (indices into the vector environment's shared memory) until told to end."""
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    progress.listen(connection.send)
     # More threads than cores make each of these 7 x 7 products several times slower.
     with threadpool_limits(limits=1):
         envs = {slot: LiberoEnv(**env_kwargs) for slot in slots}
