@@ -25,12 +25,13 @@ MIN_FACES = 64
 NUM_SAMPLES = 4_000
 """Random sample points per surface, in addition to four per face."""
 
-NUM_PROBES = 400
-"""Points per surface at which the distance between two surfaces is measured."""
+NUM_PROBES = 200
+"""Points at which the distance of one surface from the other is measured: so many by faces, which
+tests fine parts, and so many by area, which tests that no large face is missing."""
 
-MAX_DEVIATING = 0.02
-"""Share of the probes that may lie farther apart than the tolerance. Not 0, because among slender
-faces the nearest face is not always a candidate."""
+MAX_DEVIATING = 0.04
+"""Share of the probes by faces, and of those by area, that may exceed the tolerance. Not 0, because
+among slender faces the nearest face is not always a candidate."""
 
 NUM_ROUNDS = 5
 """Steps of the bisection for the number of faces; the result is within 25% of the best one."""
@@ -167,16 +168,11 @@ class _Surface:
             tolerance: Largest distance, in metres; a few of the probes may exceed it.
         """
         samples, face_of = _sample(corners)
-        rng = np.random.default_rng(0)
-        probes = rng.choice(samples, NUM_PROBES)
-        probes_back = rng.choice(self._samples, NUM_PROBES)
-        max_deviating = MAX_DEVIATING * 2 * NUM_PROBES
-        distances = _distances(probes, self._tree, self._face_of, self._mesh.corners)
-        num_deviating = int((distances > tolerance).sum())
-        if num_deviating > max_deviating:
+        distances = _distances(_probes(samples), self._tree, self._face_of, self._mesh.corners)
+        if not _are_within(distances, tolerance):
             return False  # saves the other direction, with its search tree
-        distances = _distances(probes_back, cKDTree(samples), face_of, corners)
-        return num_deviating + int((distances > tolerance).sum()) <= max_deviating
+        distances = _distances(_probes(self._samples), cKDTree(samples), face_of, corners)
+        return _are_within(distances, tolerance)
 
     def attributes(self, corners: Floats, blur: float) -> tuple[Floats, Floats | None]:
         """Returns normals and texture coordinates for triangles near this surface.
@@ -237,6 +233,19 @@ class _Surface:
         step *= np.minimum(1.0, reach / np.linalg.norm(step, axis=-1, keepdims=True).clip(1e-12))
         jumps = np.linalg.norm(texcoords - center, axis=-1, keepdims=True) > np.maximum(reach, 0.02)
         return np.where(jumps, center + step, texcoords)
+
+
+def _probes(samples: Floats) -> Floats:
+    """Chooses from the points of :func:`_sample`: by faces first, then by area."""
+    rng = np.random.default_rng(0)
+    by_faces, by_area = samples[:-NUM_SAMPLES], samples[-NUM_SAMPLES:]
+    return np.concatenate([rng.choice(by_faces, NUM_PROBES), by_area[:NUM_PROBES]])
+
+
+def _are_within(distances: Floats, tolerance: float) -> bool:
+    """Returns whether enough of the probes by faces, and of those by area, are within tolerance."""
+    is_deviating = (distances > tolerance).reshape(2, NUM_PROBES)
+    return bool((is_deviating.mean(axis=1) <= MAX_DEVIATING).all())
 
 
 def _distances(points: Floats, tree: cKDTree, face_of: Ints, corners: Floats) -> Floats:

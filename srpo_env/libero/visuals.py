@@ -27,6 +27,8 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw
+from scipy.ndimage import distance_transform_edt
 
 from srpo_env.libero.cache import cache_folder, lock, write_file
 from srpo_env.libero.decimation import NO_DECIMATOR, Mesh, decimate
@@ -43,11 +45,11 @@ Visuals = Literal["exact", "fast"]
 MAX_TEXTURE_SIZE, MAX_CUBE_SIZE = 512, 256
 """Largest width in pixels of a flat texture, and of a cube texture (for boxes and the sky)."""
 
-NEAR_TOLERANCE, FAR_TOLERANCE = (0.005, 0.0005), (0.01, 0.003)
-"""Tolerance of a decimated mesh, as a share of its size, and its minimum in metres. FAR_TOLERANCE
-is for the arm and its mount, which are far from all of LIBERO's cameras."""
+NEAR_TOLERANCE, FAR_TOLERANCE = (0.005, 0.0005, 0.006), (0.01, 0.003, 0.01)
+"""Tolerance of a decimated mesh, as a share of its size, and its minimum and maximum in metres.
+FAR_TOLERANCE is for the arm and its mount, which are far from all of LIBERO's cameras."""
 
-VERSION = 7
+VERSION = 8
 """Increased with each change of this file or of decimation.py that alters the decimated models."""
 
 OnProgress = Callable[[int, int], object]
@@ -132,7 +134,7 @@ def decimated_model(xml: str, on_progress: OnProgress | None = None) -> mujoco.M
     exact = _without_textures(xml).compile()
     meshes = {mesh_id: _cached_mesh(exact, mesh_id) for mesh_id in _visual_meshes(exact)}
     textures = {
-        name: _cached_texture(element, is_drawn=_is_drawn(exact, name))
+        name: _cached_texture(element, _is_drawn(exact, name), _texture_triangles(exact, name))
         for name, element in _texture_files(xml).items()
     }
     _make_all([*meshes.values(), *textures.values()], on_progress or (lambda done, total: None))
@@ -140,7 +142,7 @@ def decimated_model(xml: str, on_progress: OnProgress | None = None) -> mujoco.M
     for mesh_id, cached in meshes.items():
         _replace_mesh(spec.mesh(exact.mesh(mesh_id).name), _read_mesh(cached.file))
     for name, cached in textures.items():
-        _replace_texture(spec.texture(name), np.load(cached.file, allow_pickle=False))
+        _replace_texture(spec.texture(name), _read_texture(cached.file))
     decimated = spec.compile()
     _undo_mesh_frames(decimated, exact)
     _copy_all_else(decimated, exact)
@@ -213,8 +215,9 @@ def _uses(model: mujoco.MjModel, mesh_id: int) -> npt.NDArray[np.bool_]:
 
 def _cached_mesh(model: mujoco.MjModel, mesh_id: int) -> _Cached:
     mesh = _mesh_of(model, mesh_id)
-    relative, minimum = FAR_TOLERANCE if _is_far(model, mesh_id) else NEAR_TOLERANCE
-    tolerance = max(relative * float(np.linalg.norm(np.ptp(mesh.points, axis=0))), minimum)
+    relative, minimum, maximum = FAR_TOLERANCE if _is_far(model, mesh_id) else NEAR_TOLERANCE
+    size = float(np.linalg.norm(np.ptp(mesh.points, axis=0)))
+    tolerance = min(max(relative * size, minimum), maximum)
     digest = hashlib.sha256(f"{_versions()} {tolerance}".encode())
     for array in (mesh.points, mesh.faces, mesh.normals, mesh.texcoords):
         digest.update(b"" if array is None else array.tobytes())
@@ -291,11 +294,21 @@ def _texture_files(xml: str) -> dict[str, ET.Element]:
     }
 
 
+class _Texture(NamedTuple):
+    pixels: npt.NDArray[np.uint8]
+    """shape ``(height, width, channels)``"""
+    colorspace: int
+    """linear or sRGB; MuJoCo finds it in the file"""
+
+
+_ONE_PIXEL = _Texture(np.zeros((1, 1, 3), np.uint8), mujoco.mjtColorSpace.mjCOLORSPACE_LINEAR)
+
+
 def _without_textures(xml: str) -> mujoco.MjSpec:
     """Reads a scene, with a single pixel in place of each texture file."""
     spec = mujoco.MjSpec.from_string(xml)
     for name in _texture_files(xml):
-        _replace_texture(spec.texture(name), np.zeros((1, 1, 3), np.uint8))
+        _replace_texture(spec.texture(name), _ONE_PIXEL)
     return spec
 
 
@@ -307,30 +320,64 @@ def _is_drawn(model: mujoco.MjModel, name: str) -> bool:
     return bool((model.mat_texid[materials] == texture_id).any())
 
 
-def _cached_texture(element: ET.Element, is_drawn: bool) -> _Cached:
-    # A texture by itself, so that textures of all tasks with the same content are one.
+def _texture_triangles(model: mujoco.MjModel, name: str) -> npt.NDArray[np.float32] | None:
+    """Returns the triangles of a texture that meshes show, in [0, 1], ``(num_triangles, 3, 2)``.
+
+    None if the texture is not only shown by meshes, or repeats.
+    """
+    materials = np.flatnonzero((model.mat_texid == model.texture(name).id).any(axis=1))
+    geoms = np.flatnonzero(np.isin(model.geom_matid, materials))
+    if not (model.geom_type[geoms] == mujoco.mjtGeom.mjGEOM_MESH).all():
+        return None
+    found = []
+    for mesh_id in np.unique(model.geom_dataid[geoms]):
+        if model.mesh_texcoordadr[mesh_id] < 0:
+            return None
+        faces = _span(model.mesh_faceadr, model.mesh_facenum, mesh_id)
+        corners = model.mesh_texcoordadr[mesh_id] + model.mesh_facetexcoord[faces]
+        found.append(model.mesh_texcoord[corners])
+    triangles = np.concatenate(found) if found else np.zeros((0, 3, 2), np.float32)
+    is_inside = triangles.size > 0 and triangles.min() > -0.01 and triangles.max() < 1.01
+    return triangles if is_inside else None
+
+
+def _cached_texture(
+    element: ET.Element, is_drawn: bool, triangles: npt.NDArray[np.float32] | None
+) -> _Cached:
+    # Without the name, so that the same texture in several tasks is made once.
     attributes = {key: value for key, value in element.items() if key not in ("name", "file")}
     content = _file_digest(str(element.get("file")))
-    key = f"{_versions()} {sorted(attributes.items())} {content} {is_drawn}"
+    shown = "" if triangles is None else hashlib.sha256(triangles.tobytes()).hexdigest()
+    key = f"{_versions()} {sorted(attributes.items())} {content} {is_drawn} {shown}"
 
     def write(file: Path) -> None:
-        pixels = _decode(element)
+        pixels, colorspace = _decode(element)
         # A cube's six faces can be stacked in one image, so its size is the width.
         is_flat = element.get("type", "cube") == "2d"
         factor = -(-pixels.shape[1] // (MAX_TEXTURE_SIZE if is_flat else MAX_CUBE_SIZE))
-        np.save(file, _shrink(pixels, factor if is_drawn else min(pixels.shape[:2])))
+        if not is_drawn:
+            pixels = _shrink(pixels, min(pixels.shape[:2]))
+        elif triangles is None:
+            pixels = _shrink(pixels, factor)
+        else:
+            pixels = _shrink_shown(pixels, factor, triangles)
+        np.savez(file, pixels=pixels, colorspace=colorspace)
 
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
-    return _Cached(_folder("small-textures") / f"{digest}.npy", write)
+    return _Cached(_folder("small-textures") / f"{digest}.npz", write)
 
 
-def _decode(element: ET.Element) -> npt.NDArray[np.uint8]:
-    """Returns the pixels of a texture as MuJoCo reads them, ``(height, width, channels)``."""
+def _read_texture(file: Path) -> _Texture:
+    with np.load(file, allow_pickle=False) as arrays:
+        return _Texture(arrays["pixels"], int(arrays["colorspace"]))
+
+
+def _decode(element: ET.Element) -> _Texture:
+    """Returns a texture as MuJoCo reads it from its file."""
     text = ET.tostring(element, encoding="unicode")
     model = mujoco.MjModel.from_xml_string(f"<mujoco><asset>{text}</asset></mujoco>")
     shape = int(model.tex_height[0]), int(model.tex_width[0]), int(model.tex_nchannel[0])
-    pixels: npt.NDArray[np.uint8] = model.tex_data.reshape(shape).copy()
-    return pixels
+    return _Texture(model.tex_data.reshape(shape).copy(), int(model.tex_colorspace[0]))
 
 
 def _shrink(pixels: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
@@ -344,10 +391,39 @@ def _shrink(pixels: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]
     return means
 
 
-def _replace_texture(element: mujoco.MjsTexture, pixels: npt.NDArray[np.uint8]) -> None:
+def _shrink_shown(
+    pixels: npt.NDArray[np.uint8], factor: int, triangles: npt.NDArray[np.float32]
+) -> npt.NDArray[np.uint8]:
+    """Averages only pixels that meshes show, and fills the gaps between the pieces of the texture.
+
+    The gaps are often black. They would darken the edges of the pieces, and larger triangles reach
+    into them.
+    """
+    height, width = pixels.shape[:2]
+    image = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(image)
+    for triangle in (triangles * (width, height) - 0.5).reshape(-1, 6).tolist():
+        draw.polygon(triangle, fill=1, outline=1)
+    is_shown = np.asarray(image)
+    rows, columns = height // factor, width // factor
+    blocks = (rows, factor, columns, factor, -1)
+    cut = (slice(rows * factor), slice(columns * factor))
+    counts = is_shown[cut].reshape(blocks).sum(axis=(1, 3), dtype=np.uint32)
+    shown = (pixels * is_shown[..., None])[cut].reshape(blocks)
+    sums = shown.sum(axis=1, dtype=np.uint32).sum(axis=2)
+    means = (sums / counts.clip(1)).round().astype(np.uint8)
+    nearest = distance_transform_edt(
+        counts[..., 0] == 0, return_distances=False, return_indices=True
+    )
+    filled: npt.NDArray[np.uint8] = means[tuple(nearest)]
+    return filled
+
+
+def _replace_texture(element: mujoco.MjsTexture, texture: _Texture) -> None:
     element.file = ""
-    element.height, element.width, element.nchannel = pixels.shape
-    element.data = pixels.tobytes()
+    element.height, element.width, element.nchannel = texture.pixels.shape
+    element.data = texture.pixels.tobytes()
+    element.colorspace = mujoco.mjtColorSpace(texture.colorspace)
 
 
 # --- All else -----------------------------------------------------------------------------------
