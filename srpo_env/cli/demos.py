@@ -1,7 +1,7 @@
 """Records demonstrations of the scripted expert in LIBERO's HDF5 layout, one file per task.
 
-A file that is there is complete. Run the command again to go on after an interruption: files
-recorded with the same settings are kept.
+An existing file is always complete. After an interruption, run the same command again: files that
+were recorded with the same settings are kept.
 """
 
 from __future__ import annotations
@@ -13,46 +13,60 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from srpo_env.libero.recording import Recording, record_task
+from srpo_env.libero.demo_recording import DemoRecording, record_demos
+from srpo_env.libero.recording import RecordingSettings
 from srpo_env.libero.suites import check_suite_name, get_task, tasks_of
 
-DEFAULTS = Recording()
+DEFAULTS = DemoRecording()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what to record, and where to."""
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument("--out", type=Path, default=Path("demos"), help="folder for the files")
-    parser.add_argument("--suite", default="libero_object", help="the expert knows libero_object")
-    parser.add_argument("--tasks", default="all", help="task ids, as in 0-4,7; or all")
+    """Adds the output folder and the settings of the recording."""
+    add_recording_arguments(parser, out="demos", defaults=DEFAULTS)
     parser.add_argument(
-        "--demos-per-task", type=int, default=DEFAULTS.demos_per_task, help="successes to record"
+        "--suite", default="libero_object", help="suite; the expert supports libero_object"
     )
     parser.add_argument(
-        "--init-states",
-        default=f"{DEFAULTS.init_states[0]}-{DEFAULTS.init_states[-1]}",
-        help="initial states to draw from, as in 0-39; evaluation keeps 40-49 for itself",
+        "--demos-per-task",
+        type=int,
+        default=DEFAULTS.demos_per_task,
+        help="number of successful episodes per task",
     )
     parser.add_argument(
         "--noise",
         type=float,
         default=DEFAULTS.noise,
         help="standard deviation of the noise on executed actions, for more robust policies; "
-        "`actions` keeps what the expert wanted, `executed_actions` what was done",
+        "`actions` holds the expert's actions without noise, `executed_actions` those with noise",
+    )
+
+
+def add_recording_arguments(
+    parser: argparse.ArgumentParser, *, out: str, defaults: RecordingSettings
+) -> None:
+    """Adds the arguments that all recording commands have."""
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument("--out", type=Path, default=Path(out), help="output folder")
+    parser.add_argument("--tasks", default="all", help="task ids, for example 0-4,7; or all")
+    parser.add_argument(
+        "--init-states",
+        default=f"{defaults.init_states[0]}-{defaults.init_states[-1]}",
+        help="initial states to start from, for example 0-39; 40-49 are reserved for evaluation",
     )
     parser.add_argument(
         "--image-size",
         type=int,
-        default=DEFAULTS.image_size,
-        help="pixels; LIBERO's files have 128",
+        default=defaults.image_size,
+        help="height and width of the images in pixels; 128 in LIBERO's files",
     )
     parser.add_argument(
         "--visuals",
         choices=["exact", "fast"],
         default=argparse.SUPPRESS,
-        help="LIBERO's images to the pixel, or ten times as fast (default: what suits here)",
+        help="exact: LIBERO's images pixel for pixel; fast: ten times faster "
+        "(default: exact where a GPU renders, else fast)",
     )
-    parser.add_argument("--seed", type=int, default=DEFAULTS.seed, help="of starts and noise")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="random seed")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace files recorded with other settings"
     )
@@ -62,12 +76,9 @@ def run(args: argparse.Namespace) -> int:
     """Records the tasks one after the other, with a progress bar."""
     suite = check_suite_name(args.suite)
     if suite != "libero_object":
-        raise ValueError(f"`--suite` must be libero_object, the one the expert knows, got {suite}")
-    every_task = range(len(tasks_of(suite)))
-    task_ids = list(every_task) if args.tasks == "all" else numbers(args.tasks, "--tasks")
-    for task_id in task_ids:
-        get_task(suite, task_id)  # so that a wrong one is known before hours of recording
-    recording = Recording(
+        raise ValueError(f"`--suite` must be libero_object, which the expert supports, got {suite}")
+    task_ids = chosen_tasks(suite, args.tasks)
+    recording = DemoRecording(
         demos_per_task=args.demos_per_task,
         init_states=tuple(numbers(args.init_states, "--init-states")),
         noise=args.noise,
@@ -75,36 +86,50 @@ def run(args: argparse.Namespace) -> int:
         visuals=getattr(args, "visuals", None),
         seed=args.seed,
     )
-    failures = 0
+    num_failures = 0
     total = len(task_ids) * recording.demos_per_task
     with logging_redirect_tqdm(), tqdm(total=total, unit="demo") as bar:
         for task_id in task_ids:
             bar.set_description(get_task(suite, task_id).instruction.split(" and ")[0])
-            recorded = record_task(
+            recorded = record_demos(
                 suite, task_id, args.out, recording, overwrite=args.overwrite, progress=bar.update
             )
             if recorded.skipped:
-                bar.update(recorded.num_demos)
-            failures += recorded.failures
-            bar.set_postfix(failures=failures)
+                bar.update(recorded.num_episodes)
+            num_failures += recorded.num_rejected
+            bar.set_postfix(failures=num_failures)
     print(
         f"{len(task_ids)} files in {args.out}, {recording.demos_per_task} demonstrations each; "
-        f"failed episodes, not stored: {failures}"
+        f"failed episodes, not stored: {num_failures}"
     )
     return 0
 
 
-def numbers(text: str, option: str) -> list[int]:
-    """The numbers that ``0-4,7`` stands for, each once, in order.
+def chosen_tasks(suite: str, text: str) -> list[int]:
+    """Returns the ids that ``--tasks`` names, after checking that they exist.
 
     Raises:
-        ValueError: If the text is something else.
+        ValueError: If the text is not a list of numbers, or there is no such task.
+    """
+    task_ids = list(range(len(tasks_of(suite)))) if text == "all" else numbers(text, "--tasks")
+    for task_id in task_ids:
+        get_task(suite, task_id)
+    return task_ids
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Returns the numbers in a list such as ``0-4,7``, sorted and without repetitions.
+
+    Raises:
+        ValueError: If the text is not such a list.
     """
     found: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
-            raise ValueError(f"`{option}` must be numbers and ranges, as in 0-4,7, got {text!r}")
+            raise ValueError(
+                f"`{option}` must be numbers and ranges, for example 0-4,7, got {text!r}"
+            )
         found.update(range(first, last + 1))
     return sorted(found)

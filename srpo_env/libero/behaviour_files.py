@@ -50,34 +50,47 @@ class BehaviourEpisode:
         return float(self.progress.max())
 
 
+class BehaviourWriter:
+    """Appends episodes to an open file."""
+
+    def __init__(self, data: h5py.Group) -> None:
+        """Marks the group ``data`` of a new file as one of behaviours."""
+        data.attrs["format"] = FORMAT
+        self._data = data
+
+    def add(self, episode: BehaviourEpisode) -> None:
+        """Writes one episode."""
+        group = self._data.create_group(f"episode_{len(self._data)}")
+        for name in ("task_id", "init_state_id", "kind", "seed", "success", "num_steps"):
+            group.attrs[name] = getattr(episode, name)
+        group["progress"] = episode.progress
+        frames = episode.frames
+        group.create_dataset(
+            VIDEO,
+            data=frames,
+            chunks=(1, *frames.shape[1:]),
+            compression="gzip",
+            compression_opts=1,
+        )
+
+
 @contextmanager
 def writing_behaviours(
     path: str | Path, settings: Mapping[str, Any]
 ) -> Iterator[Callable[[BehaviourEpisode], None]]:
-    """Opens a new file that appears at ``path`` when the block is left without an error.
+    """Opens a new file that appears at ``path`` if the block ends without an error.
 
     Args:
-        path: Where it appears.
-        settings: What it was recorded with, for JSON.
+        path: The file to write.
+        settings: The settings of the recording, serialisable to JSON.
 
     Yields:
-        What appends an episode.
+        A function that appends an episode.
     """
     with whole_file(path) as file:
         data = file.create_group("data")
-        data.attrs["format"] = FORMAT
         data.attrs["recording"] = json.dumps(settings)
-        yield lambda episode: _write(data.create_group(f"episode_{len(data)}"), episode)
-
-
-def _write(group: h5py.Group, episode: BehaviourEpisode) -> None:
-    for name in ("task_id", "init_state_id", "kind", "seed", "success", "num_steps"):
-        group.attrs[name] = getattr(episode, name)
-    group["progress"] = episode.progress
-    frames = episode.frames
-    group.create_dataset(
-        VIDEO, data=frames, chunks=(1, *frames.shape[1:]), compression="gzip", compression_opts=1
-    )
+        yield BehaviourWriter(data).add
 
 
 def read_behaviours(source: str | Path | Iterable[str | Path]) -> Iterator[BehaviourEpisode]:

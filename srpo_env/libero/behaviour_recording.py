@@ -1,48 +1,42 @@
-"""Records episodes of many kinds, successes and failures, one file per task and set of assets."""
+"""Records behaviours: successes and failures of many kinds, one file per task and assets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from srpo_env.libero.assets import resolve_assets
-from srpo_env.libero.behaviour_files import BehaviourEpisode, writing_behaviours
+from srpo_env.libero.behaviour_files import BehaviourEpisode, BehaviourWriter
 from srpo_env.libero.behaviours import FAILURES, KINDS, SUCCESSES, play
-from srpo_env.libero.demos import recording_settings
+from srpo_env.libero.recording import Recorded, RecordingSettings, record_file
 from srpo_env.libero.simulation import Simulation
 from srpo_env.libero.suites import get_task
-from srpo_env.libero.visuals import Visuals, check_visuals
 
 SUITE = "libero_object"
 
 BEHAVIOUR_VERSION = 1
-"""counts changes of the behaviours, the expert or the progress that alter the episodes"""
+"""Increased with each change of the behaviours, the expert or the oracle that alters episodes."""
 
 MAX_TRIES = 20
-"""seeds that are tried for one episode until it ends as its kind means to"""
+"""Seeds that are tried for an episode until it ends as its kind intends."""
 
 
 @dataclass(frozen=True)
-class BehaviourRecording:
-    """What to record of each task."""
+class BehaviourRecording(RecordingSettings):
+    """Which behaviours to record of each task."""
 
     successes: int = 32
-    """episodes, spread evenly over the kinds that succeed"""
+    """number of successes, spread evenly over their kinds"""
     failures: int = 36
-    """episodes, spread evenly over the kinds that fail"""
-    init_states: tuple[int, ...] = tuple(range(40))
-    """stored initial states, taken in turn; evaluation of policies keeps 40-49 for itself"""
+    """number of failures, spread evenly over their kinds"""
     chunk: int = 8
     """control steps between two frames"""
     max_steps: int = 160
-    """control steps after which a failure is cut off, as `agents/vla_grpo.py` does in training"""
-    image_size: int = 128
-    visuals: Visuals | None = None
-    """``"exact"`` or ``"fast"`` images; None for what suits this machine"""
-    seed: int = 0
+    """control steps after which a failure is truncated, as in training with `agents/vla_grpo.py`"""
     success_kinds: tuple[str, ...] = SUCCESSES
     """kinds of the successes"""
 
@@ -50,26 +44,25 @@ class BehaviourRecording:
         """Checks the settings.
 
         Raises:
-            ValueError: If one is out of its range.
+            ValueError: If a setting is out of its range.
         """
-        for name, least in (("successes", 0), ("failures", 0), ("chunk", 1), ("max_steps", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
+        super().__post_init__()
+        for name, minimum in (("successes", 0), ("failures", 0), ("chunk", 1), ("max_steps", 1)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"`{name}` must be at least {minimum}, got {getattr(self, name)}")
         if self.successes + self.failures == 0:
-            raise ValueError("`successes` and `failures` must not both be 0: nothing to record")
+            raise ValueError("`successes` and `failures` must not both be 0")
         unknown = set(self.success_kinds) - set(SUCCESSES)
         if unknown or not self.success_kinds:
             raise ValueError(
                 f"`success_kinds` must be some of {', '.join(SUCCESSES)}, got {self.success_kinds}"
             )
-        if not self.init_states:
-            raise ValueError("`init_states` must name at least one initial state, got none")
 
     def plan(self, task_id: int) -> list[tuple[str, int, int]]:
-        """Kind, initial state and first seed of each episode of a task.
+        """Returns kind, initial state and first seed of each episode of a task.
 
-        Successes and failures each go through the initial states in turn, so that every state gets
-        both: a group to compare.
+        Successes and failures each go through the initial states in turn, so that every state has
+        both, and their episodes can be compared.
         """
         rng = np.random.default_rng([self.seed, task_id])
         episodes = []
@@ -82,18 +75,6 @@ class BehaviourRecording:
         return episodes
 
 
-@dataclass(frozen=True)
-class RecordedBehaviours:
-    """What came of a task."""
-
-    file: Path
-    num_episodes: int
-    rejected: int = 0
-    """episodes that ended otherwise than their kind means to; they are not stored"""
-    skipped: bool = False
-    """the file was there already, recorded with the same settings"""
-
-
 def record_behaviours(
     task_id: int,
     folder: str | Path,
@@ -101,66 +82,57 @@ def record_behaviours(
     *,
     overwrite: bool = False,
     progress: Callable[[BehaviourEpisode], object] | None = None,
-) -> RecordedBehaviours:
-    """Records one task of libero_object with the assets in use; a file that is there is kept.
+) -> Recorded:
+    """Records behaviours of one task of libero_object; a file with the same settings is kept.
 
     Args:
         task_id: The task, in LIBERO's order.
-        folder: Where the file goes; made if need be.
-        recording: What to record.
-        overwrite: Whether to replace a file recorded otherwise.
+        folder: Folder for the file, whose name contains the kind of assets; created if needed.
+        recording: Which behaviours to record.
+        overwrite: Replaces a file that was recorded with other settings.
         progress: Called with each episode that is stored.
 
     Raises:
-        FileExistsError: If the file is there, was recorded otherwise, and is not to be overwritten.
-        ValueError: If a setting is wrong for the task, or a kind keeps ending otherwise than meant.
+        FileExistsError: If the file exists, was recorded with other settings, and ``overwrite`` is
+            False.
+        ValueError: If a setting does not fit the task, or a kind does not end as it intends.
     """
-    task, assets = get_task(SUITE, task_id), resolve_assets().kind
-    path = Path(folder) / f"{task.name}_{assets}.hdf5"
-    settings = {
-        **asdict(recording),
-        "init_states": list(recording.init_states),  # as JSON gives them back
-        "visuals": check_visuals(recording.visuals),
-        "assets": assets,
-        "version": BEHAVIOUR_VERSION,
-    }
-    kinds = settings.pop("success_kinds")
-    if kinds != SUCCESSES:  # files from before there was a choice do not name them
-        settings["success_kinds"] = list(kinds)
+    task = get_task(SUITE, task_id)
     plan = recording.plan(task_id)
-    if path.exists() and not overwrite:
-        if recording_settings(path) == settings:
-            return RecordedBehaviours(path, len(plan), skipped=True)
-        raise FileExistsError(
-            f"{str(path)!r} exists and was recorded with other settings: choose another folder, or "
-            "overwrite it (`--overwrite`)"
-        )
-    rejected = 0
-    simulation = Simulation(task, recording.image_size, recording.visuals)
-    try:
-        with writing_behaviours(path, settings) as write:
-            for kind, init_state_id, first_seed in plan:
-                episode, tries = _play_as_meant(
-                    simulation, kind, init_state_id, first_seed, recording
-                )
-                write(episode)
-                rejected += tries - 1
-                if progress is not None:
-                    progress(episode)
-    finally:
-        simulation.close()
-    return RecordedBehaviours(path, len(plan), rejected)
+
+    def record(simulation: Simulation, data: h5py.Group) -> int:
+        writer = BehaviourWriter(data)
+        num_rejected = 0
+        for kind, init_state_id, first_seed in plan:
+            episode, num_tries = _play_as_intended(
+                simulation, kind, init_state_id, first_seed, recording
+            )
+            writer.add(episode)
+            num_rejected += num_tries - 1
+            if progress is not None:
+                progress(episode)
+        return num_rejected
+
+    return record_file(
+        Path(folder) / f"{task.name}_{resolve_assets().kind}.hdf5",
+        task,
+        recording,
+        version=BEHAVIOUR_VERSION,
+        num_episodes=len(plan),
+        record=record,
+        overwrite=overwrite,
+    )
 
 
-def _play_as_meant(
+def _play_as_intended(
     simulation: Simulation,
     kind: str,
     init_state_id: int,
     first_seed: int,
     recording: BehaviourRecording,
 ) -> tuple[BehaviourEpisode, int]:
-    for tries in range(1, MAX_TRIES + 1):
-        seed = first_seed + tries - 1
+    for num_tries in range(1, MAX_TRIES + 1):
+        seed = first_seed + num_tries - 1
         episode = play(
             simulation,
             kind,
@@ -170,9 +142,9 @@ def _play_as_meant(
             max_steps=recording.max_steps,
         )
         if episode.success == KINDS[kind].succeeds:
-            return episode, tries
-    meant = "succeed" if KINDS[kind].succeeds else "fail"
+            return episode, num_tries
+    intended = "succeed" if KINDS[kind].succeeds else "fail"
     raise ValueError(
-        f"episodes of kind {kind!r} must {meant}, and {MAX_TRIES} in a row of "
+        f"episodes of kind {kind!r} must {intended}, but {MAX_TRIES} in a row of "
         f"{simulation.task.name} from initial state {init_state_id} did not"
     )

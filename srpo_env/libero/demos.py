@@ -199,11 +199,16 @@ def _number(name: str) -> tuple[int, str]:
 
 
 class DemoWriter:
-    """Appends demonstrations to an open file; :func:`writing_demos` makes one."""
+    """Appends demonstrations to an open file."""
 
-    def __init__(self, file: h5py.File, attributes: Mapping[str, Any]) -> None:
-        """Begins the group ``data`` with LIBERO's attributes of a task."""
-        self._data = file.create_group("data")
+    def __init__(self, data: h5py.Group, attributes: Mapping[str, Any]) -> None:
+        """Writes the attributes of a task.
+
+        Args:
+            data: The group ``data`` of a new file.
+            attributes: The attributes that LIBERO's files have.
+        """
+        self._data = data
         for name, value in attributes.items():
             self._data.attrs[name] = value
         self._data.attrs["macros_image_convention"] = "opengl"
@@ -260,7 +265,7 @@ class DemoWriter:
 def writing_demos(path: str | Path, attributes: Mapping[str, Any]) -> Iterator[DemoWriter]:
     """Opens a new file that appears at ``path`` when the block is left without an error."""
     with whole_file(path) as file:
-        yield DemoWriter(file, attributes)
+        yield DemoWriter(file.create_group("data"), attributes)
 
 
 @contextmanager

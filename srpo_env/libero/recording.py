@@ -1,238 +1,120 @@
-"""Records demonstrations of the scripted expert, one HDF5 file per task, in LIBERO's own layout."""
+"""Records episodes of LIBERO tasks into HDF5 files, one per task; shared by all recorders.
+
+:mod:`.demo_recording` and :mod:`.behaviour_recording` decide which episodes are played and what is
+stored of them. This module checks the settings, keeps a file that was recorded with the same ones,
+and lets a file appear only when it is complete.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import h5py
 
 from srpo_env.libero.assets import resolve_assets
-from srpo_env.libero.demos import IMAGE_KEYS, demo_file, recording_settings, writing_demos
-from srpo_env.libero.experts import run_expert
-from srpo_env.libero.simulation import CAMERAS, Simulation
-from srpo_env.libero.suites import Task, get_task
+from srpo_env.libero.demos import recording_settings, whole_file
+from srpo_env.libero.simulation import Simulation
+from srpo_env.libero.suites import Task
 from srpo_env.libero.visuals import Visuals, check_visuals
-
-EXPERT_VERSION = 1
-"""counts changes of the expert that alter what it does, so that files of an earlier one are told"""
-
-HAND = "robot0_right_hand"
-"""Body whose orientation robosuite reports as the end effector's"""
 
 
 @dataclass(frozen=True)
-class Recording:
-    """What to record of each task."""
+class RecordingSettings:
+    """Settings that all recorders have."""
 
-    demos_per_task: int = 5
     init_states: tuple[int, ...] = tuple(range(40))
-    """stored initial states to start from; evaluation keeps 40-49 for itself"""
-    noise: float = 0.0
-    """standard deviation of the noise on executed actions; the expert's own are the labels"""
+    """stored initial states to start from; 40-49 are reserved for evaluation"""
     image_size: int = 128
+    """height and width of the images in pixels"""
     visuals: Visuals | None = None
-    """``"exact"`` or ``"fast"`` images; None for what suits this machine"""
+    """``"exact"`` or ``"fast"`` images; None: "exact" where a GPU renders, else "fast\""""
     seed: int = 0
+    """random seed of the initial states and of everything else that is drawn"""
 
     def __post_init__(self) -> None:
         """Checks the settings.
 
         Raises:
-            ValueError: If one is out of its range, or they contradict each other.
+            ValueError: If there is no initial state.
         """
-        if self.demos_per_task < 1:
-            raise ValueError(f"`demos_per_task` must be at least 1, got {self.demos_per_task}")
         if not self.init_states:
             raise ValueError("`init_states` must name at least one initial state, got none")
-        if not self.noise >= 0:
-            raise ValueError(f"`noise` must be at least 0, got {self.noise}")
-        if self.noise == 0 and self.demos_per_task > len(self.init_states):
-            raise ValueError(
-                f"`demos_per_task` must be at most the number of initial states without noise, as "
-                f"the expert would repeat itself: got {self.demos_per_task} of "
-                f"{len(self.init_states)}; allow more initial states, or noise"
-            )
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What came of a task."""
+    """The result of recording one task."""
 
     file: Path
-    num_demos: int
-    failures: int
-    """episodes in which the expert did not reach the goal; they are not stored"""
+    num_episodes: int
+    num_rejected: int = 0
+    """episodes that were played but not stored"""
     skipped: bool = False
-    """the file was there already, recorded with the same settings"""
+    """whether the file existed, recorded with the same settings"""
 
 
-def record_task(
-    suite: str,
-    task_id: int,
-    folder: str | Path,
-    recording: Recording,
+def record_file(
+    path: Path,
+    task: Task,
+    settings: RecordingSettings,
     *,
+    version: int,
+    num_episodes: int,
+    record: Callable[[Simulation, h5py.Group], int],
     overwrite: bool = False,
-    progress: Callable[[bool], object] | None = None,
 ) -> Recorded:
-    """Records one task to ``folder``; a file recorded with the same settings is left as it is.
+    """Records one task, unless the file exists and was recorded with the same settings.
 
     Args:
-        suite: The expert knows ``libero_object``.
-        task_id: The task, in LIBERO's order.
-        folder: Where the file goes; made if need be.
-        recording: What to record.
-        overwrite: Whether to replace a file recorded otherwise.
-        progress: Called after each episode with its success.
+        path: The file to write; its folder is created if needed.
+        task: The task to record.
+        settings: The recorder's settings; stored in the file.
+        version: Version of the recorder, which changes when its episodes do.
+        num_episodes: Number of episodes that the file will hold.
+        record: Plays the episodes in a simulation and writes them into the group ``data`` of the
+            file; returns the number of rejected episodes.
+        overwrite: Replaces a file that was recorded with other settings.
 
     Raises:
-        FileExistsError: If the file is there, was recorded otherwise, and is not to be overwritten.
-        ValueError: If a setting is wrong for the task, or the expert fails too often.
+        FileExistsError: If the file exists, was recorded with other settings, and ``overwrite`` is
+            False.
+        ValueError: If the task lacks one of the initial states.
     """
-    task = get_task(suite, task_id)
-    path = demo_file(folder, task.name)
-    settings = {
-        **asdict(recording),
-        "init_states": list(recording.init_states),  # as JSON gives them back
-        "visuals": check_visuals(recording.visuals),
-        "assets": resolve_assets().kind,
-        "version": EXPERT_VERSION,
-    }
+    described = _describe(settings, version)
     if path.exists() and not overwrite:
-        if recording_settings(path) == settings:
-            return Recorded(path, recording.demos_per_task, failures=0, skipped=True)
+        if recording_settings(path) == described:
+            return Recorded(path, num_episodes, skipped=True)
         raise FileExistsError(
             f"{str(path)!r} exists and was recorded with other settings: choose another folder, or "
             "overwrite it (`--overwrite`)"
         )
-    wrong = [state for state in recording.init_states if not 0 <= state < len(task.init_states())]
-    if wrong:
+    num_states = len(task.init_states())
+    unknown = [state for state in settings.init_states if not 0 <= state < num_states]
+    if unknown:
         raise ValueError(
-            f"`init_states` must be in 0..{len(task.init_states()) - 1} for {task.name}, "
-            f"got {wrong[0]}"
+            f"`init_states` must be in 0..{num_states - 1} for {task.name}, got {unknown[0]}"
         )
-    simulation = Simulation(task, recording.image_size, recording.visuals)
+    simulation = Simulation(task, settings.image_size, settings.visuals)
     try:
-        attributes = {**_task_attributes(task, recording), "recording": json.dumps(settings)}
-        with writing_demos(path, attributes) as writer:
-            num_demos = failures = 0
-            for number, init_state_id in enumerate(_starts(task, recording)):
-                rows = _Rows(simulation)
-                rng = np.random.default_rng([recording.seed, task.task_id, number])
-                attempt = run_expert(
-                    simulation, init_state_id, noise=recording.noise, rng=rng, observe=rows.append
-                )
-                if attempt.success:
-                    writer.add(
-                        actions=attempt.actions,
-                        executed_actions=attempt.executed_actions,
-                        init_state_id=init_state_id,
-                        **rows.stacked(),
-                    )
-                num_demos, failures = num_demos + attempt.success, failures + (not attempt.success)
-                if progress is not None:
-                    progress(attempt.success)
-                if num_demos == recording.demos_per_task:
-                    return Recorded(path, num_demos, failures)
-            raise ValueError(
-                f"the expert must reach the goal of {task.name} {recording.demos_per_task} times, "
-                f"and did {num_demos} times in {num_demos + failures} episodes; record fewer, or "
-                f"with less noise than {recording.noise}"
-            )
+        with whole_file(path) as file:
+            data = file.create_group("data")
+            data.attrs["recording"] = json.dumps(described)
+            num_rejected = record(simulation, data)
     finally:
         simulation.close()
+    return Recorded(path, num_episodes, num_rejected)
 
 
-def _starts(task: Task, recording: Recording) -> Iterator[int]:
-    """Initial states in random order; over again only with noise, and not for ever."""
-    rng = np.random.default_rng([recording.seed, task.task_id])
-    rounds = 1
-    if recording.noise > 0:
-        rounds = 2 + 2 * recording.demos_per_task // len(recording.init_states)
-    for _ in range(rounds):
-        yield from (int(state) for state in rng.permutation(recording.init_states))
-
-
-class _Rows:
-    """What LIBERO's files keep of each control step, collected during one episode."""
-
-    def __init__(self, simulation: Simulation) -> None:
-        self._simulation = simulation
-        self._hand = simulation.model.body(HAND).id
-        self._rows: list[dict[str, npt.NDArray[Any]]] = []
-
-    def append(self) -> None:
-        """Adds what is seen now."""
-        simulation = self._simulation
-        state = np.concatenate([[simulation.data.time], simulation.data.qpos, simulation.data.qvel])
-        rotation = simulation.proprio()[3:6].astype(np.float64)
-        with simulation.as_observed() as data:
-            position = simulation.grip_position
-            quaternion = data.xquat[self._hand][[1, 2, 3, 0]]  # MuJoCo has w first, robosuite last
-            joints, fingers = data.qpos[:7].copy(), data.qpos[7:9].copy()
-        self._rows.append(
-            {
-                "states": state,
-                "robot_states": np.concatenate([fingers, position, quaternion]),
-                "gripper_states": fingers,
-                "joint_states": joints,
-                "ee_states": np.concatenate([position, rotation]),
-                "ee_pos": position,
-                "ee_ori": rotation,
-                **{IMAGE_KEYS[camera]: simulation.render(camera) for camera in CAMERAS},
-            }
-        )
-
-    def stacked(self) -> dict[str, Any]:
-        """The arguments of :meth:`DemoWriter.add` that were seen."""
-        columns = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
-        top = {name: columns.pop(name) for name in ("states", "robot_states")}
-        return {**top, "obs": columns}
-
-
-def _task_attributes(task: Task, recording: Recording) -> dict[str, Any]:
-    """What LIBERO's files say of their task; read by robomimic and by LIBERO's own loaders."""
-    # LIBERO can be imported by now: building the simulation has prepared it.
-    import robosuite
-    from libero.libero.envs import TASK_MAPPING
-    from libero.libero.envs.bddl_utils import get_problem_info
-
-    problem_info = get_problem_info(str(task.bddl_file))
-    env_name = TASK_MAPPING[problem_info["problem_name"]].__name__
-    # A place inside LIBERO, not on the machine that recorded.
-    bddl_file_name = f"libero/libero/bddl_files/{task.suite}/{task.bddl_file.name}"
-    env_args = {
-        "type": 1,  # robomimic's number for robosuite environments
-        "env_name": env_name,
-        "problem_name": problem_info["problem_name"],
-        "bddl_file": bddl_file_name,
-        "env_kwargs": {
-            "robots": ["Panda"],
-            "controller_configs": robosuite.load_controller_config(default_controller="OSC_POSE"),
-            "bddl_file_name": bddl_file_name,
-            "has_renderer": False,
-            "has_offscreen_renderer": True,
-            "ignore_done": True,
-            "use_camera_obs": True,
-            "camera_depths": False,
-            "camera_names": ["robot0_eye_in_hand", "agentview"],
-            "reward_shaping": True,
-            "control_freq": 20,
-            "camera_heights": recording.image_size,
-            "camera_widths": recording.image_size,
-            "camera_segmentations": None,
-        },
+def _describe(settings: RecordingSettings, version: int) -> dict[str, Any]:
+    described = {
+        **asdict(settings),
+        "visuals": check_visuals(settings.visuals),
+        "assets": resolve_assets().kind,
+        "version": version,
     }
-    return {
-        "env_name": env_name,
-        "env_args": json.dumps(env_args),
-        "problem_info": json.dumps(problem_info),
-        "bddl_file_name": bddl_file_name,
-        "bddl_file_content": task.bddl_file.read_text(),
-        "tag": "srpo-env",
-    }
+    content: dict[str, Any] = json.loads(json.dumps(described))  # as it is read from a file
+    return content

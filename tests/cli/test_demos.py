@@ -11,7 +11,7 @@ from srpo_env.libero.demos import read_demos
 pytestmark = pytest.mark.libero
 
 
-def test_it_records_the_tasks_that_were_asked_for(tmp_path, capsys):
+def test_the_chosen_tasks_are_recorded(tmp_path, capsys):
     arguments = ["--tasks", "1,5", "--demos-per-task", "1", "--image-size", "8"]
     assert cli.main(["demos", "--out", str(tmp_path), *arguments]) == 0
     assert "2 files" in capsys.readouterr().out
@@ -25,17 +25,17 @@ def test_it_records_the_tasks_that_were_asked_for(tmp_path, capsys):
 def test_ctrl_c_keeps_the_finished_files_and_no_others(tmp_path, monkeypatch):
     from srpo_env.cli import demos
 
-    record_task = demos.record_task
+    record_demos = demos.record_demos
 
     def interrupted(suite, task_id, folder, recording, **options):
         if task_id == 5:
             options["progress"] = press_ctrl_c
-        return record_task(suite, task_id, folder, recording, **options)
+        return record_demos(suite, task_id, folder, recording, **options)
 
     def press_ctrl_c(success):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demos, "record_task", interrupted)
+    monkeypatch.setattr(demos, "record_demos", interrupted)
     arguments = ["--tasks", "1,5", "--demos-per-task", "1", "--image-size", "8"]
     assert cli.main(["demos", "--out", str(tmp_path), *arguments]) == 130
     (kept,) = tmp_path.iterdir()
@@ -51,8 +51,10 @@ def test_numbers_and_ranges_are_read(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "-1", "3-1", "1,,2", "1.5"])
-def test_what_is_no_list_of_numbers_is_refused(text):
-    with pytest.raises(ValueError, match="`--tasks` must be numbers and ranges, as in 0-4,7, got"):
+def test_invalid_lists_of_numbers_are_refused(text):
+    with pytest.raises(
+        ValueError, match="`--tasks` must be numbers and ranges, for example 0-4,7, got"
+    ):
         numbers(text, "--tasks")
 
 
@@ -61,7 +63,7 @@ def test_what_is_no_list_of_numbers_is_refused(text):
     [
         (["--suite", "libero_goal"], "`--suite` must be libero_object"),
         (["--tasks", "10"], "`task_id` must be in 0..9"),
-        (["--demos-per-task", "41"], "the expert would repeat itself: got 41 of 40"),
+        (["--demos-per-task", "41"], "the expert repeats itself exactly: got 41 of 40"),
         (["--init-states", "0-50"], "`init_states` must be in 0..49"),
     ],
 )

@@ -90,13 +90,13 @@ def test_an_episode_that_ends_otherwise_than_meant_is_tried_with_the_next_seed(
     first_seeds = {seed for _, _, seed in SMALL.plan(7)}
     fake_play(monkeypatch, lambda kind, seed: KINDS[kind].succeeds ^ (seed in first_seeds))
     done = record_behaviours(7, tmp_path, SMALL)
-    assert done.rejected == 2
+    assert done.num_rejected == 2
     assert {episode.seed - 1 for episode in read_behaviours(done.file)} == first_seeds
 
 
 def test_a_kind_that_never_ends_as_meant_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
     fake_play(monkeypatch, lambda kind, seed: False)
-    with pytest.raises(ValueError, match=r"of kind '\w+' must succeed, and 20 in a row of pick_up"):
+    with pytest.raises(ValueError, match=r"of kind '\w+' must succeed, but 20 in a row of pick_up"):
         record_behaviours(7, tmp_path, SMALL)
     assert list(tmp_path.iterdir()) == []
 
@@ -117,7 +117,7 @@ def test_wrong_settings_are_refused(settings, message):
 
 def test_the_command_records_what_was_asked_for(tmp_path, capsys):
     arguments = ["--tasks", "7", "--successes", "1", "--failures", "0", "--image-size", str(SIZE)]
-    assert cli.main(["episodes", "--out", str(tmp_path), *arguments]) == 0
+    assert cli.main(["record-behaviours", "--out", str(tmp_path), *arguments]) == 0
     assert "1 files" in capsys.readouterr().out
     (episode,) = read_behaviours(tmp_path)
     assert (episode.task_id, episode.success) == (7, True)

@@ -7,22 +7,22 @@ import pytest
 
 h5py = pytest.importorskip("h5py")
 
+from srpo_env.libero.demo_recording import DemoRecording, record_demos  # noqa: E402
 from srpo_env.libero.demos import demo_file, read_demos  # noqa: E402
 from srpo_env.libero.env import LiberoEnv  # noqa: E402
 from srpo_env.libero.experts import Attempt  # noqa: E402
-from srpo_env.libero.recording import Recording, record_task  # noqa: E402
 from srpo_env.libero.suites import get_task  # noqa: E402
 
 pytestmark = pytest.mark.libero
 
 SUITE, TASK_ID = "libero_object", 9
 SIZE = 16
-RECORDING = Recording(demos_per_task=2, init_states=(3, 7), noise=0.1, image_size=SIZE, seed=1)
+RECORDING = DemoRecording(demos_per_task=2, init_states=(3, 7), noise=0.1, image_size=SIZE, seed=1)
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    return record_task(SUITE, TASK_ID, tmp_path_factory.mktemp("demos"), RECORDING)
+    return record_demos(SUITE, TASK_ID, tmp_path_factory.mktemp("demos"), RECORDING)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def data(recorded):
 def test_it_records_what_was_asked_for(recorded):
     task = get_task(SUITE, TASK_ID)
     assert recorded.file == demo_file(recorded.file.parent, task.name)
-    assert (recorded.num_demos, recorded.failures) == (2, 0)
+    assert (recorded.num_episodes, recorded.num_rejected) == (2, 0)
     demos = list(read_demos(recorded.file))
     assert [demo.instruction for demo in demos] == [task.instruction] * 2
     assert demos[0].images["wrist"].shape == (len(demos[0].actions), SIZE, SIZE, 3)
@@ -129,20 +129,20 @@ def test_the_initial_states_are_those_allowed_each_once(data):
 
 def test_the_same_settings_again_leave_the_file_alone(recorded):
     before = recorded.file.stat().st_mtime_ns
-    again = record_task(SUITE, TASK_ID, recorded.file.parent, RECORDING)
+    again = record_demos(SUITE, TASK_ID, recorded.file.parent, RECORDING)
     assert again.skipped
-    assert (again.num_demos, again.file.stat().st_mtime_ns) == (2, before)
+    assert (again.num_episodes, again.file.stat().st_mtime_ns) == (2, before)
 
 
 def test_other_settings_do_not_replace_a_file_unless_told_to(tmp_path):
-    one = Recording(demos_per_task=1, image_size=8)
-    first = record_task(SUITE, TASK_ID, tmp_path, one)
-    other = Recording(demos_per_task=1, image_size=8, seed=1)
+    one = DemoRecording(demos_per_task=1, image_size=8)
+    first = record_demos(SUITE, TASK_ID, tmp_path, one)
+    other = DemoRecording(demos_per_task=1, image_size=8, seed=1)
     with pytest.raises(FileExistsError, match=r"recorded with other settings.*--overwrite"):
-        record_task(SUITE, TASK_ID, tmp_path, other)
+        record_demos(SUITE, TASK_ID, tmp_path, other)
     with h5py.File(first.file) as file:
         before = file["data/demo_0/states"][0]
-    record_task(SUITE, TASK_ID, tmp_path, other, overwrite=True)
+    record_demos(SUITE, TASK_ID, tmp_path, other, overwrite=True)
     with h5py.File(first.file) as file:
         assert not np.array_equal(file["data/demo_0/states"][0], before)
 
@@ -156,24 +156,24 @@ def fake_expert(monkeypatch, *successes):
         observe()
         return Attempt(next(outcomes), np.zeros((1, 7)), np.zeros((1, 7)))
 
-    monkeypatch.setattr("srpo_env.libero.recording.run_expert", run)
+    monkeypatch.setattr("srpo_env.libero.demo_recording.run_expert", run)
 
 
 def test_failures_are_counted_and_not_stored(tmp_path, monkeypatch):
     fake_expert(monkeypatch, False, True, False, True)
     seen = []
-    recording = Recording(demos_per_task=2, image_size=8)
-    recorded = record_task(SUITE, TASK_ID, tmp_path, recording, progress=seen.append)
-    assert (recorded.num_demos, recorded.failures) == (2, 2)
+    recording = DemoRecording(demos_per_task=2, image_size=8)
+    recorded = record_demos(SUITE, TASK_ID, tmp_path, recording, progress=seen.append)
+    assert (recorded.num_episodes, recorded.num_rejected) == (2, 2)
     assert seen == [False, True, False, True]
     assert len(list(read_demos(recorded.file))) == 2
 
 
 def test_an_expert_that_never_succeeds_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
     fake_expert(monkeypatch, *[False] * 3)
-    recording = Recording(demos_per_task=1, init_states=(0, 1, 2), image_size=8)
-    with pytest.raises(ValueError, match=r"1 times, and did 0 times in 3 episodes"):
-        record_task(SUITE, TASK_ID, tmp_path, recording)
+    recording = DemoRecording(demos_per_task=1, init_states=(0, 1, 2), image_size=8)
+    with pytest.raises(ValueError, match=r"1 times, but did so 0 times in 3 episodes"):
+        record_demos(SUITE, TASK_ID, tmp_path, recording)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,15 +184,15 @@ def test_an_expert_that_never_succeeds_is_an_error_and_leaves_no_file(tmp_path, 
         ({"init_states": ()}, "`init_states` must name at least one initial state, got none"),
         ({"noise": -1.0}, r"`noise` must be at least 0, got -1\.0"),
         ({"noise": float("nan")}, "`noise` must be at least 0, got nan"),
-        ({"demos_per_task": 3, "init_states": (0, 1)}, "would repeat itself: got 3 of 2"),
+        ({"demos_per_task": 3, "init_states": (0, 1)}, "repeats itself exactly: got 3 of 2"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Recording(**settings)
+        DemoRecording(**settings)
 
 
 def test_an_initial_state_that_the_task_lacks_is_refused(tmp_path):
-    recording = Recording(demos_per_task=1, init_states=(49, 50))
+    recording = DemoRecording(demos_per_task=1, init_states=(49, 50))
     with pytest.raises(ValueError, match=r"`init_states` must be in 0\.\.49 .*got 50"):
-        record_task(SUITE, TASK_ID, tmp_path, recording)
+        record_demos(SUITE, TASK_ID, tmp_path, recording)
