@@ -1,4 +1,4 @@
-"""LIBERO as Gymnasium environments: assets, fast simulation, scripted experts."""
+"""LIBERO as Gymnasium environments: assets, fast simulation, scripted experts, recording."""
 
 from srpo_env.machine import require_extra
 

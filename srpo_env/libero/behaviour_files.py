@@ -1,7 +1,8 @@
-"""Files of episodes of many kinds, one HDF5 file per task and set of assets: made once, read often.
+"""Reads and writes files of behaviours, one HDF5 file per task and kind of assets.
 
 ``data/episode_0``, ... each hold ``obs/agentview_rgb`` (upright), ``progress``, and as attributes
-what makes the episode again: task, initial state, kind, seed. Needs no simulator.
+everything that is needed to play the episode again: task, initial state, kind, seed. Needs no
+simulator.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.libero.demos import IMAGE_KEYS, read_demos, whole_file
+from srpo_env.libero.demos import IMAGE_KEYS, read_demos
+from srpo_env.libero.hdf5 import find_files, open_file, whole_file
 
 Floats = npt.NDArray[np.float64]
 Frames = npt.NDArray[np.uint8]
@@ -29,24 +31,24 @@ VIDEO = f"obs/{IMAGE_KEYS['agentview']}"
 
 @dataclass(frozen=True)
 class BehaviourEpisode:
-    """One episode: what the camera saw at each look, and how far it truly was."""
+    """One episode: frames of the camera, and the oracle progress at the same times."""
 
     task_id: int
-    """in LIBERO's order of libero_object"""
+    """index in libero_object"""
     init_state_id: int
     kind: str
     seed: int
     success: bool
     num_steps: int
-    """control steps"""
+    """number of control steps"""
     frames: Frames
     """``agentview`` at the start, after every chunk and at the end, upright; (T, H, W, 3)"""
     progress: Floats
-    """as :class:`~srpo_env.libero.oracle.TrueProgress` has it at the same times, ``(T,)``"""
+    """oracle progress (:class:`~srpo_env.libero.oracle.OracleProgress`) at each frame, ``(T,)``"""
 
     @property
-    def furthest(self) -> float:
-        """The most progress that was seen."""
+    def max_progress(self) -> float:
+        """Maximum oracle progress over the frames."""
         return float(self.progress.max())
 
 
@@ -97,37 +99,38 @@ def read_behaviours(source: str | Path | Iterable[str | Path]) -> Iterator[Behav
     """Yields the episodes of files, one in memory at a time.
 
     Args:
-        source: A folder (all ``*.hdf5`` in it, by name), a file, or several of either.
+        source: A folder (all its ``*.hdf5`` files, sorted by name), a file, or several of either.
 
     Raises:
-        FileNotFoundError: If a path does not exist, or a folder holds no HDF5 file.
-        ValueError: If a file is no HDF5 file, or holds something else.
+        FileNotFoundError: If a path does not exist, or a folder has no HDF5 file.
+        ValueError: If a file is not an HDF5 file, or was not recorded by
+            ``srpo-env record-behaviours``.
     """
-    for path in _files(source):
-        if not _is_ours(path):
+    for path in find_files(source, "srpo-env record-behaviours"):
+        if not _holds_behaviours(path):
             raise ValueError(
-                f"{str(path)!r} holds no episodes that `srpo-env record-behaviours` has recorded"
+                f"{str(path)!r} must be a file recorded by `srpo-env record-behaviours`"
             )
         yield from _read(path)
 
 
 def read_videos(source: str | Path | Iterable[str | Path], chunk: int = 8) -> Iterator[Frames]:
-    """Yields agent-view videos: of our episodes, and of demonstrations in LIBERO's layout.
+    """Yields agent-view videos of behaviours, and of demonstrations in LIBERO's layout.
 
     Args:
-        source: A folder (all ``*.hdf5`` in it, by name), a file, or several of either.
-        chunk: Of demonstrations, which have an image per control step, every so many are taken,
-            and the last.
+        source: A folder (all its ``*.hdf5`` files, sorted by name), a file, or several of either.
+        chunk: Control steps between two frames of a demonstration, which has an image per control
+            step; the last image is always included.
 
     Yields:
         Upright frames, each video ``(num_frames, height, width, 3)``.
 
     Raises:
-        FileNotFoundError: If a path does not exist, or a folder holds no HDF5 file.
-        ValueError: If a file is no HDF5 file, or holds something else.
+        FileNotFoundError: If a path does not exist, or a folder has no HDF5 file.
+        ValueError: If a file is not an HDF5 file, or has another layout.
     """
-    for path in _files(source):
-        if _is_ours(path):
+    for path in find_files(source, "srpo-env record-behaviours"):
+        if _holds_behaviours(path):
             yield from (episode.frames for episode in _read(path))
         else:
             for demo in read_demos(path):
@@ -136,30 +139,14 @@ def read_videos(source: str | Path | Iterable[str | Path], chunk: int = 8) -> It
                 yield frames[times]
 
 
-def _files(source: str | Path | Iterable[str | Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in map(Path, [source] if isinstance(source, str | Path) else source):
-        found = sorted(path.glob("*.hdf5")) if path.is_dir() else [path]
-        if not found or not found[0].is_file():
-            raise FileNotFoundError(
-                f"there must be *.hdf5 files at {str(path)!r}, and there is none; "
-                "`srpo-env record-behaviours` records some"
-            )
-        files += found
-    return files
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        with h5py.File(path, "r") as file:
-            data = file.get("data")
-            return data is not None and data.attrs.get("format") == FORMAT
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} is no HDF5 file, or is damaged: {error}") from error
+def _holds_behaviours(path: Path) -> bool:
+    with open_file(path) as file:
+        data = file.get("data")
+        return data is not None and data.attrs.get("format") == FORMAT
 
 
 def _read(path: Path) -> Iterator[BehaviourEpisode]:
-    with h5py.File(path, "r") as file:
+    with open_file(path) as file:
         data = file["data"]
         for number in range(len(data)):
             group = data[f"episode_{number}"]

@@ -1,8 +1,8 @@
-"""Episodes of many kinds: how the scripted expert succeeds, and how a policy fails.
+"""Plays behaviours: episodes in which a scripted hand succeeds or fails in many ways.
 
-A world model learns from them, and a reward is judged on them: each episode comes with its video
-and its true progress. What a kind leaves open (speed, noise, where and how it fails) is drawn from
-the episode's own seed, so that any episode can be made again by itself.
+World models are trained on them and rewards are evaluated on them: each episode has its video and
+its oracle progress. Speed, noise, and where and how an episode fails are drawn from its own seed,
+so that any episode can be played again by itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.libero.experts import CLOSE, OPEN, PickAndPlaceExpert
-from srpo_env.libero.oracle import STAGES, TrueProgress
+from srpo_env.libero.oracle import STAGES, OracleProgress
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import MAX_STEPS
 
@@ -23,41 +23,41 @@ Floats = npt.NDArray[np.float64]
 Actions = Iterator[Floats]
 
 HALT = 0.0
-"""Gripper command that leaves the fingers where they are; robosuite takes the sign"""
+"""Gripper command that keeps the fingers where they are; robosuite uses only the sign."""
 
 UP = np.array([0.0, 0.0, 1.0])
 
 MAX_NOISE = 0.3
-"""Greatest standard deviation of the noise on executed motions, which are in [-1, 1]"""
+"""Largest standard deviation of the noise on executed motions, which are in [-1, 1]."""
 
 HIGH = 0.3
-"""Height over the floor, in metres, at which an empty hand travels to the basket"""
+"""Height above the floor, in metres, at which an empty hand moves to the basket."""
 
 
 class Scene:
-    """What the kinds of behaviour act in: a running episode and the draws of its seed."""
+    """A running episode and the random generator of its seed."""
 
     def __init__(self, simulation: Simulation, rng: np.random.Generator) -> None:
-        """Begins an episode in the state that the simulator is in."""
+        """Starts an episode in the simulator's current state."""
         self.simulation, self.rng = simulation, rng
         self.expert = PickAndPlaceExpert(simulation)
-        self.meter = TrueProgress(simulation)
-        self.progress = self.meter.measure()
+        self.oracle = OracleProgress(simulation)
+        self.progress = self.oracle.measure()
 
     @property
     def hand(self) -> Floats:
-        """The grip point, in metres, shape ``(3,)``."""
+        """Position of the grip point in metres, shape ``(3,)``."""
         return self.simulation.grip_position
 
     @property
     def basket(self) -> Floats:
-        """Position of the basket, in metres, shape ``(3,)``."""
+        """Position of the basket in metres, shape ``(3,)``."""
         name = self.simulation.objects_of_interest[1]
         position: Floats = self.simulation.data.xpos[self.simulation.objects[name]].copy()
         return position
 
 
-# --- The kinds: each yields one action per control step, looking at the scene before each ---------
+# --- Kinds: generators that yield one action per control step, from the scene's current state ---
 
 
 def _expert(scene: Scene) -> Actions:
@@ -66,35 +66,35 @@ def _expert(scene: Scene) -> Actions:
 
 
 def _high(scene: Scene) -> Actions:
-    """Another strategy that succeeds: carries the object high over all else."""
+    """Succeeds in another way: carries the object high above everything else."""
     expert = PickAndPlaceExpert(scene.simulation, clearance=scene.rng.uniform(0.18, 0.22))
     while True:
         yield expert.act()
 
 
 def _stops_in(stage: str) -> Callable[[Scene], Actions]:
-    """Does as the expert does up to a point within a stage, and no more."""
+    """Returns a kind that acts like the expert up to a random point of a stage, then stops."""
     first = STAGES.index(stage) / len(STAGES)
 
     def actions(scene: Scene) -> Actions:
-        # Short of the stage's end, as a control step may go a good part of the way. Fingers go on
-        # for a moment after they are halted.
+        # Before the stage's end, because a control step can cover a large part of it, and fingers
+        # keep moving for a moment after they are halted.
         limit = first + scene.rng.uniform(0.02, 0.5 if stage == "grasp" else 0.9) / len(STAGES)
         gripper = OPEN
         while scene.progress < limit:
             action = scene.expert.act()
             gripper = action[6]
             yield action
-        # Fingers that were about to close stop as well; those that hold something keep it.
+        # Closing fingers stop, too. Fingers that hold something keep it.
         closing = stage == "grasp" and gripper == CLOSE
-        wander = stage not in ("grasp", "lower")  # it might get further by accident
+        wander = stage not in ("grasp", "lower")  # it could make progress by accident
         yield from _linger(scene, HALT if closing else gripper, wander=wander)
 
     return actions
 
 
 def _drops(scene: Scene) -> Actions:
-    """Loses the object while lifting or carrying it, and goes on without, or stays."""
+    """Drops the object while lifting or carrying it; continues without it, or stays."""
     limit = scene.rng.uniform(0.45, 0.72)
     while scene.progress < limit:
         yield scene.expert.act()
@@ -106,14 +106,14 @@ def _drops(scene: Scene) -> Actions:
 
 
 def _misses(scene: Scene) -> Actions:
-    """Closes the fingers beside or above the object, and delivers nothing."""
+    """Closes the fingers beside or above the object, and goes to the basket without it."""
     rng = scene.rng
     grasp = scene.expert.current_grasp()
     place = grasp.position.copy()
     if rng.random() < 0.5:
         angle = rng.uniform(-np.pi, np.pi)
         place[:2] += rng.uniform(0.05, 0.09) * np.array([np.cos(angle), np.sin(angle)])
-        place[2] += 0.02  # fingers on the floor would push what stands there
+        place[2] += 0.02  # fingers at floor level would push other objects
     else:
         top = float(scene.expert.shape.corners()[..., 2].max())
         place[2] = top + rng.uniform(0.025, 0.06)
@@ -128,7 +128,7 @@ def _misses(scene: Scene) -> Actions:
 
 
 def _takes_another(scene: Scene) -> Actions:
-    """Delivers an object that nobody asked for."""
+    """Delivers another object than the task's."""
     wanted, basket = scene.simulation.objects_of_interest
     others = sorted(set(scene.simulation.objects) - {wanted, basket})
     expert = PickAndPlaceExpert(scene.simulation, target=str(scene.rng.choice(others)))
@@ -137,25 +137,25 @@ def _takes_another(scene: Scene) -> Actions:
 
 
 def _moves_at_random(scene: Scene) -> Actions:
-    """A random walk of the hand's velocity; now and then the fingers open or close."""
+    """Moves with a velocity that is a random walk; the fingers open or close at random times."""
     rng = scene.rng
-    middle = np.array([0.0, 0.0, 0.15])  # of what the camera sees
-    memory = rng.uniform(0.8, 0.97)  # share of the velocity that is kept in a control step
+    middle = np.array([0.0, 0.0, 0.15])  # of the camera's view
+    memory = rng.uniform(0.8, 0.97)  # share of the velocity that is kept per control step
     velocity, gripper = rng.normal(0.0, 0.6, 6), OPEN
     while True:
         velocity = memory * velocity + np.sqrt(1.0 - memory**2) * rng.normal(0.0, 0.6, 6)
         velocity[:3] += 0.1 * (middle - scene.hand)
         if rng.random() < 0.03:
             gripper = -gripper
-        # Little turning: a hand upside down is no failure that a policy shows.
+        # Small rotations only: policies do not turn the hand upside down.
         yield np.array([*velocity[:3], *(0.2 * velocity[3:]), gripper])
 
 
-# --- Parts of them --------------------------------------------------------------------------------
+# --- Parts of kinds -------------------------------------------------------------------------------
 
 
 def _go(scene: Scene, place: Floats, gripper: float, yaw: float | None = None) -> Actions:
-    """Moves the hand to a place in metres, or as near as it comes."""
+    """Moves the hand to a position in metres; stops after a limited number of steps."""
     for _ in range(70):
         if np.linalg.norm(place - scene.hand) < 0.02:
             return
@@ -163,7 +163,7 @@ def _go(scene: Scene, place: Floats, gripper: float, yaw: float | None = None) -
 
 
 def _pretend_to_deliver(scene: Scene, gripper: float) -> Actions:
-    """Carries nothing to the basket and lets go of it."""
+    """Moves to the basket without an object, and opens the fingers there."""
     yield from _go(scene, np.array([*scene.hand[:2], HIGH]), gripper)
     yield from _go(scene, np.array([*scene.basket[:2], HIGH]), gripper)
     yield from _go(scene, scene.basket + 0.15 * UP, gripper)
@@ -172,7 +172,7 @@ def _pretend_to_deliver(scene: Scene, gripper: float) -> Actions:
 
 
 def _linger(scene: Scene, gripper: float, *, wander: bool = True) -> Actions:
-    """Stays for the rest of the episode: still, or drifting about the place."""
+    """Stays for the rest of the episode: without motion, or drifting around the position."""
     place, drift = scene.hand.copy(), np.zeros(3)
     size = scene.rng.choice([0.0, 0.02]) if wander else 0.0
     while True:
@@ -180,33 +180,34 @@ def _linger(scene: Scene, gripper: float, *, wander: bool = True) -> Actions:
         yield scene.expert.move_to(place + drift, gripper)
 
 
-# --- What they are called -------------------------------------------------------------------------
+# --- Names ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One way in which an episode goes."""
+    """One kind of behaviour."""
 
     actions: Callable[[Scene], Actions]
     succeeds: bool
-    least_speed: float = 0.5
-    """share of the expert's speed that an episode has at least; each draws its own up to 1"""
+    """whether episodes of this kind are intended to succeed"""
+    min_speed: float = 0.5
+    """minimum speed of an episode, relative to the expert's; drawn from [min_speed, 1]"""
     max_noise: float = MAX_NOISE / 2
-    """noise on executed motions that an episode has at most; each draws its own from 0"""
+    """maximum noise on an episode's executed motions; drawn from [0, max_noise]"""
 
 
 KINDS: dict[str, Kind] = {
-    "expert": Kind(_expert, succeeds=True, least_speed=1.0, max_noise=0.0),
-    "noisy": Kind(_expert, succeeds=True, least_speed=1.0, max_noise=MAX_NOISE),
-    "slow": Kind(_expert, succeeds=True, least_speed=0.6),
-    "high": Kind(_high, succeeds=True, least_speed=0.8),
+    "expert": Kind(_expert, succeeds=True, min_speed=1.0, max_noise=0.0),
+    "noisy": Kind(_expert, succeeds=True, min_speed=1.0, max_noise=MAX_NOISE),
+    "slow": Kind(_expert, succeeds=True, min_speed=0.6),
+    "high": Kind(_high, succeeds=True, min_speed=0.8),
     **{f"stops_in_{stage}": Kind(_stops_in(stage), succeeds=False) for stage in STAGES},
-    "misses": Kind(_misses, succeeds=False, least_speed=0.7),
-    "drops": Kind(_drops, succeeds=False, least_speed=0.7),
-    "takes_another": Kind(_takes_another, succeeds=False, least_speed=0.8),
-    "random": Kind(_moves_at_random, succeeds=False, least_speed=1.0, max_noise=0.0),
+    "misses": Kind(_misses, succeeds=False, min_speed=0.7),
+    "drops": Kind(_drops, succeeds=False, min_speed=0.7),
+    "takes_another": Kind(_takes_another, succeeds=False, min_speed=0.8),
+    "random": Kind(_moves_at_random, succeeds=False, min_speed=1.0, max_noise=0.0),
 }
-"""All kinds by name; ``succeeds`` says what the kind is meant to end in"""
+"""All kinds by name."""
 
 SUCCESSES = tuple(name for name, kind in KINDS.items() if kind.succeeds)
 FAILURES = tuple(name for name, kind in KINDS.items() if not kind.succeeds)
@@ -224,19 +225,20 @@ def play(
 ) -> BehaviourEpisode:
     """Plays one episode up to success or the limit of control steps.
 
-    A kind *means* to succeed or to fail; what came of it, the episode's ``success`` says.
+    A kind is only *intended* to succeed or to fail; the episode's ``success`` is the result.
 
     Args:
         simulation: A task of libero_object.
         kind: A name in ``KINDS``.
-        init_state_id: Which of the task's stored initial states to start from.
-        seed: Of all that the kind leaves open; with task and initial state, it fixes the episode.
-        chunk: Control steps between two frames, as ``LiberoEnv`` has them.
-        max_steps: The limit; default: the suite's.
+        init_state_id: Stored initial state of the task to start from.
+        seed: Random seed; together with task, kind and initial state, it determines the episode.
+        chunk: Control steps between two frames, as in ``LiberoEnv``.
+        max_steps: Limit of control steps; default: the suite's.
         settle_steps: Control steps without motion before the first frame.
 
     Raises:
-        ValueError: If the task, the kind or the initial state is none of those.
+        ValueError: If the task is not one of libero_object, or there is no such kind or initial
+            state.
     """
     if kind not in KINDS:
         raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -249,9 +251,10 @@ def play(
 
     number = list(KINDS).index(kind)
     rng = np.random.default_rng([seed, simulation.task.task_id, init_state_id, number])
-    scene, manner = Scene(simulation, rng), KINDS[kind]
-    speed, noise = rng.uniform(manner.least_speed, 1.0), rng.uniform(0.0, manner.max_noise)
-    actions = manner.actions(scene)
+    scene, behaviour = Scene(simulation, rng), KINDS[kind]
+    speed = rng.uniform(behaviour.min_speed, 1.0)
+    noise = rng.uniform(0.0, behaviour.max_noise)
+    actions = behaviour.actions(scene)
     frames, progress = [simulation.render("agentview")], [scene.progress]
     success, steps, limit = False, 0, max_steps or MAX_STEPS[simulation.task.suite]
     while not success and steps < limit:
@@ -259,7 +262,7 @@ def play(
         action[:3] *= speed
         action[:6] += noise * rng.standard_normal(6)
         success = simulation.step(np.clip(action, -1.0, 1.0))
-        scene.progress = scene.meter.measure()
+        scene.progress = scene.oracle.measure()
         steps += 1
         if success or steps == limit or steps % chunk == 0:
             frames.append(simulation.render("agentview"))

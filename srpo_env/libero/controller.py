@@ -1,9 +1,9 @@
-"""robosuite's operational-space controller without its overhead, equal to it to the last bit.
+"""robosuite's operational-space controller without its overhead, equal to the last bit.
 
-Upstream's controller asks MuJoCo for the same quantities again and again, by name. Here they are
-read once per substep, and one compiled function turns them into joint torques. The arithmetic (its
-order, its memory layouts) is robosuite's own, as is the quirk after a reset: see
-`OscController.reset`.
+Upstream's controller reads the same quantities from MuJoCo repeatedly and by name. Here they are
+read once per substep, and one compiled function turns them into joint torques. The arithmetic, its
+order and its memory layouts are robosuite's own, and so is the behaviour after a reset, see
+:meth:`OscController.reset`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, o
 Floats = npt.NDArray[np.float64]
 
 ARM_JOINTS = 7
-NULLSPACE_KP = (
-    10  # robosuite's default gain; its compiled function does not take a default from here
-)
+NULLSPACE_KP = 10
+"""robosuite's default gain; compiled functions cannot call it with a default argument."""
 
 
 class OscController:
-    """Turns 7-d actions (position, axis-angle, gripper; each in [-1, 1]) into MuJoCo's controls.
+    """Turns actions (position, axis-angle, gripper; 7 numbers in [-1, 1]) into MuJoCo's controls.
 
-    The robot's arm must own the first seven joints and actuators of the model, the gripper the next
-    two actuators, as LIBERO's Panda does.
+    The first seven joints and actuators of the model must belong to the arm, and the next two
+    actuators to the gripper, as in LIBERO's Panda.
     """
 
     def __init__(self, robot: Any, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        """Takes over the constants of ``robot`` (robosuite's), which must have been reset."""
+        """Copies the constants of robosuite's ``robot``, which must have been reset."""
         self._model, self._data = model, data
         self._osc = osc = robot.controller
         self._site = model.site(osc.eef_name).id
@@ -45,7 +44,7 @@ class OscController:
         self._finger_weight = 0.5 * (finger_range[:, 1] - finger_range[:, 0])
         self._finger_speed = np.array([-1.0, 1.0]) * robot.gripper.speed
 
-        # Views into MuJoCo's memory: looking an attribute up costs as much as the arithmetic.
+        # Views into MuJoCo's memory, because an attribute access costs as much as the arithmetic.
         self._eef_pos = data.site_xpos[self._site]
         self._eef_ori = data.site_xmat[self._site].reshape(3, 3)
         self._qpos, self._qvel, self._bias, self._ctrl = (
@@ -60,10 +59,10 @@ class OscController:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the goal, as a fresh robosuite controller has none."""
+        """Resets the goal to that of a new robosuite controller."""
         self.goal_ori = self._initial_ori.copy()
         self.fingers = np.zeros(2)
-        # robosuite computes a controller's state when it is made, before the initial state is set,
+        # robosuite computes a controller's state at its creation, before the initial state is set,
         # and not again in the first substep. So an episode's first torque is for the rest pose.
         self.fresh = True
 
@@ -74,7 +73,7 @@ class OscController:
             osc.ee_pos, osc.ee_ori_mat = self._initial.eef_pos, self._initial.eef_ori
         else:
             osc.ee_pos, osc.ee_ori_mat = self._eef_pos.copy(), self._eef_ori.copy()
-        osc.new_update = False  # keeps robosuite from another mj_forward
+        osc.new_update = False  # prevents another mj_forward in robosuite
         osc.goal_ori = self.goal_ori
         osc.set_goal(action[:6])
         self.goal_pos, self.goal_ori = osc.goal_pos, osc.goal_ori
@@ -85,7 +84,7 @@ class OscController:
         osc = self._osc
         if self.fresh:
             self.fresh = False
-            torques = _torques(  # type: ignore[call-arg]  # a compiled function's type has no star
+            torques = _torques(  # type: ignore[call-arg]  # the compiled function's type has no *args
                 *self._initial.arguments(), self._bias, self.goal_pos, self.goal_ori,
                 osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
             )  # fmt: skip
@@ -107,10 +106,10 @@ class OscController:
 
 
 class _ArmBuffers:
-    """Where the arm's part of the simulator's matrices goes.
+    """Buffers for the arm's part of the simulator's matrices.
 
-    In column order, as robosuite's fancy indexing leaves them: the order decides which BLAS routine
-    multiplies them, and so the last bit.
+    In column order, as robosuite's fancy indexing returns them: the order determines which BLAS
+    routine multiplies them, and thereby the last bit.
     """
 
     def __init__(self) -> None:
@@ -121,7 +120,7 @@ class _ArmBuffers:
 
 
 class _Kinematics:
-    """What robosuite's controller knew of the arm when it was made."""
+    """The arm's kinematics at the creation of robosuite's controller."""
 
     def __init__(self, osc: Any) -> None:
         self.eef_pos, self.eef_ori = osc.ee_pos.copy(), osc.ee_ori_mat.copy()
@@ -138,7 +137,7 @@ class _Kinematics:
         if not osc.new_update:
             return cls(osc)
         raise ValueError(
-            "the controller has run since it was made; take its constants before a step"
+            "the controller has run since its creation: copy its constants before the first step"
         )
 
     def arguments(self) -> tuple[Any, ...]:
@@ -158,8 +157,8 @@ def _torques_from_simulator(
             jac_ori[i, j] = jac[i + 3, j] = jac_ori_all[i, j]
         for i in range(7):
             mass[i, j] = mass_all[i, j]
-    # Over all joints of the scene, not the arm's seven: the zeros do not change the value, but the
-    # number of terms decides how BLAS groups them.
+    # Over all joints of the scene, not only the arm's seven: the zeros do not change the value, but
+    # the number of terms determines how BLAS groups them.
     vel_pos = np.dot(jac_pos_all, qvel)
     vel_ori = np.dot(jac_ori_all, qvel)
     return _torques(
@@ -175,7 +174,10 @@ def _torques(
     bias: Floats, goal_pos: Floats, goal_ori: Floats, rest_joints: Floats, kp: Floats, kd: Floats,
     low: Floats, high: Floats,
 ) -> Floats:  # fmt: skip
-    """Joint torques of the arm, shape ``(7,)``. Khatib (1987), as robosuite 1.4 writes it."""
+    """Returns the arm's joint torques, shape ``(7,)``.
+
+    Source: Khatib (1987), as implemented in robosuite 1.4.
+    """
     ori_error = orientation_error(goal_ori, eef_ori)
     force = (goal_pos - eef_pos) * kp[:3] + (-vel_pos) * kd[:3]
     torque = ori_error * kp[3:6] + (-vel_ori) * kd[3:6]

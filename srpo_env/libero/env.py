@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Dict, Space
 
-from srpo_env.libero.oracle import TrueProgress
-from srpo_env.libero.pool import Seat, shared_simulation
+from srpo_env.libero.oracle import OracleProgress
+from srpo_env.libero.pool import EpisodeSlot, shared_simulation
 from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import MAX_STEPS, check_suite_name, get_task, tasks_of
 from srpo_env.libero.visuals import Visuals, check_visuals
@@ -20,30 +20,36 @@ Observation = dict[str, npt.NDArray[Any]]
 
 
 class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
-    """The tasks of one LIBERO suite; which task and initial state, each reset decides.
+    """The tasks of one LIBERO suite; each reset selects a task and an initial state.
 
     Observation, a Dict:
 
-    * ``agentview``, ``wrist``: uint8 images, upright, ``(image_size, image_size, 3)``; those that
-      ``cameras`` names;
+    * ``agentview``, ``wrist``: uint8 images, upright, ``(image_size, image_size, 3)``; only the
+      ones in ``cameras``;
     * ``proprio``: float32 ``(8,)``: gripper position (m), its orientation as axis-angle (rad), two
       finger positions (m).
 
     Action: a *chunk* of control steps, ``(chunk, 7)`` in [-1, 1]: change of position (1 is 5 cm)
-    and of orientation (1 is 0.5 rad), gripper (negative opens, positive closes). Values beyond are
-    cut off, as robosuite does. The images show the end of the chunk, which stops early when the
+    and of orientation (1 is 0.5 rad), gripper (negative opens, positive closes). Values outside are
+    clipped, as in robosuite. The images show the end of the chunk, which stops early when the
     episode ends.
 
-    Reward 1 on success, else 0. The episode terminates on success and is truncated at the suite's
-    limit of control steps. ``info``: ``task_id``, ``task`` (the instruction), ``init_state_id``,
-    ``is_success``, ``control_steps`` (how many of the episode have run), and if asked for
-    ``furthest_progress``, the most true progress so far, in [0, 1].
+    The reward is 1 on success, else 0. The episode terminates on success and is truncated at the
+    suite's limit of control steps. ``info``: ``task_id``, ``task`` (the instruction),
+    ``init_state_id``, ``is_success``, ``control_steps`` (number of control steps of the episode),
+    and with ``true_progress`` also ``max_progress``, the episode's maximum oracle progress so far,
+    in [0, 1].
 
-    ``reset(options={"task_id": .., "init_state_id": ..})`` selects; what is left open is drawn from
-    the environment's generator. Environments of one process share the compiled tasks.
+    ``reset(options={"task_id": .., "init_state_id": ..})`` selects; an id that is not given is
+    drawn from the environment's generator. Environments of one process share compiled tasks.
+
+    >>> env = LiberoEnv("libero_object", chunk=8)  # doctest: +SKIP
+    >>> observation, info = env.reset(options={"task_id": 0, "init_state_id": 0})  # doctest: +SKIP
+    >>> info["task"]  # doctest: +SKIP
+    'pick up the alphabet soup and place it in the basket'
     """
 
-    # Not a ClassVar, since Gymnasium declares it as an instance's.
+    # Not a ClassVar, because Gymnasium declares it as an instance variable.
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
 
     def __init__(
@@ -59,22 +65,22 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         true_progress: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        """Prepares the suite; a task is compiled when it is first reset to.
+        """Initialises the environment; a task is compiled at the first reset to it.
 
         Args:
             suite: ``libero_spatial``, ``libero_object``, ``libero_goal``, ``libero_10`` or
                 ``libero_90``.
             chunk: Control steps (of 50 ms) per call of :meth:`step`.
-            cameras: Images to return; with none, nothing is rendered.
+            cameras: Names of the images in the observation; empty: nothing is rendered.
             image_size: Height and width of the images in pixels, at most 480.
-            visuals: ``"exact"``: LIBERO's images, pixel for pixel; ``"fast"``: meshes with fewer
-                faces, a tenth of the cost, the same physics. Default: "exact" where a GPU renders,
-                else "fast".
-            settle_steps: Control steps without motion after a reset; they do not count as steps.
+            visuals: ``"exact"``: LIBERO's images, pixel for pixel; ``"fast"``: decimated meshes,
+                ten times faster, the same physics. Default: "exact" where a GPU renders, else
+                "fast".
+            settle_steps: Control steps without motion after a reset; not counted as steps.
             max_steps: Control steps before truncation; default: the suite's limit.
-            true_progress: Whether the info tells what the simulator knows of an episode's progress
-                (:class:`~srpo_env.libero.oracle.TrueProgress`), to compare rewards from video
-                with; of libero_object only.
+            true_progress: Adds ``max_progress`` to the info, measured by
+                :class:`~srpo_env.libero.oracle.OracleProgress`, to evaluate rewards from video;
+                libero_object only.
             render_mode: ``"rgb_array"`` or None.
 
         Raises:
@@ -82,9 +88,9 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             ModuleNotFoundError: If LIBERO is not installed.
         """
         self.suite = check_suite_name(suite)
-        for name, value, least in (("chunk", chunk, 1), ("settle_steps", settle_steps, 0)):
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}")
+        for name, value, minimum in (("chunk", chunk, 1), ("settle_steps", settle_steps, 0)):
+            if value < minimum:
+                raise ValueError(f"`{name}` must be at least {minimum}, got {value}")
         if isinstance(cameras, str) or not set(cameras) <= set(CAMERAS):
             raise ValueError(f"`cameras` must be names from {', '.join(CAMERAS)}, got {cameras!r}")
         if not 1 <= image_size <= 480:
@@ -97,7 +103,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self.max_steps = MAX_STEPS[self.suite] if max_steps is None else max_steps
         if true_progress and self.suite != "libero_object":
             raise ValueError(
-                f"`true_progress` is known for libero_object only, and asked for {self.suite}"
+                f"`true_progress` is available for libero_object only, got suite {self.suite!r}"
             )
         self.true_progress = true_progress
         self.render_mode = render_mode
@@ -107,11 +113,11 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         spaces: dict[str, Space[Any]] = {**dict.fromkeys(self.cameras, image), "proprio": proprio}
         self.observation_space = cast("Space[Observation]", Dict(spaces))
         self.action_space = Box(-1.0, 1.0, (chunk, 7), np.float32)
-        self._seat: Seat | None = None
+        self._slot: EpisodeSlot | None = None
         self._task_id, self._init_state_id, self._steps = 0, 0, 0
         self._ended = True
-        self._meter: TrueProgress | None = None
-        self._furthest = 0.0
+        self._oracle: OracleProgress | None = None
+        self._max_progress = 0.0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -134,18 +140,18 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             )
         self.close()
         shared = shared_simulation(self.suite, task_id, self.image_size, self.visuals)
-        self._seat = Seat(shared, init_state_id, self.settle_steps)
+        self._slot = EpisodeSlot(shared, init_state_id, self.settle_steps)
         self._task_id, self._init_state_id, self._steps = task_id, init_state_id, 0
         self._ended = False
         if self.true_progress:
-            self._meter = TrueProgress(self.simulation)
-            self._furthest = self._meter.measure()
+            self._oracle = OracleProgress(self.simulation)
+            self._max_progress = self._oracle.measure()
         return self._observe(), self._info(is_success=False)
 
     def step(
         self, action: npt.NDArray[np.float32]
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Executes a chunk; the class says what comes back.
+        """Executes a chunk of control steps.
 
         Raises:
             ValueError: If the action's shape is not ``(chunk, 7)``, or it has NaN.
@@ -153,7 +159,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         """
         if self._ended:
             raise gymnasium.error.ResetNeeded(
-                "the episode has ended or not begun: call `reset` before `step`"
+                "the episode has ended or has not started: call `reset` before `step`"
             )
         actions = np.asarray(action, dtype=np.float64)
         if actions.shape != (self.chunk, 7):
@@ -170,8 +176,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         for single in actions[: self.max_steps - self._steps]:
             success = simulation.step(single)
             self._steps += 1
-            if self._meter is not None:
-                self._furthest = max(self._furthest, self._meter.measure())
+            if self._oracle is not None:
+                self._max_progress = max(self._max_progress, self._oracle.measure())
             if success:
                 break
         truncated = not success and self._steps >= self.max_steps
@@ -179,31 +185,31 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         return self._observe(), float(success), success, truncated, self._info(is_success=success)
 
     def render(self) -> npt.NDArray[np.uint8] | None:
-        """The agent view now, or None without a ``render_mode``."""
+        """Returns the current agent view, or None without a ``render_mode``."""
         if self.render_mode is None:
             return None
         return self.simulation.render("agentview")
 
     def close(self) -> None:
-        """Lets go of the simulator; may be called twice. Compiled tasks stay for others."""
-        if self._seat is not None:
-            self._seat.leave()
-        self._seat, self._meter, self._ended = None, None, True
+        """Ends the episode; may be called twice. Compiled tasks are kept for other environments."""
+        if self._slot is not None:
+            self._slot.end()
+        self._slot, self._oracle, self._ended = None, None, True
 
     @property
     def simulation(self) -> Simulation:
-        """The simulator, holding this environment's episode; for experts and for looking inside.
+        """The simulator with this environment's episode loaded; for experts and for debugging.
 
         Raises:
             gymnasium.error.ResetNeeded: Before the first reset.
         """
-        if self._seat is None:
+        if self._slot is None:
             raise gymnasium.error.ResetNeeded(
                 "the environment has no simulator before its first `reset`"
             )
-        return self._seat.take()
+        return self._slot.load()
 
-    # --- What comes out -------------------------------------------------------------------------
+    # --- Observations and infos -----------------------------------------------------------------
 
     def _observe(self) -> Observation:
         simulation = self.simulation
@@ -221,7 +227,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             "control_steps": self._steps,
         }
         if self.true_progress:
-            info["furthest_progress"] = self._furthest
+            info["max_progress"] = self._max_progress
         return info
 
     def _choose(self, options: dict[str, Any], name: str, count: int) -> int:

@@ -1,8 +1,8 @@
 """A scripted expert for "pick up the X and place it in the basket", the ten tasks of libero_object.
 
-It sees the simulator's state and controls in closed loop. It remembers no phase (only the grasp
-that it has planned, which moves with the object): a picture calls for the same action at any time,
-and a grasp that was missed or an object that was lost simply looks like one not yet taken.
+It reads the simulator's state and controls in closed loop. It stores no phase, only the planned
+grasp, which moves with the object. So its action depends on the current state only, as a policy's
+does, and after a missed grasp or a lost object it tries again.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from srpo_env.libero.suites import MAX_STEPS
 Floats = npt.NDArray[np.float64]
 
 POSITION_SCALE = 0.05
-"""Metres that an action of 1 asks for. Source: robosuite's OSC_POSE defaults."""
+"""Metres per unit of action. Source: robosuite's OSC_POSE defaults."""
 ROTATION_SCALE = 0.5
-"""Radians that an action of 1 asks for. Source: robosuite's OSC_POSE defaults."""
+"""Radians per unit of action. Source: robosuite's OSC_POSE defaults."""
 
 GAIN = 2.0
-"""Of the proportional control; the arm follows a request only part of the way in one step"""
+"""Gain of the proportional control; above 1, because the arm covers only part of a requested
+motion in one control step."""
 FULL_OPENING = 0.076
-"""Distance between the open fingers' pads in metres"""
+"""Distance between the pads of the open fingers in metres."""
 
 OPEN, CLOSE = -1.0, 1.0
 
 HOVER = 0.14
-"""Height over the grasp, in metres, at which the hand travels to the object"""
+"""Height above the grasp, in metres, at which the hand moves to the object."""
 FUNNEL_SLOPE = 4.0
-"""Metres of height that a metre of sideways error costs: the hand comes down in a funnel"""
+"""Metres of height per metre of horizontal error: the hand descends inside a funnel."""
 CLEARANCE = 0.03
-"""Air between a carried object and the basket's rim, in metres"""
+"""Vertical distance between a carried object and the basket's rim, in metres."""
 LOW = 0.05
-"""Height over the floor, in metres, to which an object is lowered: inside the basket"""
+"""Height above the floor, in metres, to which an object is lowered inside the basket."""
 
 DOWNWARD = Rotation.from_rotvec([np.pi, 0.0, 0.0])
 
@@ -50,15 +51,15 @@ class PickAndPlaceExpert:
     def __init__(
         self, simulation: Simulation, target: str | None = None, clearance: float = CLEARANCE
     ) -> None:
-        """Reads names and geometry; works for every episode of this simulation.
+        """Reads names and geometry; valid for all episodes of the simulation.
 
         Args:
             simulation: A task of libero_object.
             target: Name of the object to take; default: the task's.
-            clearance: Air between the carried object and the basket's rim, in metres.
+            clearance: Distance between the carried object and the basket's rim, in metres.
 
         Raises:
-            ValueError: If the task is not one of libero_object, or has no such object to take.
+            ValueError: If the task is not one of libero_object, or has no such object.
         """
         task = simulation.task
         if task.suite != "libero_object":
@@ -68,14 +69,14 @@ class PickAndPlaceExpert:
         self._simulation = simulation
         model, self._data = simulation.model, simulation.data
         bodies = simulation.objects
-        wanted, basket = simulation.objects_of_interest
-        target = wanted if target is None else target
+        task_object, basket = simulation.objects_of_interest
+        target = task_object if target is None else target
         if target not in bodies or target == basket:
             raise ValueError(
                 f"`target` must be one of {', '.join(sorted(set(bodies) - {basket}))}, "
                 f"got {target!r}"
             )
-        self._is_asked_for, self._clearance = target == wanted, clearance
+        self._is_task_object, self._clearance = target == task_object, clearance
         self._body, self._basket_body = bodies[target], bodies[basket]
         self.shape = Shape(model, self._data, self._body)
         self._basket = Shape(model, self._data, self._basket_body)
@@ -89,7 +90,7 @@ class PickAndPlaceExpert:
         self._plan: tuple[Floats, Grasp] | None = None
 
     def act(self) -> Floats:
-        """The next action, shape ``(7,)``, in [-1, 1], for the state that the simulator is in."""
+        """Returns the action for the simulator's current state, shape ``(7,)``, in [-1, 1]."""
         position, hand, opening = self._sense()
         if self._is_placed():
             return self.move_to(position, OPEN)
@@ -98,12 +99,15 @@ class PickAndPlaceExpert:
         return self.move_to(*self._approach(position, hand, opening))
 
     def move_to(self, goal: Floats, gripper: float, yaw: float | None = None) -> Floats:
-        """The action that brings the hand nearer to a place, upright, shape ``(7,)``, in [-1, 1].
+        """Returns the action that moves the upright hand towards a position.
 
         Args:
-            goal: Where the grip point should go, in metres, shape ``(3,)``.
+            goal: Target position of the grip point in metres, shape ``(3,)``.
             gripper: Positive closes, negative opens.
-            yaw: The hand's turn about the vertical in radians; default: as it is.
+            yaw: The hand's rotation about the vertical in radians; default: the current one.
+
+        Returns:
+            The action, shape ``(7,)``, in [-1, 1].
         """
         position, hand, _ = self._sense()
         yaw = self._yaw_of(hand) if yaw is None else yaw
@@ -115,23 +119,24 @@ class PickAndPlaceExpert:
         return action
 
     def is_held(self) -> bool:
-        """Whether both fingers press on the object."""
+        """Returns whether both fingers touch the object."""
         pairs = self._data.contact.geom  # (contacts, 2)
-        mine = np.isin(pairs, self.shape.geoms)
-        others = pairs[:, ::-1][mine]
+        is_object = np.isin(pairs, self.shape.geoms)
+        others = pairs[:, ::-1][is_object]
         return all(np.isin(others, finger).any() for finger in self._fingers)
 
     def current_grasp(self) -> Grasp:
-        """Where and how the expert would take the object where it is now."""
-        # Planned anew only when the object has moved far or turned: a plan that changes its mind
-        # with every millimetre dithers. Else the grasp moves along.
-        where = self._data.geom_xpos[self.shape.geoms].copy()
-        if self._plan is None or np.abs(where - self._plan[0]).max() > 0.02:
-            self._plan = where, plan_grasp(self.shape, self._obstacles)
-        planned_at, grasp = self._plan
-        return replace(grasp, position=grasp.position + (where - planned_at).mean(axis=0))
+        """Returns the expert's grasp for the current position of the object."""
+        # Planned again only when the object has moved far or has rotated, because plans for nearby
+        # positions can differ, and the hand would oscillate. Otherwise the grasp moves along.
+        positions = self._data.geom_xpos[self.shape.geoms].copy()
+        if self._plan is None or np.abs(positions - self._plan[0]).max() > 0.02:
+            self._plan = positions, plan_grasp(self.shape, self._obstacles)
+        planned_positions, grasp = self._plan
+        shift = (positions - planned_positions).mean(axis=0)
+        return replace(grasp, position=grasp.position + shift)
 
-    # --- The two halves of the job --------------------------------------------------------------
+    # --- Approach and carry ---------------------------------------------------------------------
 
     def _approach(
         self, position: Floats, hand: Rotation, opening: float
@@ -140,39 +145,39 @@ class PickAndPlaceExpert:
         sideways = float(np.linalg.norm(grasp.position[:2] - position[:2]))
         above = position[2] - grasp.position[2]
         turn = abs(grasp.yaw - self._yaw_of(hand))
-        # Fingers that have begun to close push a little; that is no reason to begin anew.
+        # Closing fingers push the object a little. They should not open again because of that.
         reach = 0.015 if opening > 0.074 else 0.03
         if sideways < reach and abs(above) < reach and turn < 0.3:
             return grasp.position, CLOSE, grasp.yaw
         play = float(np.clip((FULL_OPENING - grasp.width) / 2 - 0.004, 0.004, 0.012))
         funnel = FUNNEL_SLOPE * (max(0.0, sideways - play) + 0.05 * max(0.0, turn - 0.1))
-        # A hand that is down already does not climb again for an error that it can mend down there.
+        # A hand that is down already corrects small errors there, without going up again.
         height = min(HOVER, funnel) if sideways > 0.025 else min(funnel, max(above, 0.0))
         return grasp.position + np.array([0.0, 0.0, height]), OPEN, grasp.yaw
 
     def _carry(self, position: Floats) -> Floats:
-        """Where the hand should go with the object: up, across, and down into the basket."""
+        """Returns the hand's target position with the object: up, across, down into the basket."""
         to_basket = self._data.xpos[self._basket_body][:2] - self._data.xpos[self._body][:2]
         distance = float(np.linalg.norm(to_basket))
         bottom = float(self.shape.corners()[..., 2].min())
         rim = float(self._basket.corners()[..., 2].max())
         height = min(rim + self._clearance, LOW + FUNNEL_SLOPE * max(0.0, distance - 0.01))
-        # Up first: sideways only as far as the object has risen above what stands around.
+        # Up first: horizontal motion only as far as the object has risen above its neighbours.
         freedom = np.clip((bottom - 0.05) / 0.1, 0.0, 1.0) if distance > 0.05 else 1.0
         goal: Floats = position + np.array([*(freedom * to_basket), height - bottom])
         return goal
 
-    # --- What the state says ----------------------------------------------------------------------
+    # --- State ------------------------------------------------------------------------------------
 
     def _sense(self) -> tuple[Floats, Rotation, float]:
-        """Position (m) and orientation of the hand, and how far its fingers are apart (m)."""
+        """Returns position (m) and orientation of the hand, and the opening of its fingers (m)."""
         proprio = self._simulation.proprio().astype(np.float64)
         return proprio[:3], Rotation.from_rotvec(proprio[3:6]), float(proprio[6] - proprio[7])
 
     def _is_placed(self) -> bool:
-        if self._is_asked_for:
+        if self._is_task_object:
             return self._simulation.is_success()
-        # LIBERO has no predicate for an object that the task does not ask for.
+        # LIBERO has no goal predicate for other objects than the task's.
         to_basket = self._data.xpos[self._basket_body][:2] - self._data.xpos[self._body][:2]
         bottom = float(self.shape.corners()[..., 2].min())
         return bool(np.linalg.norm(to_basket) < 0.05 and bottom < LOW + 0.01)
@@ -184,19 +189,19 @@ class PickAndPlaceExpert:
 
 
 def _limited(vector: Floats, limit: float = 1.0) -> Floats:
-    """Shortens a vector so that no entry is beyond ``limit``; keeps its direction."""
+    """Scales a vector down so that no entry exceeds ``limit``."""
     return vector / max(1.0, float(np.abs(vector).max()) / limit)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of one episode of the expert."""
+    """One episode of the expert."""
 
     success: bool
     actions: Floats
-    """what the expert chose, shape ``(num_steps, 7)``, in [-1, 1]"""
+    """the expert's actions, shape ``(num_steps, 7)``, in [-1, 1]"""
     executed_actions: Floats
-    """the same with noise, as it was executed, shape ``(num_steps, 7)``, in [-1, 1]"""
+    """the same actions with noise, as they were executed"""
 
 
 def run_expert(
@@ -208,19 +213,19 @@ def run_expert(
     settle_steps: int = 10,
     observe: Callable[[], None] | None = None,
 ) -> Attempt:
-    """Plays one episode, up to success or the suite's limit of control steps; renders nothing.
+    """Plays one episode up to success or the suite's limit of control steps, without rendering.
 
     Args:
         simulation: A task of libero_object.
-        init_state_id: Which of the task's stored initial states to start from.
+        init_state_id: Stored initial state of the task to start from.
         noise: Standard deviation of the Gaussian noise on each entry of the executed actions.
-        rng: Draws the noise; needed when there is some.
-        settle_steps: Control steps without motion before the expert begins.
-        observe: Called before each of the expert's actions is executed.
+        rng: Random generator of the noise; required if there is noise.
+        settle_steps: Control steps without motion before the expert starts.
+        observe: Called before each action of the expert is executed.
 
     Raises:
-        ValueError: If the task is not the expert's, there is no such initial state, ``noise`` is
-            negative, or ``rng`` is missing.
+        ValueError: If the task is not one of libero_object, there is no such initial state,
+            ``noise`` is negative, or ``rng`` is missing.
     """
     expert = PickAndPlaceExpert(simulation)
     states = simulation.task.init_states()

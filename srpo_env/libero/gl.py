@@ -1,8 +1,8 @@
-"""Which OpenGL MuJoCo renders with, and on which GPU. Imports nothing heavy.
+"""Chooses the OpenGL library and the GPU that MuJoCo renders with. Imports nothing heavy.
 
-The choice precedes MuJoCo's import, so EGL is asked here through :mod:`ctypes`. EGL counts devices
-in an order of its own, in which software can be a device too; CUDA counts GPUs alone, and only
-those that ``CUDA_VISIBLE_DEVICES`` names. The extension ``EGL_NV_device_cuda`` says which is which.
+The choice must precede MuJoCo's import, so EGL is called through :mod:`ctypes`. EGL numbers devices
+in its own order, which can include software; CUDA numbers only GPUs, and only those in
+``CUDA_VISIBLE_DEVICES``. The extension ``EGL_NV_device_cuda`` relates the two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from srpo_env.machine import load_triton
 
 SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swrast", "SWR")
-"""parts of the names that Mesa's software renderers give themselves"""
+"""Parts of the names of Mesa's software renderers."""
 
 # Source: the EGL registry, EGL_EXT_device_query, EGL_EXT_platform_device and EGL_NV_device_cuda.
 _EGL_EXTENSIONS = 0x3055
@@ -32,27 +32,27 @@ class EglDevice:
     """A device that EGL can render on."""
 
     index: int
-    """among EGL's devices; what ``MUJOCO_EGL_DEVICE_ID`` means"""
+    """index among EGL's devices, as in ``MUJOCO_EGL_DEVICE_ID``"""
     is_software: bool
     cuda_index: int | None
-    """among the machine's GPUs, as CUDA counts them when none is hidden"""
+    """CUDA's index among all GPUs of the machine"""
 
 
 def choose_gl() -> str:
-    """Sets ``MUJOCO_GL`` where the user has not: EGL where it renders on a GPU, else software.
+    """Sets ``MUJOCO_GL`` if it is unset: EGL where it renders on a GPU, else software.
 
-    In software that is OSMesa, or EGL on systems that have no OSMesa any more (Mesa 25.1 ended it).
+    Software is OSMesa, or EGL on systems without OSMesa (Mesa 25.1 removed it).
 
     Call it before MuJoCo or robosuite is imported; both read the variable on import, and robosuite
-    would take EGL, which in software is half as fast. Loads triton's library before MuJoCo loads
+    would choose EGL, which in software is half as fast. Loads triton's library before MuJoCo loads
     Mesa's (`load_triton`).
 
     Returns:
-        The value in force.
+        The value of ``MUJOCO_GL``.
     """
     load_triton()
-    # Mesa's software renderer hands small images to threads of its own, which costs more than it
-    # gains and starves beside busy simulators: a third of the wall time with two on two cores.
+    # Mesa's software renderer uses threads, which cost more than they gain for small images: a
+    # third of the wall time with two simulators on two cores.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     if "MUJOCO_GL" not in os.environ:
         in_software = "osmesa" if has_osmesa() or not egl_devices() else "egl"
@@ -61,19 +61,19 @@ def choose_gl() -> str:
 
 
 def has_osmesa() -> bool:
-    """Whether the system has OSMesa, which renders in software twice as fast as EGL does."""
+    """Returns whether the system has OSMesa, which in software is twice as fast as EGL."""
     return ctypes.util.find_library("OSMesa") is not None
 
 
 def has_gpu() -> bool:
-    """Whether EGL offers a GPU; if it renders, :mod:`srpo_env.libero.gl_probe` tells."""
-    # An empty CUDA_VISIBLE_DEVICES says to leave the GPUs alone.
+    """Returns whether EGL offers a GPU; :mod:`srpo_env.libero.gl_probe` tests that it renders."""
+    # An empty CUDA_VISIBLE_DEVICES forbids the use of GPUs.
     return _visible_cuda_devices() != [] and bool(_gpus())
 
 
 @functools.cache
 def egl_devices() -> tuple[EglDevice, ...]:
-    """Devices that EGL can be initialised on, in its order; none where it cannot be asked."""
+    """Returns the devices that EGL can be initialised on, in its order; empty without EGL."""
     try:
         egl = ctypes.CDLL("libEGL.so.1")
     except OSError:
@@ -82,13 +82,16 @@ def egl_devices() -> tuple[EglDevice, ...]:
 
 
 def device_of_worker(worker: int) -> EglDevice | None:
-    """The GPU that worker number ``worker`` renders on: they take turns; None where there is none.
+    """Returns the GPU that a worker renders on, in turn; None if there is no GPU.
 
-    Where ``CUDA_VISIBLE_DEVICES`` names GPUs by number, those alone are used, in its order. Tested
-    with made-up devices, not on a machine with several GPUs.
+    If ``CUDA_VISIBLE_DEVICES`` lists GPUs by number, only those are used, in its order. Tested with
+    fake devices, not on a machine with several GPUs.
+
+    Args:
+        worker: Index of the worker.
 
     Raises:
-        RuntimeError: If it names GPUs of which EGL offers none.
+        RuntimeError: If EGL offers none of the GPUs in ``CUDA_VISIBLE_DEVICES``.
     """
     gpus, numbers = _gpus(), _visible_cuda_devices()
     if gpus and numbers is not None:
@@ -109,17 +112,17 @@ def _gpus() -> list[EglDevice]:
 
 
 def _visible_cuda_devices() -> list[int] | None:
-    """Numbers in ``CUDA_VISIBLE_DEVICES``; None where it is unset or names GPUs by identifiers."""
+    """Returns the numbers in ``CUDA_VISIBLE_DEVICES``; None if unset or if it lists UUIDs."""
     value = os.environ.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         return None
     names = [name.strip() for name in value.split(",") if name.strip()]
     if not all(name.lstrip("-").isdigit() for name in names):
-        return None  # GPU-8932f937-..: EGL knows no such names
+        return None  # GPU-8932f937-..: EGL does not know UUIDs
     numbers = []
     for number in map(int, names):
         if number < 0:
-            break  # as CUDA has it: what follows is hidden
+            break  # as in CUDA, the numbers after it are ignored
         numbers.append(number)
     return numbers
 

@@ -1,7 +1,7 @@
-"""Asks OpenGL who really renders; run as ``python -m srpo_env.libero.gl_probe``, prints JSON.
+"""Prints which OpenGL renderer is used, as JSON: ``python -m srpo_env.libero.gl_probe``.
 
-A program of its own, as a broken driver may end the process that asks, and as a process cannot take
-back its choice of an OpenGL library.
+A separate program, because a broken driver can end the process, and because a process cannot change
+its OpenGL library.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from srpo_env.libero.gl import choose_gl
 
 
 def probe() -> dict[str, str]:
-    """Makes a small off-screen context and asks its name.
+    """Creates a small off-screen context and reads its properties.
 
     Returns:
-        ``backend`` (the value of ``MUJOCO_GL``), ``renderer`` and ``version``, as OpenGL has them.
+        ``backend`` (the value of ``MUJOCO_GL``), and OpenGL's ``renderer`` and ``version``.
 
     Raises:
-        RuntimeError: If the library makes no context.
+        RuntimeError: If no context can be created.
     """
     backend = choose_gl()
-    import mujoco  # after the choice, which it reads on import
+    import mujoco  # after choose_gl(), because it reads MUJOCO_GL on import
 
     context = mujoco.GLContext(64, 64)
     context.make_current()
-    from OpenGL import GL  # after MuJoCo has told PyOpenGL which library to load
+    from OpenGL import GL  # after MuJoCo, which chooses PyOpenGL's library
 
     names = [GL.glGetString(name) for name in (GL.GL_RENDERER, GL.GL_VERSION)]
-    if None in names:  # GLFW's way to say that there is no display
-        raise RuntimeError(f"MUJOCO_GL={backend} made no OpenGL context")
+    if None in names:  # GLFW without a display
+        raise RuntimeError(f"MUJOCO_GL={backend} created no OpenGL context")
     context.free()
     renderer, version = (name.decode() for name in names)
     return {"backend": backend, "renderer": renderer, "version": version}

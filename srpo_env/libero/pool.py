@@ -1,7 +1,7 @@
-"""Compiled tasks, shared by the environments of a process.
+"""Shares compiled tasks among the environments of a process.
 
-A compiled task is large (its meshes and textures) and an episode in it is small (its state). So a
-process keeps one simulation per task, and the episodes take turns in it.
+A compiled task is large (meshes and textures), and an episode's state is small. So a process keeps
+one simulation per task, and the episodes take turns in it.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from srpo_env.libero.suites import get_task
 from srpo_env.libero.visuals import Visuals, check_visuals
 
 MAX_COMPILED_TASKS = 16
-"""tasks that a process keeps compiled; beyond, the least recently used goes"""
+"""Maximum number of compiled tasks per process; the least recently used one is removed."""
 
 _compiled: OrderedDict[tuple[str, int, int, Visuals], SharedSimulation] = OrderedDict()
 
 
 class SharedSimulation:
-    """A simulation, whose episode is in it now, and its states after settling."""
+    """A simulation, the episode that is loaded, and the settled initial states."""
 
     def __init__(self, simulation: Simulation) -> None:
-        """Takes a simulation that nobody is in."""
+        """Initialises without a loaded episode."""
         self.simulation = simulation
-        self.occupant: Seat | None = None
+        self.loaded: EpisodeSlot | None = None
         self._settled: dict[tuple[int, int], Snapshot] = {}
 
     def settled(self, init_state_id: int, settle_steps: int) -> Snapshot:
-        """The stored state after ``settle_steps`` without motion; computed once, as it is fixed."""
+        """Returns a stored initial state after ``settle_steps`` without motion; computed once."""
         key = (init_state_id, settle_steps)
         if key not in self._settled:
-            self.vacate()
+            self.unload()
             simulation = self.simulation
             simulation.reset(simulation.task.init_states()[init_state_id])
             for _ in range(settle_steps):
@@ -39,45 +39,45 @@ class SharedSimulation:
             self._settled[key] = simulation.save()
         return self._settled[key]
 
-    def vacate(self) -> None:
-        """Saves the episode that is in the simulator, so that another can enter."""
-        if self.occupant is not None:
-            self.occupant.snapshot = self.simulation.save()
-            self.occupant = None
+    def unload(self) -> None:
+        """Saves the loaded episode, so that another one can be loaded."""
+        if self.loaded is not None:
+            self.loaded.snapshot = self.simulation.save()
+            self.loaded = None
 
 
-class Seat:
-    """One environment's place in a shared simulation."""
+class EpisodeSlot:
+    """One environment's episode in a shared simulation."""
 
     def __init__(self, shared: SharedSimulation, init_state_id: int, settle_steps: int) -> None:
-        """Begins an episode from a stored state."""
+        """Starts an episode from a stored initial state."""
         self._shared = shared
         self.snapshot = shared.settled(init_state_id, settle_steps)
 
-    def take(self) -> Simulation:
-        """The simulator with this episode in it."""
+    def load(self) -> Simulation:
+        """Loads this episode into the simulation and returns it."""
         shared = self._shared
-        if shared.occupant is not self:
-            shared.vacate()
+        if shared.loaded is not self:
+            shared.unload()
             shared.simulation.load(self.snapshot)
-            shared.occupant = self
+            shared.loaded = self
         return shared.simulation
 
-    def leave(self) -> None:
-        """Ends the episode; nothing of it is kept."""
-        if self._shared.occupant is self:
-            self._shared.occupant = None
+    def end(self) -> None:
+        """Ends the episode without saving its state."""
+        if self._shared.loaded is self:
+            self._shared.loaded = None
 
 
 def shared_simulation(
     suite: str, task_id: int, image_size: int, visuals: Visuals | None = None
 ) -> SharedSimulation:
-    """The process's simulation of a task; compiles it when it is asked for first."""
+    """Returns the process's simulation of a task; compiles it at the first call."""
     visuals = check_visuals(visuals)
     key = (suite, task_id, image_size, visuals)
     if key not in _compiled:
         _compiled[key] = SharedSimulation(Simulation(get_task(suite, task_id), image_size, visuals))
         if len(_compiled) > MAX_COMPILED_TASKS:
-            _compiled.popitem(last=False)  # those who sit in it keep it until they leave
+            _compiled.popitem(last=False)  # its episodes keep it until they end
     _compiled.move_to_end(key)
     return _compiled[key]

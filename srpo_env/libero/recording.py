@@ -16,7 +16,8 @@ from typing import Any
 import h5py
 
 from srpo_env.libero.assets import resolve_assets
-from srpo_env.libero.demos import recording_settings, whole_file
+from srpo_env.libero.demos import recording_settings
+from srpo_env.libero.hdf5 import whole_file
 from srpo_env.libero.simulation import Simulation
 from srpo_env.libero.suites import Task
 from srpo_env.libero.visuals import Visuals, check_visuals

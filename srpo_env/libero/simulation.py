@@ -1,9 +1,10 @@
-"""One LIBERO task in MuJoCo: stepped without upstream's waste, and equal to it to the last bit.
+"""Simulates one LIBERO task in MuJoCo: several times faster than upstream, equal to the last bit.
 
 Upstream computes the simulator's derived quantities three times per substep and 39 observables 25
-times per control step. Here each substep is one pass (``mj_step1``, controller, ``mj_step2``), an
-image is rendered when asked for, and a reset writes a state into the compiled model instead of
-building it anew. The tasks, the goal predicates and the robot are LIBERO's and robosuite's own.
+times per control step. Here each substep is one pass (``mj_step1``, controller, ``mj_step2``),
+images are rendered on demand, and a reset writes a state into the compiled model instead of
+building the model again. The tasks, the goal predicates and the robot are LIBERO's and robosuite's
+own.
 """
 
 from __future__ import annotations
@@ -34,41 +35,39 @@ from srpo_env.libero.visuals import Visuals, check_visuals, load_model  # noqa: 
 Floats = npt.NDArray[np.float64]
 
 SUBSTEPS = 25
-"""MuJoCo steps of 2 ms per control step of 50 ms"""
+"""MuJoCo steps of 2 ms per control step of 50 ms."""
 
 OBSERVED_SUBSTEP = SUBSTEPS - 2
-"""
-what an observation shows: robosuite samples its sensors once per control step, and LIBERO's reset
-and ``set_init_state``, which sample too, set their clock so that it happens in the last but one
-"""
+"""Substep that observations show. robosuite samples its sensors once per control step, and the
+samples in LIBERO's reset and ``set_init_state`` set the clock to the last but one substep."""
 
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
-"""Names of the images that a policy sees, and of LIBERO's cameras that take them"""
+"""Names of the images in an observation, and of LIBERO's cameras."""
 
 SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
-"""No motion, gripper open: what evaluations of LIBERO run first, while the objects come to rest"""
+"""No motion, gripper open. Evaluations of LIBERO start with it until the objects are at rest."""
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that decides how a simulation goes on; small, picklable, good for the same task only."""
+    """The complete state of a simulation; small, picklable, valid for the same task only."""
 
     physics: Floats
     seen_qpos: Floats
-    """joint positions that the derived quantities belong to: MuJoCo's lag one substep behind"""
+    """joint positions of the derived quantities, which in MuJoCo are one substep old"""
     observed_qpos: Floats
-    """joint positions that the images show: one substep older still, as upstream's are"""
+    """joint positions in the images: one substep older, as upstream's"""
     observed_alpha: Floats
-    """opacity of the sites in the images: a burner that a step turns on glows in the next one's"""
+    """opacity of the sites in the images; a burner's light is visible one step after it is on"""
     goal_ori: Floats
     fingers: Floats
     fresh: bool
 
 
 class Simulation:
-    """A compiled task. Several episodes can take turns in it by :meth:`save` and :meth:`load`."""
+    """A compiled task. :meth:`save` and :meth:`load` let several episodes take turns in it."""
 
     def __init__(self, task: Task, image_size: int = 128, visuals: Visuals | None = None) -> None:
         """Builds the task.
@@ -80,15 +79,15 @@ class Simulation:
         stand where seed 0 puts them.
 
         Args:
-            task: What to build.
+            task: The task to build.
             image_size: Height and width of the images in pixels.
-            visuals: ``"exact"``: LIBERO's images to the last bit; ``"fast"``: fewer faces, the same
-                physics to the last bit. Default: "exact" where a GPU renders, else "fast".
+            visuals: ``"exact"``: LIBERO's images to the last bit; ``"fast"``: decimated meshes, the
+                same physics to the last bit. Default: "exact" where a GPU renders, else "fast".
 
         Raises:
-            FileNotFoundError: If the suite's assets are not there.
-            ModuleNotFoundError: If LIBERO, or what ``"fast"`` needs, is not installed.
-            ValueError: If ``visuals`` is neither.
+            FileNotFoundError: If assets of the suite are missing.
+            ModuleNotFoundError: If LIBERO, or a requirement of ``"fast"``, is not installed.
+            ValueError: If ``visuals`` is neither "exact" nor "fast".
         """
         self.task = task
         self.image_size = image_size
@@ -96,7 +95,7 @@ class Simulation:
         self._env = _build_upstream(task, self.visuals)
         self.model: mujoco.MjModel = self._env.sim.model._model
         self.data: mujoco.MjData = self._env.sim.data._data
-        # Imported here because it compiles against robosuite, which the build above has prepared.
+        # Imported here, because it needs robosuite, which the build above has prepared.
         from srpo_env.libero.controller import OscController
 
         self._controller = OscController(self._env.robots[0], self.model, self.data)
@@ -111,10 +110,13 @@ class Simulation:
     # --- The episode --------------------------------------------------------------------------
 
     def reset(self, state: Floats) -> None:
-        """Puts a stored state, shape ``(1 + nq + nv,)``, into the simulator.
+        """Starts an episode from a state.
+
+        Args:
+            state: Time, positions and velocities, shape ``(1 + nq + nv,)``.
 
         Raises:
-            ValueError: If the state has another length than the task's.
+            ValueError: If the state has another length than the task's states.
         """
         nq, nv = self.model.nq, self.model.nv
         if state.shape != (1 + nq + nv,):
@@ -133,7 +135,10 @@ class Simulation:
         self._observed_alpha = self._site_alpha.copy()
 
     def step(self, action: Floats) -> bool:
-        """Runs one control step with an action in [-1, 1], shape ``(7,)``.
+        """Runs one control step.
+
+        Args:
+            action: Shape ``(7,)``, in [-1, 1].
 
         Returns:
             Whether the goal is reached.
@@ -154,11 +159,11 @@ class Simulation:
         return self.is_success()
 
     def is_success(self) -> bool:
-        """Whether LIBERO's goal predicates hold now."""
+        """Returns whether LIBERO's goal predicates hold."""
         return bool(self._env._check_success())
 
     def save(self) -> Snapshot:
-        """What :meth:`load` needs to go on from here."""
+        """Returns the current state, for :meth:`load`."""
         physics = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         mujoco.mj_getState(self.model, self.data, physics, _STATE)
         controller = self._controller
@@ -173,7 +178,7 @@ class Simulation:
         )
 
     def load(self, snapshot: Snapshot) -> None:
-        """Goes back to a snapshot: images, positions and what follows are equal to the last bit."""
+        """Restores a snapshot; images, states and all later steps are equal to the last bit."""
         model, data, controller = self.model, self.data, self._controller
         mujoco.mj_setState(model, data, snapshot.physics, _STATE)
         self._observed_qpos = snapshot.observed_qpos.copy()
@@ -185,10 +190,10 @@ class Simulation:
         controller.fresh = snapshot.fresh
         self._update_visual_state()
 
-    # --- What can be seen ---------------------------------------------------------------------
+    # --- Observations -------------------------------------------------------------------------
 
     def render(self, camera: str) -> npt.NDArray[np.uint8]:
-        """An image of ``agentview`` or ``wrist``, upright, ``(image_size, image_size, 3)``."""
+        """Renders ``agentview`` or ``wrist``, upright, ``(image_size, image_size, 3)``."""
         if self._renderer is None:
             self._renderer = Renderer(self.model, self.image_size)
         with self.as_observed() as data:
@@ -196,10 +201,10 @@ class Simulation:
 
     @contextlib.contextmanager
     def as_observed(self) -> Iterator[mujoco.MjData]:
-        """Sets the simulator's data to what observations are of; for reading, and not nested.
+        """Sets the simulator's data to the time of the observations; read only, not nested.
 
-        As upstream's sensors find them: joint positions of one substep before the control step's
-        end, and with MuJoCo's lag all that is derived from them, as ``xpos``, of one before that.
+        As in upstream's sensors: joint positions of one substep before the control step's end, and
+        the quantities that are derived from them, such as ``xpos``, one substep older.
         """
         qpos, alpha = self.data.qpos.copy(), self._site_alpha.copy()
         self._place(self._observed_qpos)
@@ -211,7 +216,7 @@ class Simulation:
             self.data.qpos[:], self._site_alpha[:] = qpos, alpha
 
     def proprio(self) -> npt.NDArray[np.float32]:
-        """Gripper position (m), orientation as axis-angle (rad), two fingers (m); ``(8,)``."""
+        """Returns gripper position (m), axis-angle orientation (rad), two fingers (m); ``(8,)``."""
         with self.as_observed() as data:
             rotation = _axis_angle(data.xquat[self._hand])
             position, fingers = data.site_xpos[self._grip_site], data.qpos[7:9]
@@ -230,7 +235,7 @@ class Simulation:
 
     @property
     def objects_of_interest(self) -> list[str]:
-        """Names of the objects that the task is about: what to move, and where to."""
+        """Names of the objects in the task's goal: the object to move, and the target."""
         return list(self._env.obj_of_interest)
 
     def close(self) -> None:
@@ -240,18 +245,17 @@ class Simulation:
             self._renderer = None
 
     def _place(self, qpos: Floats) -> None:
-        """Computes where everything is for ``qpos``, and leaves the simulator's own as they are."""
+        """Computes the positions of all bodies for ``qpos``, without changing the state."""
         model, data = self.model, self.data
-        own = data.qpos.copy()
+        current = data.qpos.copy()
         data.qpos[:] = qpos
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_camlight(model, data)
-        data.qpos[:] = own
+        data.qpos[:] = current
 
     def _update_visual_state(self) -> None:
-        # Upstream's burner lights and the like: sites that show or hide with a joint. Costs little,
-        # but most tasks have none.
+        # Sites that are visible depending on a joint, such as burner lights. Most tasks have none.
         if self._has_visual_state:
             self._env._post_process()
 
@@ -270,7 +274,7 @@ def _build_upstream(task: Task, visuals: Visuals) -> Any:
     check_suite(assets, task.suite)
     upstream, controller_config = _upstream(task)
     env = upstream.__new__(upstream)
-    # An attribute and no subclass: robosuite would enter that in its registry in place of LIBERO's.
+    # An attribute, not a subclass, because robosuite would replace LIBERO's class in its registry.
     env._initialize_sim = functools.partial(_initialize_sim, env, task, visuals)
     with _fixed_global_randomness():
         env.__init__(
@@ -283,10 +287,10 @@ def _build_upstream(task: Task, visuals: Visuals) -> Any:
             has_offscreen_renderer=False,
             control_freq=20,
             ignore_done=True,
-            # The model that the constructor compiles is the one that we keep.
+            # Keeps the model that the constructor compiles.
             hard_reset=False,
         )
-        # As upstream's `reset` does: the gripper's coloured aiming marks are not for policies.
+        # As in upstream's `reset`: hides the gripper's coloured aiming marks.
         env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))
     return env
 
@@ -304,8 +308,8 @@ def _initialize_sim(env: Any, task: Task, visuals: Visuals) -> None:
 
 
 def _upstream(task: Task) -> tuple[Any, Any]:
-    """The class of LIBERO that builds the task, and robosuite's controller settings."""
-    _quieten_upstream()
+    """Returns LIBERO's class of the task, and robosuite's controller settings."""
+    _silence_upstream()
     import robosuite
     from libero.libero.envs import TASK_MAPPING
     from libero.libero.envs.bddl_utils import get_problem_info
@@ -315,14 +319,14 @@ def _upstream(task: Task) -> tuple[Any, Any]:
 
 
 @functools.cache
-def _quieten_upstream() -> None:
-    # robosuite logs a warning about a settings file that nobody needs, and writes a log to /tmp.
+def _silence_upstream() -> None:
+    # robosuite warns about an optional settings file, and writes a log to /tmp.
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
 def _fixed_global_randomness() -> Iterator[None]:
-    # Upstream draws placements from NumPy's global generator; the user's must not notice.
+    # Upstream draws placements from NumPy's global generator, whose state belongs to the user.
     state = np.random.get_state()  # noqa: NPY002
     np.random.seed(0)  # noqa: NPY002
     try:

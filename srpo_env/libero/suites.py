@@ -25,31 +25,31 @@ MAX_STEPS = {
     "libero_10": 520,
     "libero_90": 400,
 }
-"""Control steps after which an episode is cut off, per suite; lerobot evaluates with these."""
+"""Control steps after which an episode is truncated, per suite. Source: lerobot's evaluation."""
 
 SUITES = tuple(MAX_STEPS)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One language goal of a suite; ``task_id`` counts in the order in which LIBERO lists them."""
+    """One language goal of a suite; ``task_id`` is its index in LIBERO's list."""
 
     suite: str
     task_id: int
     name: str
-    """file name of the task, without its ending"""
+    """file name of the task, without extension"""
     instruction: str
-    """what the policy is told, in lower case"""
+    """the policy's instruction, in lower case"""
     bddl_file: Path
     init_states_file: Path
 
     def init_states(self) -> npt.NDArray[np.float64]:
-        """The stored states, shape ``(num_states, 1 + nq + nv)``: time, positions, velocities."""
+        """Returns the stored states: time, positions, velocities; ``(num_states, 1 + nq + nv)``."""
         return _read_init_states(self.init_states_file)
 
 
 def check_suite_name(suite: str) -> str:
-    """Returns ``suite`` in LIBERO's spelling; ``libero-object`` and ``libero_object`` both do.
+    """Returns ``suite`` in LIBERO's spelling; accepts ``libero-object`` and ``libero_object``.
 
     Raises:
         ValueError: If there is no such suite.
@@ -62,7 +62,7 @@ def check_suite_name(suite: str) -> str:
 
 @functools.cache
 def tasks_of(suite: str) -> tuple[Task, ...]:
-    """The tasks of a suite, in LIBERO's order.
+    """Returns the tasks of a suite, in LIBERO's order.
 
     Raises:
         ValueError: If there is no such suite.
@@ -85,10 +85,10 @@ def tasks_of(suite: str) -> tuple[Task, ...]:
 
 
 def get_task(suite: str, task_id: int) -> Task:
-    """One task of a suite.
+    """Returns one task of a suite.
 
     Raises:
-        ValueError: If the suite or the task does not exist.
+        ValueError: If there is no such suite or task.
     """
     tasks = tasks_of(suite)
     if not 0 <= task_id < len(tasks):
@@ -116,7 +116,7 @@ def package_folder() -> Path:
 
 @functools.cache
 def _task_names(package: Path) -> dict[str, list[str]]:
-    # The map is a module of pure data, loaded from its file for the reason above.
+    # A module of pure data, loaded from its file, because importing LIBERO waits for input.
     file = package / "benchmark" / "libero_suite_task_map.py"
     spec = importlib.util.spec_from_file_location("_libero_suite_task_map", file)
     assert spec is not None
@@ -128,15 +128,15 @@ def _task_names(package: Path) -> dict[str, list[str]]:
 
 
 def instruction_of(name: str) -> str:
-    """The instruction of the task of that name, as LIBERO's evaluation derives it."""
-    # Tasks of libero_10 and libero_90 carry their scene in front: KITCHEN_SCENE3_turn_on_the_stove.
+    """Returns the instruction of a task from its name, as LIBERO's evaluation does."""
+    # Names in libero_10 and libero_90 start with the scene: KITCHEN_SCENE3_turn_on_the_stove.
     return re.sub(r"^[A-Z_]+SCENE\d+_", "", name).replace("_", " ").lower()
 
 
 @functools.cache
 def _read_init_states(file: Path) -> npt.NDArray[np.float64]:
-    # A zip made by torch.save, holding one pickled NumPy array. torch is not needed to read it
-    # (each simulator process would pay 200 MB for it), and nothing but an array may come out.
+    # A zip written by torch.save with one pickled NumPy array. Read without torch, which would take
+    # 200 MB in each simulator process, and without executing code from the pickle.
     with zipfile.ZipFile(file) as archive:
         member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
         states = _ArrayUnpickler(io.BytesIO(archive.read(member))).load()
@@ -146,7 +146,7 @@ def _read_init_states(file: Path) -> npt.NDArray[np.float64]:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Loads NumPy arrays and refuses all else: a pickle can run code."""
+    """Loads only NumPy arrays, because a pickle can execute code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "_reconstruct" and module.endswith("multiarray"):

@@ -1,15 +1,14 @@
-"""LIBERO environments in parallel: one process per core, several environments in each.
+"""Runs LIBERO environments in parallel: one process per core, several environments in each.
 
-Compiled tasks are what costs memory and start-up time, and a process shares them among its
-environments. So the number of processes follows the cores, and the number of environments what the
-policy likes to see in one batch.
+Compiled tasks take most of the memory and the start-up time, and the environments of a process
+share them. So the number of processes is chosen by the cores, and the number of environments by the
+policy's batch size.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -29,6 +28,7 @@ from srpo_env.libero.env import LiberoEnv
 from srpo_env.libero.progress import Progress, ProgressBar
 from srpo_env.libero.suites import get_task
 from srpo_env.libero.worker import Call, Command, Failure, Outcome, Reset, SetAttr, Step, run_worker
+from srpo_env.machine import usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -36,24 +36,27 @@ Array = npt.NDArray[Any]
 Observations = dict[str, Array]
 
 MAX_FAILURES_IN_A_ROW = 3
+"""Failures of the same kind in one worker after which the environment raises an error."""
+
 RESET_TIMEOUTS = 5
-"""timeouts that a reset may take: it may have to compile a task for every environment"""
+"""Timeouts that a reset may take, because it may have to compile a task for each environment."""
 
 
 class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
     """``num_envs`` :class:`LiberoEnv` of one suite, in ``num_workers`` processes.
 
-    Any mixture of tasks: ``reset(options={"task_id": .., "init_state_id": .., "reset_mask": ..})``,
-    each a value for all or an array of shape ``(num_envs,)``. ``reset_mask`` selects the
-    environments to reset while the others' episodes go on.
+    Environments can have different tasks:
+    ``reset(options={"task_id": .., "init_state_id": .., "reset_mask": ..})`` takes for each option
+    one value for all, or an array of shape ``(num_envs,)``. ``reset_mask`` selects the environments
+    to reset, while the episodes of the others continue.
 
-    A worker that dies, hangs or raises does not end the run: it is logged with its task, state and
-    traceback, and replaced; the episodes that it had come back truncated, with
-    ``infos["worker_error"]``.
-    After three in a row of one kind the environment gives up.
+    A worker that dies, hangs or raises does not end the run. It is logged with its task, state and
+    traceback, and replaced; its episodes are returned as truncated, with
+    ``infos["worker_error"]``. After three failures of the same kind in a row, the environment
+    raises an error.
 
-    With autoreset disabled, an environment whose episode has ended waits for its reset: a step does
-    nothing there, and repeats the episode's end with reward 0.
+    With autoreset disabled, an environment whose episode has ended waits for its reset: ``step``
+    does nothing there, and returns the end of the episode again, with reward 0.
     """
 
     def __init__(
@@ -66,41 +69,37 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         timeout: float = 120.0,
         **env_kwargs: Any,
     ) -> None:
-        """Starts the workers, which compile a task when it is first reset to.
+        """Starts the workers, which compile a task at the first reset to it.
 
         Args:
             suite: LIBERO's name of the suite.
-            num_envs: Environments.
-            num_workers: Processes; default: one per core that this process may use, at most
-                ``num_envs``.
-            autoreset_mode: What happens after an episode's end; as Gymnasium defines it.
-            timeout: Seconds that a worker may take for one command before it counts as hung; five
-                times as many for a reset, which may compile tasks.
+            num_envs: Number of environments.
+            num_workers: Number of processes; default: one per usable core (respecting a container's
+                CPU quota), at most ``num_envs``.
+            autoreset_mode: Gymnasium's autoreset mode.
+            timeout: Seconds after which a worker that does not answer a command counts as hung;
+                five times as many for a reset, which may compile tasks.
             **env_kwargs: Further arguments of :class:`LiberoEnv`.
 
         Raises:
             ValueError: If an argument is out of its range.
-            FileNotFoundError: If the suite's assets are not there.
+            FileNotFoundError: If assets of the suite are missing.
             ModuleNotFoundError: If LIBERO is not installed.
         """
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
-        num_workers = min(num_envs, cores) if num_workers is None else num_workers
+        if num_workers is None:
+            num_workers = max(1, min(num_envs, int(usable_cores())))
         if num_envs < 1 or not 1 <= num_workers <= num_envs:
             raise ValueError(
                 "`num_envs` must be at least 1 and `num_workers` in 1..num_envs, "
                 f"got {num_envs} and {num_workers}"
             )
-        # One environment here checks every argument before a process is started; it builds nothing.
+        # Checks all arguments before a process is started; compiles nothing.
         self._env_kwargs = {"suite": suite, **env_kwargs}
         single = LiberoEnv(**self._env_kwargs)
         assets = resolve_assets()
         check_suite(assets, single.suite)
         self.assets = assets.kind
-        """``"real"`` or ``"stand-in"``; figures on the one are not figures on the other"""
+        """``"libero"``, ``"modified"`` or ``"placeholder"``: the kind of assets in use"""
         self.suite, self.num_tasks, self.num_envs = single.suite, single.num_tasks, num_envs
         self.num_workers = num_workers
         self.metadata = {**single.metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}
@@ -110,11 +109,11 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
-        self._timeout = timeout
+        self.timeout = timeout
+        """seconds that a worker may take for a command"""
         self._last: list[Outcome | None] = [None] * num_envs
-        """of each environment's last reset or step"""
-        # Spawned, not forked: a fork of a process that has used the threads of torch or OpenGL
-        # can hang.
+        """result of each environment's last reset or step"""
+        # Spawned, because a fork of a process that has used threads of torch or OpenGL can hang.
         context = multiprocessing.get_context("spawn")
         self._memory = create_shared_memory(
             self.single_observation_space,
@@ -127,6 +126,11 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             for part in np.array_split(np.arange(num_envs), num_workers)
         ]
 
+    @property
+    def worker_pids(self) -> list[int | None]:
+        """Process id of each worker."""
+        return [worker.pid for worker in self._workers]
+
     # --- Gymnasium's interface --------------------------------------------------------------------
 
     def reset(
@@ -138,11 +142,11 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         """Starts episodes: in all environments, or in those of ``options["reset_mask"]``.
 
         Raises:
-            ValueError: If an option is unknown, of the wrong shape, or names a task or state that
-                does not exist.
+            ValueError: If an option is unknown or of the wrong shape, or there is no such task or
+                initial state.
         """
         self._check_open()
-        options = dict(options or {})  # the caller's stays as it is
+        options = dict(options or {})  # a copy, so that the caller's is not changed
         mask = self._per_env("reset_mask", options.pop("reset_mask", True), bool)
         task_ids = self._per_env("task_id", options.pop("task_id", -1), int)
         state_ids = self._per_env("init_state_id", options.pop("init_state_id", -1), int)
@@ -157,7 +161,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             seeds = [None if seed is None else seed + slot for slot in range(self.num_envs)]
         if len(seeds) != self.num_envs:
             raise ValueError(
-                f"`seed` must be a number or a list of {self.num_envs}, got {len(seeds)} of them"
+                f"`seed` must be one number or a list of {self.num_envs}, got {len(seeds)} numbers"
             )
         commands: dict[int, Command] = {}
         for slot in map(int, np.flatnonzero(mask)):
@@ -184,7 +188,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         """Executes one chunk in every environment.
 
         Raises:
-            ValueError: If the actions' shape is not ``(num_envs, chunk, 7)``, or they have NaN.
+            ValueError: If the actions' shape is not ``(num_envs, chunk, 7)``, or they are not
+                finite.
             gymnasium.error.ResetNeeded: Before the first reset, or when all episodes have ended and
                 autoreset is disabled.
         """
@@ -208,7 +213,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         ended = np.array([o is not None and (o.terminated or o.truncated) for o in self._last])
         if mode == AutoresetMode.DISABLED and ended.all():
             raise gymnasium.error.ResetNeeded(
-                "all episodes have ended: call `reset`, with options={'reset_mask': ...} for some"
+                "all episodes have ended: call `reset`, for some of them with "
+                "options={'reset_mask': ...}"
             )
         commands: dict[int, Command] = {
             slot: Reset() if ended[slot] else Step(actions[slot])
@@ -232,7 +238,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         return self._read_observations(), rewards, terminations, truncations, infos
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Calls a method of every environment, or reads an attribute."""
+        """Calls a method of each environment, or reads an attribute."""
         self._check_open()
         outcomes = self._run(
             {slot: Call(name, args, kwargs) for slot in range(self.num_envs)}, must_work=True
@@ -240,11 +246,11 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         return tuple(outcomes[slot].value for slot in range(self.num_envs))
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Reads an attribute of every environment."""
+        """Reads an attribute of each environment."""
         return self.call(name)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Sets an attribute of every environment: one value for all, or a list of one for each."""
+        """Sets an attribute of each environment, from one value or a list of ``num_envs``."""
         self._check_open()
         if not isinstance(values, (list, tuple)):
             values = [values] * self.num_envs
@@ -253,7 +259,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self._run({slot: SetAttr(name, value) for slot, value in enumerate(values)}, must_work=True)
 
     def render(self) -> tuple[Any, ...] | None:
-        """The agent view of every environment, or None without a ``render_mode``."""
+        """Returns the agent view of each environment, or None without a ``render_mode``."""
         return None if self.render_mode is None else self.call("render")
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -274,9 +280,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         outcomes: dict[int, Outcome] = {}
         for worker in busy:
             may_compile = any(isinstance(commands.get(slot), Reset) for slot in worker.slots)
-            answers = worker.receive(self._timeout * (RESET_TIMEOUTS if may_compile else 1))
+            answers = worker.receive(self.timeout * (RESET_TIMEOUTS if may_compile else 1))
             if isinstance(answers, Failure):
-                # The process is gone, and with it all of its episodes.
+                # The process has ended, and with it all of its episodes.
                 worker.replace()
                 answers = dict.fromkeys(
                     (slot for slot in worker.slots if slot in commands), answers
@@ -292,7 +298,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                 outcomes[slot] = answer
                 if isinstance(commands[slot], Step | Reset):
                     self._last[slot] = answer
-            self._give_up_on(worker, [outcomes[slot] for slot in answers])
+            self._check_failures(worker, [outcomes[slot] for slot in answers])
         return outcomes
 
     def _worker_error(self, slot: int, failure: Failure) -> Outcome:
@@ -311,13 +317,13 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         error = {"is_success": False, "worker_error": report, "worker_error_kind": failure.kind}
         return Outcome(truncated=True, info={**info, **error})
 
-    def _give_up_on(self, worker: _Worker, outcomes: Sequence[Outcome]) -> None:
-        """Raises when a worker's last commands failed, three in a row, in the same way."""
+    def _check_failures(self, worker: _Worker, outcomes: Sequence[Outcome]) -> None:
+        """Raises an error if a worker's last commands failed in the same way."""
         failed = [outcome.info for outcome in outcomes if "worker_error" in outcome.info]
         if not failed:
             worker.failures.clear()
             return
-        # A worker that dies takes all of its episodes along, and that is one failure.
+        # The death of a worker ends all of its episodes, and counts as one failure.
         kind = failed[-1]["worker_error_kind"]
         worker.failures.append(kind)
         if worker.failures[-MAX_FAILURES_IN_A_ROW:] == [kind] * MAX_FAILURES_IN_A_ROW:
@@ -341,8 +347,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                 "final_info": outcomes[slot].info,
             }
             infos = self._add_info(infos, final, slot)
-        # The step has room for one end: a reset that fails is tried again here, until the worker
-        # has failed too often.
+        # A step can return only one end of an episode, so a reset that fails is repeated here,
+        # until the worker has failed too often.
         while ended:
             outcomes = {**outcomes, **self._run({slot: Reset() for slot in ended})}
             ended = [slot for slot in ended if "worker_error" in outcomes[slot].info]
@@ -352,7 +358,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         views = read_from_shared_memory(self.single_observation_space, self._memory, self.num_envs)
         return deepcopy(dict(views))
 
-    # --- Checks at the door -----------------------------------------------------------------------
+    # --- Checks of arguments ----------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if self.closed:
@@ -393,7 +399,7 @@ class _Worker:
     ) -> None:
         self.slots = slots
         self.failures: list[str] = []
-        """kinds of its failures since the last command that worked"""
+        """kinds of failures since the last successful command"""
         self._env_kwargs, self._memory, self._context = env_kwargs, memory, context
         self._show_progress = show_progress
         self._start()
@@ -410,11 +416,15 @@ class _Worker:
         self._process.start()
         theirs.close()
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
     def send(self, commands: dict[int, Command] | None) -> None:
         try:
             self._connection.send(commands)
         except (BrokenPipeError, ConnectionError):
-            pass  # `receive` finds out and says why
+            pass  # `receive` reports the cause
 
     def receive(self, timeout: float) -> dict[int, Outcome | Failure] | Failure:
         """Returns the answers, or one failure if the process has died or hangs.

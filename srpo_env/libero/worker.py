@@ -1,7 +1,7 @@
 """The process that runs several environments of a :class:`~srpo_env.libero.vector.LiberoVectorEnv`.
 
-It is told what to do by lists of commands, one per environment, and answers each list at once.
-Observations go through shared memory, all else through the pipe.
+It receives one command per environment and sends one answer for each. Observations are sent through
+shared memory, everything else through a pipe.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ Command = Reset | Step | Call | SetAttr
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a reset or a step gave; the observation is in shared memory."""
+    """The result of a command; observations are in shared memory."""
 
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
     info: dict[str, Any] = field(default_factory=dict)
     value: Any = None
-    """what a call returned"""
+    """return value of a call"""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What an environment raised."""
+    """An exception of an environment."""
 
     kind: str
     message: str
@@ -81,18 +81,25 @@ class Failure:
 def run_worker(
     connection: Connection, env_kwargs: dict[str, Any], slots: list[int], memory: Any
 ) -> None:
-    """Serves ``slots`` (indices into the vector environment's shared memory) until told to end."""
-    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
+    """Executes commands until it receives None.
+
+    Args:
+        connection: The pipe to the parent process.
+        env_kwargs: Arguments of :class:`LiberoEnv`.
+        slots: Indices of this worker's environments in the vector environment.
+        memory: Shared memory for the observations of all environments.
+    """
+    # Ctrl-C reaches all processes of the terminal, and the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     progress.listen(connection.send)
-    # More threads than cores make each of these 7 x 7 products several times slower.
+    # With more threads than cores, products of 7 x 7 matrices are several times slower.
     with threadpool_limits(limits=1):
         envs = {slot: LiberoEnv(**env_kwargs) for slot in slots}
         while True:
             try:
                 commands: dict[int, Command] | None = connection.recv()
             except (EOFError, ConnectionError):
-                return  # the parent is gone
+                return  # the parent has ended
             if commands is None:
                 break
             connection.send(
@@ -125,11 +132,11 @@ def _execute(env: LiberoEnv, slot: int, command: Command, memory: Any) -> Outcom
             case SetAttr(name, value):
                 env.set_wrapper_attr(name, value)
                 return Outcome()
-    except Exception as error:  # goes to the parent, which knows what it means
+    except Exception as error:  # the parent handles it
         tail = "".join(traceback.format_exception(error)).strip().splitlines()[-TRACEBACK_LINES:]
         return Failure(type(error).__name__, str(error), "\n".join(tail))
 
 
 def _share(env: LiberoEnv, slot: int, observation: Observation, memory: Any) -> None:
-    # Gymnasium's types know arrays only, its code all spaces.
+    # Gymnasium's type hints accept only arrays, its code all spaces.
     write_to_shared_memory(env.observation_space, slot, observation, memory)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ def written(tmp_path):
     return path
 
 
-def test_episodes_come_back_as_they_were_and_in_their_order(written):
+def test_episodes_are_read_as_they_were_written(written):
     for found, expected in zip(read_behaviours(written), EPISODES, strict=True):
         for field in dataclasses.fields(BehaviourEpisode):
             value, wanted = getattr(found, field.name), getattr(expected, field.name)
@@ -45,11 +45,11 @@ def test_episodes_come_back_as_they_were_and_in_their_order(written):
     assert recording_settings(written) == {"seed": 1}
 
 
-def test_furthest_is_the_most_that_was_seen():
-    assert EPISODES[1].furthest == max(EPISODES[1].progress)
+def test_max_progress_is_the_maximum_over_the_frames():
+    assert EPISODES[1].max_progress == max(EPISODES[1].progress)
 
 
-def test_what_is_interrupted_leaves_no_file(tmp_path):
+def test_an_interruption_leaves_no_file(tmp_path):
     def press_ctrl_c():
         with writing_behaviours(tmp_path / "a.hdf5", {}) as write:
             write(EPISODES[0])
@@ -87,16 +87,14 @@ def test_videos_come_from_our_files_and_from_demonstrations(written, tmp_path):
     np.testing.assert_array_equal(demo[:, 0, 0, 0], [0, 8, 16, 18])
 
 
-def test_what_is_not_there_or_is_something_else_is_refused(tmp_path):
+def test_missing_and_foreign_files_are_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there must be \*\.hdf5 files at"):
         list(read_behaviours(tmp_path))
     text = tmp_path / "notes.hdf5"
     text.write_text("no HDF5")
-    with pytest.raises(ValueError, match="is no HDF5 file, or is damaged"):
+    with pytest.raises(ValueError, match="is not an HDF5 file, or is damaged"):
         list(read_behaviours(text))
     with h5py.File(tmp_path / "other.hdf5", "w") as file:
         file["x"] = 1
-    with pytest.raises(
-        ValueError, match=r"holds no episodes that `srpo-env record-b.* has recorded"
-    ):
+    with pytest.raises(ValueError, match=r"must be a file recorded by `srpo-env record-b"):
         list(read_behaviours(tmp_path / "other.hdf5"))

@@ -67,26 +67,24 @@ def test_an_episode_read_can_be_played_again(recorded):
         np.testing.assert_array_equal(again.frames, stored.frames)
         np.testing.assert_array_equal(again.progress, stored.progress)
         assert (again.success, again.num_steps) == (stored.success, stored.num_steps)
-    assert episodes[1].num_steps == 160  # where training cuts failures off
+    assert episodes[1].num_steps == 160  # where training truncates failures
     simulation.close()
 
 
-def test_the_same_settings_again_leave_the_file_alone(recorded):
+def test_a_file_with_the_same_settings_is_kept(recorded):
     before = recorded.file.stat().st_mtime_ns
     again = record_behaviours(7, recorded.file.parent, SMALL)
     assert again.skipped
     assert (again.num_episodes, again.file.stat().st_mtime_ns) == (2, before)
 
 
-def test_other_settings_do_not_replace_a_file_unless_told_to(recorded):
+def test_other_settings_replace_a_file_only_with_overwrite(recorded):
     other = BehaviourRecording(successes=1, failures=1, init_states=(4,), image_size=SIZE)
     with pytest.raises(FileExistsError, match=r"recorded with other settings.*--overwrite"):
         record_behaviours(7, recorded.file.parent, other)
 
 
-def test_an_episode_that_ends_otherwise_than_meant_is_tried_with_the_next_seed(
-    tmp_path, monkeypatch
-):
+def test_an_episode_with_the_wrong_ending_is_repeated_with_the_next_seed(tmp_path, monkeypatch):
     first_seeds = {seed for _, _, seed in SMALL.plan(7)}
     fake_play(monkeypatch, lambda kind, seed: KINDS[kind].succeeds ^ (seed in first_seeds))
     done = record_behaviours(7, tmp_path, SMALL)
@@ -94,7 +92,7 @@ def test_an_episode_that_ends_otherwise_than_meant_is_tried_with_the_next_seed(
     assert {episode.seed - 1 for episode in read_behaviours(done.file)} == first_seeds
 
 
-def test_a_kind_that_never_ends_as_meant_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
+def test_a_kind_that_never_ends_as_intended_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
     fake_play(monkeypatch, lambda kind, seed: False)
     with pytest.raises(ValueError, match=r"of kind '\w+' must succeed, but 20 in a row of pick_up"):
         record_behaviours(7, tmp_path, SMALL)
@@ -110,12 +108,12 @@ def test_a_kind_that_never_ends_as_meant_is_an_error_and_leaves_no_file(tmp_path
         ({"chunk": 0}, "`chunk` must be at least 1, got 0"),
     ],
 )
-def test_wrong_settings_are_refused(settings, message):
+def test_wrong_settings_are_errors(settings, message):
     with pytest.raises(ValueError, match=message):
         BehaviourRecording(**settings)
 
 
-def test_the_command_records_what_was_asked_for(tmp_path, capsys):
+def test_the_command_records_the_requested_episodes(tmp_path, capsys):
     arguments = ["--tasks", "7", "--successes", "1", "--failures", "0", "--image-size", str(SIZE)]
     assert cli.main(["record-behaviours", "--out", str(tmp_path), *arguments]) == 0
     assert "1 files" in capsys.readouterr().out

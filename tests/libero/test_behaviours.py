@@ -8,7 +8,8 @@ import pytest
 
 from srpo_env.libero.behaviours import FAILURES, KINDS, SUCCESSES, play
 from srpo_env.libero.experts import PickAndPlaceExpert
-from srpo_env.libero.oracle import STAGES, TrueProgress
+from srpo_env.libero.grasps import Shape
+from srpo_env.libero.oracle import STAGES, OracleProgress
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import get_task, tasks_of
 
@@ -29,16 +30,16 @@ def episode_of(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_episode_ends_as_its_kind_means_to(kind):
+def test_an_episode_ends_as_its_kind_intends(kind):
     episode = episode_of(kind)
     assert episode.success == (kind in SUCCESSES)
-    assert (episode.furthest == 1.0) == episode.success
+    assert (episode.max_progress == 1.0) == episode.success
     if kind in FAILURES:
-        assert episode.num_steps == 280  # the suite's limit: a failure is cut off
+        assert episode.num_steps == 280  # the suite's limit
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_there_is_a_frame_and_its_progress_at_every_look(kind):
+def test_each_frame_has_its_progress(kind):
     episode = episode_of(kind)
     looks = 1 + -(-episode.num_steps // 8)
     assert episode.frames.shape == (looks, SIZE, SIZE, 3)
@@ -53,30 +54,30 @@ def test_progress_rises_all_the_way_to_success(kind):
     progress = episode_of(kind).progress
     assert progress[0] == 0.0
     assert progress[-1] == 1.0
-    # Noise may cost a little of it between two looks.
+    # Noise can reduce it a little between two frames.
     assert np.diff(progress).min() > -0.05
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_stops_in_a_stage_gets_no_further(stage):
+def test_stops_in_a_stage_does_not_pass_that_stage(stage):
     episode, number = episode_of(f"stops_in_{stage}"), STAGES.index(stage)
-    assert 0.2 * number <= episode.furthest < 0.2 * (number + 1) + 0.02
-    assert episode.progress[-1] > 0.2 * number - 0.06  # and stays there, or drifts about it
+    assert 0.2 * number <= episode.max_progress < 0.2 * (number + 1) + 0.02
+    assert episode.progress[-1] > 0.2 * number - 0.06  # and stays there, or drifts around it
 
 
-def test_a_miss_comes_near_and_takes_nothing():
+def test_a_miss_comes_near_without_a_grasp():
     for seed in range(2):
         episode = play(simulation_of(DRESSING), "misses", init_state_id=3, seed=seed)
-        assert 0.05 < episode.furthest <= 0.2, seed
+        assert 0.05 < episode.max_progress <= 0.2, seed
 
 
-def test_what_is_dropped_was_held_and_is_lost():
+def test_a_dropped_object_was_held_before():
     episode = episode_of("drops")
-    assert episode.furthest > 0.4
-    assert episode.progress[-1] <= 0.2  # at best, the hand is still above it
+    assert episode.max_progress > 0.4
+    assert episode.progress[-1] <= 0.2  # at most the end of *reach*
 
 
-def test_what_takes_another_object_puts_that_into_the_basket():
+def test_takes_another_puts_another_object_into_the_basket():
     simulation = simulation_of(MILK)
     play(simulation, "takes_another", init_state_id=3, seed=0)
     wanted, basket = simulation.objects_of_interest
@@ -90,7 +91,7 @@ def test_what_takes_another_object_puts_that_into_the_basket():
     assert np.linalg.norm(place[wanted][:2] - place[basket][:2]) > 0.2
 
 
-def test_the_high_strategy_goes_another_way():
+def test_the_high_kind_takes_another_path():
     simulation = simulation_of(MILK)
     body = simulation.objects[simulation.objects_of_interest[0]]
 
@@ -113,7 +114,7 @@ def test_the_high_strategy_goes_another_way():
 
 
 @pytest.mark.parametrize("kind", ["noisy", "random"])
-def test_the_same_seed_gives_the_same_episode_and_another_another(kind):
+def test_episodes_are_determined_by_their_seed(kind):
     first = episode_of(kind)
     again = play(simulation_of(MILK), kind, first.init_state_id, first.seed)
     np.testing.assert_array_equal(again.frames, first.frames)
@@ -122,7 +123,7 @@ def test_the_same_seed_gives_the_same_episode_and_another_another(kind):
     assert not np.array_equal(other.progress, first.progress)
 
 
-# --- True progress --------------------------------------------------------------------------------
+# --- Oracle progress ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -134,37 +135,37 @@ def started():
     return simulation
 
 
-def test_fingers_that_close_on_nothing_are_no_grasp(started):
-    meter = TrueProgress(started)
+def test_closing_without_an_object_is_no_grasp(started):
+    oracle = OracleProgress(started)
     for _ in range(10):
         started.step(np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]))
-        assert meter.measure() < 0.05
+        assert oracle.measure() < 0.05
 
 
-def test_it_counts_what_is_so_now(started):
-    expert, meter = PickAndPlaceExpert(started), TrueProgress(started)
-    while meter.measure() < 0.5:
+def test_progress_decreases_when_the_object_is_dropped(started):
+    expert, oracle = PickAndPlaceExpert(started), OracleProgress(started)
+    while oracle.measure() < 0.5:
         started.step(expert.act())
     for _ in range(12):
         started.step(np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0]))
-        now = meter.measure()
-    assert now <= 0.2  # it fell
+        now = oracle.measure()
+    assert now <= 0.2  # progress decreases
 
 
-def test_the_hand_alone_is_worth_its_share_of_the_way(started):
-    # Reach is the share of the first distance, so half of the way is worth half of 0.2.
-    meter = TrueProgress(started)
+def test_reach_is_the_share_of_the_initial_distance(started):
+    # *reach* is the share of the initial distance, so half of the distance is half of 0.2.
+    oracle = OracleProgress(started)
     body = started.objects[started.objects_of_interest[0]]
     joint = started.model.jnt_qposadr[started.model.body_jntadr[body]]
-    low, high = meter._box(meter._shape)
-    before = meter._distance_of_hand(low, high)
-    nearest = np.clip(started.grip_position, low, high)
+    corners = Shape(started.model, started.data, body).corners().reshape(-1, 3)
+    nearest = np.clip(started.grip_position, corners.min(axis=0), corners.max(axis=0))
+    before = np.linalg.norm(started.grip_position - nearest)
     import mujoco
 
-    # The object comes half of the way to the hand.
+    # Moves the object half of the distance towards the hand.
     started.data.qpos[joint : joint + 3] += (started.grip_position - nearest) / 2
     mujoco.mj_forward(started.model, started.data)
-    assert meter.measure() == pytest.approx(0.1, abs=0.1 * 0.012 / before)
+    assert oracle.measure() == pytest.approx(0.1, abs=0.1 * 0.012 / before)
 
 
 # --- Bad input ------------------------------------------------------------------------------------
@@ -177,17 +178,17 @@ def test_the_hand_alone_is_worth_its_share_of_the_way(started):
         ("expert", 50, r"`init_state_id` must be in 0\.\.49, got 50"),
     ],
 )
-def test_wrong_arguments_are_refused(kind, init_state_id, message):
+def test_wrong_arguments_are_errors(kind, init_state_id, message):
     with pytest.raises(ValueError, match=message):
         play(simulation_of(MILK), kind, init_state_id, seed=0)
 
 
-def test_progress_in_another_suite_is_refused():
+def test_oracle_progress_of_another_suite_is_an_error():
     task = tasks_of("libero_goal")[0]
-    with pytest.raises(ValueError, match="known for the tasks of libero_object, got"):
-        TrueProgress(types.SimpleNamespace(task=task))
+    with pytest.raises(ValueError, match="oracle progress exists for the tasks of libero"):
+        OracleProgress(types.SimpleNamespace(task=task))
 
 
-def test_an_expert_for_an_object_that_there_is_not_is_refused(started):
+def test_an_expert_for_an_unknown_object_is_an_error(started):
     with pytest.raises(ValueError, match=r"`target` must be one of .*milk_1.*, got 'anvil'"):
         PickAndPlaceExpert(started, target="anvil")

@@ -31,7 +31,7 @@ def data(recorded):
         yield file["data"]
 
 
-def test_it_records_what_was_asked_for(recorded):
+def test_the_requested_demonstrations_are_recorded(recorded):
     task = get_task(SUITE, TASK_ID)
     assert recorded.file == demo_file(recorded.file.parent, task.name)
     assert (recorded.num_episodes, recorded.num_rejected) == (2, 0)
@@ -66,7 +66,7 @@ def test_the_layout_is_liberos(data):
             found[name] = (item.shape[1:], item.dtype)
 
     data["demo_0"].visititems(note)
-    assert found.pop("executed_actions") == ((7,), np.float64)  # ours alone
+    assert found.pop("executed_actions") == ((7,), np.float64)  # only in our files
     assert found == libero
     assert {"num_samples", "init_state"} <= set(data["demo_0"].attrs)
     assert {
@@ -84,7 +84,7 @@ def test_the_layout_is_liberos(data):
     assert json.loads(data.attrs["env_args"])["env_kwargs"]["camera_heights"] == SIZE
 
 
-def test_a_policy_reads_what_the_environment_would_show_it(recorded, data):
+def test_demonstrations_equal_the_environments_observations(recorded, data):
     env = LiberoEnv(SUITE, chunk=1, image_size=SIZE)
     demo = next(read_demos(recorded.file))
     executed = data["demo_0/executed_actions"][:]
@@ -94,14 +94,14 @@ def test_a_policy_reads_what_the_environment_would_show_it(recorded, data):
         np.testing.assert_array_equal(demo.images["agentview"][t], observation["agentview"])
         np.testing.assert_array_equal(demo.images["wrist"][t], observation["wrist"])
         np.testing.assert_array_equal(demo.proprio[t], observation["proprio"])
-        # float64, as the recorder executed them: the environment takes them as they are.
+        # float64, as they were executed during the recording.
         observation, reward, terminated, _, _ = env.step(action[None])
     assert reward == 1
     assert terminated
     env.close()
 
 
-def test_states_are_the_simulators_before_each_action(data):
+def test_states_precede_the_actions(data):
     env = LiberoEnv(SUITE, chunk=1, image_size=SIZE)
     init_state_id = int(data["demo_1"].attrs["init_state_id"])
     env.reset(options={"task_id": TASK_ID, "init_state_id": init_state_id})
@@ -115,26 +115,26 @@ def test_states_are_the_simulators_before_each_action(data):
     env.close()
 
 
-def test_labels_are_what_the_expert_wanted_and_not_the_noise(data):
+def test_labels_are_the_experts_actions_without_noise(data):
     actions, executed = data["demo_0/actions"][:], data["demo_0/executed_actions"][:]
     assert set(np.unique(actions[:, 6])) == {-1.0, 1.0}
     assert not np.array_equal(actions, executed)
     assert np.abs(executed - actions).mean() < 0.1
 
 
-def test_the_initial_states_are_those_allowed_each_once(data):
+def test_each_initial_state_is_used_once(data):
     used = [int(data[name].attrs["init_state_id"]) for name in data]
     assert sorted(used) == [3, 7]
 
 
-def test_the_same_settings_again_leave_the_file_alone(recorded):
+def test_a_file_with_the_same_settings_is_kept(recorded):
     before = recorded.file.stat().st_mtime_ns
     again = record_demos(SUITE, TASK_ID, recorded.file.parent, RECORDING)
     assert again.skipped
     assert (again.num_episodes, again.file.stat().st_mtime_ns) == (2, before)
 
 
-def test_other_settings_do_not_replace_a_file_unless_told_to(tmp_path):
+def test_other_settings_replace_a_file_only_with_overwrite(tmp_path):
     one = DemoRecording(demos_per_task=1, image_size=8)
     first = record_demos(SUITE, TASK_ID, tmp_path, one)
     other = DemoRecording(demos_per_task=1, image_size=8, seed=1)
@@ -187,12 +187,12 @@ def test_an_expert_that_never_succeeds_is_an_error_and_leaves_no_file(tmp_path, 
         ({"demos_per_task": 3, "init_states": (0, 1)}, "repeats itself exactly: got 3 of 2"),
     ],
 )
-def test_wrong_settings_are_refused(settings, message):
+def test_wrong_settings_are_errors(settings, message):
     with pytest.raises(ValueError, match=message):
         DemoRecording(**settings)
 
 
-def test_an_initial_state_that_the_task_lacks_is_refused(tmp_path):
+def test_an_unknown_initial_state_is_an_error(tmp_path):
     recording = DemoRecording(demos_per_task=1, init_states=(49, 50))
     with pytest.raises(ValueError, match=r"`init_states` must be in 0\.\.49 .*got 50"):
         record_demos(SUITE, TASK_ID, tmp_path, recording)

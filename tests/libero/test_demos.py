@@ -1,4 +1,4 @@
-"""The file format; needs h5py and no simulator."""
+"""The file format of demonstrations; needs h5py, but no simulator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS, SIZE, NUM_JOINTS = 6, 4, 20  # of an episode, of its images, of its simul
 
 
 def seen(t):
-    """What the robot and the cameras report at times ``t`` of an episode: all numbers count up."""
+    """Observations at times ``t`` of an episode; all numbers increase with time."""
     t = np.asarray(t, float)[:, None]
     image = np.zeros((len(t), SIZE, SIZE, 3), np.uint8)
     image[:, 0] = 200  # upright, the top row is bright
@@ -44,7 +44,7 @@ def actions_at(t):
 
 
 def write_as_libero_does(path, num_demos=1, steps=STEPS, **attributes):
-    """A file as LIBERO's ``scripts/create_dataset.py`` writes it, and as the published ones are."""
+    """A file as LIBERO's ``scripts/create_dataset.py`` writes it."""
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         data.attrs["bddl_file_name"] = f"chiliocosm/bddl_files/libero_object/{TASK}.bddl"
@@ -57,13 +57,13 @@ def write_as_libero_does(path, num_demos=1, steps=STEPS, **attributes):
             data.attrs[name] = value
         for index in range(num_demos):
             group = data.create_group(f"demo_{index}")
-            # It plays an episode back and notes, beside each action, what is seen after it.
+            # The script replays an episode, and stores the observation after each action.
             group["actions"] = actions_at(range(steps)) + index
             group["states"] = states_before(range(steps))
             group["robot_states"] = np.zeros((steps, 9))
             group["rewards"] = group["dones"] = np.eye(1, steps, steps - 1, dtype=np.uint8)[0]
             for name, values in seen(range(1, steps + 1)).items():
-                stored = values[:, ::-1] if name.endswith("_rgb") else values  # as OpenGL has it
+                stored = values[:, ::-1] if name.endswith("_rgb") else values  # bottom row first
                 group[f"obs/{name}"] = stored
             group.attrs["num_samples"] = steps
             group.attrs["init_state"] = group["states"][0]
@@ -87,7 +87,7 @@ def write_as_we_do(path, num_demos=1, steps=STEPS, **attributes):
 
 
 def check_row(demo, row, t):
-    """Row ``row`` of a demo holds what is seen at time ``t`` and the action that follows it."""
+    """Checks that a row holds the observation at time ``t`` and the action after it."""
     np.testing.assert_allclose(demo.actions[row], actions_at([t])[0], rtol=1e-6)
     expected = t + np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
     np.testing.assert_allclose(demo.proprio[row], expected, rtol=1e-6)
@@ -100,7 +100,7 @@ def check_row(demo, row, t):
 # --- Reading ------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_demonstrations_are_read_as_they_were_written(tmp_path):
     (demo,) = read_demos(write_as_we_do(tmp_path / "any.hdf5"))
     assert demo.instruction == "pick up the milk and place it in the basket"
     assert demo.images.keys() == {"agentview", "wrist"}
@@ -112,16 +112,16 @@ def test_what_is_written_is_read_back(tmp_path):
         check_row(demo, t, t)
 
 
-def test_in_a_file_of_liberos_an_action_is_put_beside_what_was_seen_before_it(tmp_path):
+def test_actions_of_liberos_files_are_paired_with_the_observation_before_them(tmp_path):
     (demo,) = read_demos(write_as_libero_does(tmp_path / f"{TASK}_demo.hdf5"))
     assert demo.instruction == "pick up the milk and place it in the basket"
-    # What was seen before the first action is not in the file, so its first action goes.
+    # The file lacks the observation before the first action, so that action is dropped.
     assert len(demo.actions) == len(demo.proprio) == STEPS - 1
     for t in range(1, STEPS):
         check_row(demo, t - 1, t)
 
 
-def test_a_playback_that_strays_a_little_is_read_all_the_same(tmp_path):
+def test_small_differences_of_a_replay_are_accepted(tmp_path):
     path = write_as_libero_does(tmp_path / f"{TASK}_demo.hdf5")
     with h5py.File(path, "a") as file:
         file["data/demo_0/obs/joint_states"][:, 3] += 0.05
@@ -129,13 +129,13 @@ def test_a_playback_that_strays_a_little_is_read_all_the_same(tmp_path):
     check_row(demo, 0, 1)
 
 
-def test_images_stored_upright_are_not_turned(tmp_path):
+def test_images_stored_upright_are_not_flipped(tmp_path):
     path = write_as_libero_does(tmp_path / f"{TASK}_demo.hdf5", macros_image_convention="opencv")
     (demo,) = read_demos(path)
     np.testing.assert_array_equal(demo.images["agentview"][:, -1], 200)
 
 
-def test_a_file_without_attributes_tells_its_task_by_its_name(tmp_path):
+def test_a_file_without_attributes_has_its_task_in_its_name(tmp_path):
     path = write_as_libero_does(tmp_path / "KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5")
     with h5py.File(path, "a") as file:
         for name in list(file["data"].attrs):
@@ -145,13 +145,13 @@ def test_a_file_without_attributes_tells_its_task_by_its_name(tmp_path):
     check_row(demo, 0, 1)  # OpenGL's row order is robosuite's default
 
 
-def test_demonstrations_come_in_the_order_of_their_numbers(tmp_path):
+def test_demonstrations_are_sorted_by_number(tmp_path):
     path = write_as_we_do(tmp_path / "any.hdf5", num_demos=11)
     first_actions = [demo.actions[0, 0] for demo in read_demos(path)]
     np.testing.assert_allclose(first_actions, range(11))
 
 
-def test_a_folder_is_all_its_files_and_demos_per_task_limits_each(tmp_path):
+def test_demos_per_task_limits_each_file_of_a_folder(tmp_path):
     for name in ("b", "a"):
         write_as_we_do(tmp_path / f"{name}.hdf5", num_demos=3)
     sources = [demo.source for demo in read_demos(tmp_path, demos_per_task=2)]
@@ -160,16 +160,16 @@ def test_a_folder_is_all_its_files_and_demos_per_task_limits_each(tmp_path):
     assert len(list(read_demos([tmp_path / "a.hdf5", tmp_path]))) == 9
 
 
-def test_a_path_that_is_not_there_is_told_before_anything_is_read(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file"):
+def test_a_missing_path_is_an_error_before_anything_is_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"found none: record some with `srpo-env demos`"):
         read_demos(tmp_path / "lost")
-    with pytest.raises(FileNotFoundError, match=r"must hold \*\.hdf5 files.*`srpo-env demos`"):
+    with pytest.raises(FileNotFoundError, match=r"found none: record some with `srpo-env demos`"):
         read_demos(tmp_path)
 
 
-def test_a_file_that_is_not_hdf5_is_told(tmp_path):
+def test_a_file_that_is_not_hdf5_is_an_error(tmp_path):
     (tmp_path / "text.hdf5").write_text("no")
-    with pytest.raises(ValueError, match=r"text\.hdf5' is no HDF5 file, or is damaged"):
+    with pytest.raises(ValueError, match=r"text\.hdf5' is not an HDF5 file, or is damaged"):
         list(read_demos(tmp_path))
 
 
@@ -195,12 +195,12 @@ def swap_states(group):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (drop_images, "demo_0 lacks what LIBERO's layout has: obs/eye_in_hand_rgb"),
-        (shorten_actions, "must have equally many rows .* everywhere, got .*'actions': 5"),
+        (drop_images, "demo_0 lacks datasets of LIBERO's layout: obs/eye_in_hand_rgb"),
+        (shorten_actions, "must have the same number of rows, at least 1, got .*'actions': 5"),
         (swap_states, r"must agree, got a mean difference of \d\.\d\d rad"),
     ],
 )
-def test_a_spoilt_demonstration_is_refused(tmp_path, spoil, message):
+def test_an_invalid_demonstration_is_an_error(tmp_path, spoil, message):
     path = write_as_we_do(tmp_path / "any.hdf5")
     with h5py.File(path, "a") as file:
         spoil(file["data/demo_0"])
@@ -208,13 +208,13 @@ def test_a_spoilt_demonstration_is_refused(tmp_path, spoil, message):
         list(read_demos(path))
 
 
-def test_a_file_without_demonstrations_is_refused(tmp_path):
+def test_a_file_without_demonstrations_is_an_error(tmp_path):
     h5py.File(tmp_path / "empty.hdf5", "w").close()
     with pytest.raises(ValueError, match="must hold demonstrations at data/demo_0"):
         list(read_demos(tmp_path))
 
 
-def test_a_file_that_does_not_name_its_task_is_refused(tmp_path):
+def test_a_file_without_a_task_name_is_an_error(tmp_path):
     path = write_as_libero_does(tmp_path / "any.hdf5")
     with h5py.File(path, "a") as file:
         del file["data"].attrs["bddl_file_name"]
@@ -222,7 +222,7 @@ def test_a_file_that_does_not_name_its_task_is_refused(tmp_path):
         list(read_demos(path))
 
 
-def test_an_unknown_row_order_is_refused(tmp_path):
+def test_an_unknown_row_order_is_an_error(tmp_path):
     write_as_libero_does(tmp_path / "any.hdf5", macros_image_convention="vulkan")
     with pytest.raises(ValueError, match=r"must be 'opengl' or 'opencv', .* has 'vulkan'"):
         list(read_demos(tmp_path))
@@ -231,7 +231,7 @@ def test_an_unknown_row_order_is_refused(tmp_path):
 # --- Writing ------------------------------------------------------------------------------------
 
 
-def test_images_are_stored_from_below_as_libero_stores_them(tmp_path):
+def test_images_are_stored_bottom_row_first_as_in_liberos_files(tmp_path):
     with h5py.File(write_as_we_do(tmp_path / "any.hdf5"), "r") as file:
         assert file["data"].attrs["macros_image_convention"] == "opengl"
         np.testing.assert_array_equal(file["data/demo_0/obs/agentview_rgb"][:, -1], 200)
@@ -249,24 +249,24 @@ def test_counts_and_ends_are_written(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_interrupted_file_leaves_nothing_behind(tmp_path, error):
+def test_an_interruption_leaves_nothing_behind(tmp_path, error):
     path = demo_file(tmp_path / "new", TASK)
     with pytest.raises(error), writing_demos(path, {}):
         raise error
     assert list(path.parent.iterdir()) == []
 
 
-def test_an_interrupted_file_leaves_the_earlier_one_as_it_was(tmp_path):
+def test_an_interruption_keeps_the_earlier_file(tmp_path):
     path = write_as_we_do(tmp_path / "any.hdf5", num_demos=2)
     with pytest.raises(KeyboardInterrupt), writing_demos(path, {}):
         raise KeyboardInterrupt
     assert len(list(read_demos(path))) == 2
 
 
-def test_the_settings_of_a_recording_are_kept_and_others_files_have_none(tmp_path):
+def test_recording_settings_are_stored_and_foreign_files_have_none(tmp_path):
     ours = write_as_we_do(tmp_path / "a.hdf5", recording=json.dumps({"seed": 3}))
     assert recording_settings(ours) == {"seed": 3}
     assert recording_settings(write_as_libero_does(tmp_path / "b.hdf5")) is None
     (tmp_path / "c.hdf5").write_text("no")
-    with pytest.raises(ValueError, match="is no HDF5 file"):
+    with pytest.raises(ValueError, match="is not an HDF5 file"):
         recording_settings(tmp_path / "c.hdf5")

@@ -9,7 +9,7 @@ from srpo_env.libero.suites import get_task
 
 pytestmark = pytest.mark.libero
 
-SIZE = 32  # images are not what most of these tests look at
+SIZE = 32  # most of these tests do not look at images
 CHUNK = np.zeros((2, 7), np.float32)
 
 
@@ -37,7 +37,7 @@ def test_it_is_registered_with_gymnasium():
     env.close()
 
 
-def test_info_tells_the_task_its_instruction_and_the_initial_state(env):
+def test_info_has_task_instruction_and_initial_state(env):
     _, info = start(env, task_id=3, init_state_id=7)
     assert info["task_id"] == 3
     assert info["init_state_id"] == 7
@@ -45,12 +45,12 @@ def test_info_tells_the_task_its_instruction_and_the_initial_state(env):
     assert info["is_success"] is False
 
 
-def test_what_a_reset_leaves_open_is_drawn_from_the_seed(env):
+def test_missing_reset_options_are_drawn_from_the_seed(env):
     drawn = [env.reset(seed=5)[1] for _ in range(2)]
     assert drawn[0] == drawn[1]
 
 
-def test_an_episode_is_the_same_every_time(env):
+def test_episodes_are_reproducible(env):
     def run():
         start(env)
         rng = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def test_an_episode_is_the_same_every_time(env):
             np.testing.assert_array_equal(first[name], second[name])
 
 
-def test_episodes_that_take_turns_in_one_process_do_not_notice_each_other(env):
+def test_episodes_of_one_process_do_not_affect_each_other(env):
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1, 1, (4, 2, 7))
     start(env)
@@ -77,7 +77,7 @@ def test_episodes_that_take_turns_in_one_process_do_not_notice_each_other(env):
 
 
 def test_the_images_are_upright(env):
-    # The robot's base, white and grey, stands at the far end of the floor: high in the picture.
+    # The robot's base, white and grey, is at the far end of the floor, in the upper half.
     observation, _ = start(env)
     image = observation["agentview"].astype(int)
     floor = np.median(image[SIZE // 2 :].reshape(-1, 3), axis=0)
@@ -85,7 +85,7 @@ def test_the_images_are_upright(env):
     assert unlike_floor[: SIZE // 4].mean() > unlike_floor[-SIZE // 8 :].mean()
 
 
-def test_without_a_camera_nothing_is_rendered_and_the_robot_moves_alike(env, monkeypatch):
+def test_without_cameras_nothing_is_rendered_and_states_are_equal(env, monkeypatch):
     start(env)
     seeing = env.step(CHUNK)[0]
     blind = LiberoEnv(chunk=2, image_size=SIZE, cameras=())
@@ -97,12 +97,12 @@ def test_without_a_camera_nothing_is_rendered_and_the_robot_moves_alike(env, mon
 
 
 @pytest.mark.parametrize("cameras", ["wrist", ["frontview"]])
-def test_a_camera_that_there_is_not_is_an_error(cameras):
+def test_an_unknown_camera_is_an_error(cameras):
     with pytest.raises(ValueError, match="`cameras` must be names from agentview, wrist, got"):
         LiberoEnv(cameras=cameras)
 
 
-def test_an_action_of_one_moves_the_gripper_that_way(env):
+def test_actions_move_the_gripper_in_their_direction(env):
     start(env)
     before = env.simulation.proprio()
     for _ in range(5):
@@ -123,38 +123,38 @@ def test_an_episode_is_truncated_at_the_limit_within_a_chunk():
         env.step(np.zeros((4, 7)))
 
 
-def test_the_info_tells_the_furthest_true_progress_if_asked_for():
+def test_max_progress_is_the_maximum_of_the_episode():
     env = LiberoEnv(chunk=8, cameras=(), true_progress=True)
-    seen = [start(env)[1]["furthest_progress"]]
-    # Down towards the table, and up again: what was reached once counts.
+    seen = [start(env)[1]["max_progress"]]
+    # Down towards the floor, and up again: the maximum stays.
     for height in (-1.0, -1.0, 1.0, 1.0):
         action = np.zeros((8, 7), np.float32)
         action[:, 2] = height
-        seen.append(env.step(action)[4]["furthest_progress"])
+        seen.append(env.step(action)[4]["max_progress"])
     assert seen[0] < seen[1] < 0.2
     assert seen == sorted(seen)
     assert seen[-1] == seen[-2]
-    assert start(env)[1]["furthest_progress"] == seen[0]
+    assert start(env)[1]["max_progress"] == seen[0]
     env.close()
 
 
-def test_true_progress_is_not_told_unasked(env):
-    assert "furthest_progress" not in start(env)[1]
+def test_without_true_progress_there_is_no_max_progress(env):
+    assert "max_progress" not in start(env)[1]
 
 
-def test_true_progress_is_that_of_every_control_step():
+def test_max_progress_includes_every_control_step():
     from srpo_env.libero.experts import PickAndPlaceExpert
-    from srpo_env.libero.oracle import TrueProgress
+    from srpo_env.libero.oracle import OracleProgress
 
     watched = LiberoEnv(chunk=1, cameras=(), true_progress=True)
     start(watched)
-    meter = TrueProgress(watched.simulation)
-    expert, furthest = PickAndPlaceExpert(watched.simulation), meter.measure()
+    oracle = OracleProgress(watched.simulation)
+    expert, maximum = PickAndPlaceExpert(watched.simulation), oracle.measure()
     for _ in range(60):
         _, _, _, _, info = watched.step(expert.act()[None].astype(np.float32))
-        furthest = max(furthest, meter.measure())
-        assert info["furthest_progress"] == pytest.approx(furthest, abs=1e-9)
-    assert furthest > 0.4
+        maximum = max(maximum, oracle.measure())
+        assert info["max_progress"] == pytest.approx(maximum, abs=1e-9)
+    assert maximum > 0.4
     watched.close()
 
 
@@ -183,7 +183,7 @@ def test_an_action_of_the_wrong_shape_is_an_error(env, shape):
         env.step(np.zeros(shape))
 
 
-def test_an_action_with_nan_is_an_error_and_the_episode_goes_on(env):
+def test_an_action_with_nan_is_an_error_and_the_episode_continues(env):
     start(env)
     with pytest.raises(ValueError, match="step 1 of the chunk"):
         env.step(np.array([[0.0] * 7, [0.0] * 6 + [np.nan]]))
@@ -199,7 +199,7 @@ def test_an_action_with_nan_is_an_error_and_the_episode_goes_on(env):
         ({"taks_id": 1}, "taks_id"),
     ],
 )
-def test_a_reset_to_what_does_not_exist_is_an_error(env, options, message):
+def test_a_reset_to_an_unknown_task_or_state_is_an_error(env, options, message):
     with pytest.raises(ValueError, match=message):
         env.reset(options=options)
 

@@ -1,10 +1,10 @@
-"""The licence for everything fast: LIBERO's own environment gives the same numbers to the last bit.
+"""States, rewards and images equal those of LIBERO's own environment to the last bit.
 
-Upstream's environment runs beside ours, with the same actions. Fixtures (cabinets, stoves, racks)
-have no joints, so no stored state says where they stand: upstream draws their place, within some
-centimetres, anew at each reset, and ours keeps that of seed 0. Here ours takes over what it drew.
+Upstream's environment runs with the same actions as ours. Fixtures (cabinets, stoves, racks) have
+no joints, so stored states do not contain their position: upstream draws it within some centimetres
+at each reset, and ours keeps that of seed 0. Here ours copies upstream's.
 
-``ControlEnv.reset`` is never called: it loops for ever when something raises.
+``ControlEnv.reset`` is not called, because it loops for ever if something raises.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ def build(suite, task_id, visuals):
 
 
 def reset_upstream(task, init_state_id, *, seed=7):
-    """Upstream's environment after its reset to a stored state, and what it observes there."""
+    """Returns upstream's environment after a reset to a stored state, and its observation."""
     from libero.libero.envs import OffScreenRenderEnv
 
     upstream = OffScreenRenderEnv(bddl_file_name=str(task.bddl_file), horizon=10**6)
@@ -42,7 +42,7 @@ def reset_upstream(task, init_state_id, *, seed=7):
     return upstream, upstream.set_init_state(task.init_states()[init_state_id])
 
 
-def take_over_fixtures(simulation, upstream):
+def copy_fixtures(simulation, upstream):
     simulation.model.body_pos[:] = upstream.sim.model.body_pos
     simulation.model.body_quat[:] = upstream.sim.model.body_quat
 
@@ -59,7 +59,7 @@ no_image.__modality__ = "image"
 
 
 class Cameras:
-    """Upstream's cameras, which can be covered: without them it is ten times faster."""
+    """Upstream's cameras, which can be switched off: without them it is ten times faster."""
 
     def __init__(self, upstream):
         self._upstream = upstream
@@ -68,11 +68,11 @@ class Cameras:
         ]
         self._sensors = [observable._sensor for observable in self._observables]
 
-    def cover(self, covered):
-        # The observables stay enabled: switching them off would set their clocks back.
+    def switch_off(self, off):
+        # The observables stay enabled, because disabling them would reset their clocks.
         for observable, sensor in zip(self._observables, self._sensors, strict=True):
-            observable._sensor = no_image if covered else sensor
-        # Upstream takes for granted that its OpenGL context is the only one of the process.
+            observable._sensor = no_image if off else sensor
+        # Upstream assumes that its OpenGL context is the only one of the process.
         self._upstream.sim._render_context_offscreen.gl_ctx.make_current()
 
 
@@ -92,18 +92,18 @@ def check_observation(simulation, observation):
 
 
 def check_episode(suite, task_id, init_state_id, chunks, looks):
-    """Plays random chunks; after those in ``looks``, compares what is observed."""
+    """Plays random chunks, and compares the observations after those in ``looks``."""
     exact, fast = build(suite, task_id, "exact"), build(suite, task_id, "fast")
     upstream, observation = reset_upstream(exact.task, init_state_id)
     for simulation in (exact, fast):
-        take_over_fixtures(simulation, upstream)
+        copy_fixtures(simulation, upstream)
         simulation.reset(exact.task.init_states()[init_state_id])
     check_observation(exact, observation)
     cameras = Cameras(upstream)
     rng = np.random.default_rng(task_id)
     for chunk in range(chunks):
         for step, action in enumerate(rng.uniform(-1.0, 1.0, (CHUNK, 7))):
-            cameras.cover(not (chunk in looks and step == CHUNK - 1))
+            cameras.switch_off(not (chunk in looks and step == CHUNK - 1))
             observation, reward, done, _ = upstream.step(action)
             for simulation in (exact, fast):
                 success = simulation.step(action)
@@ -132,11 +132,11 @@ def test_states_rewards_and_observations_equal_upstreams_over_200_chunks(suite, 
 
 
 @pytest.mark.parametrize(("suite", "task_id"), QUICK[:2])
-def test_a_reset_equals_upstreams_reset_whatever_was_before(suite, task_id):
+def test_a_reset_equals_upstreams_reset_after_any_episode(suite, task_id):
     simulation = build(suite, task_id, "fast")
     states = simulation.task.init_states()
     upstream, _ = reset_upstream(simulation.task, 2)
-    take_over_fixtures(simulation, upstream)
+    copy_fixtures(simulation, upstream)
     simulation.reset(states[0])
     simulation.step(np.ones(7))
     simulation.reset(states[2])
@@ -146,7 +146,7 @@ def test_a_reset_equals_upstreams_reset_whatever_was_before(suite, task_id):
     upstream.close()
 
 
-def test_only_the_places_of_fixtures_are_upstreams_to_draw():
+def test_only_the_positions_of_fixtures_are_drawn_by_upstream():
     simulation = build("libero_goal", 1, "exact")
     upstream, _ = reset_upstream(simulation.task, 0, seed=11)
     fixtures = set(upstream.env.fixtures_dict)
@@ -163,13 +163,13 @@ def test_only_the_places_of_fixtures_are_upstreams_to_draw():
     upstream.close()
 
 
-def test_a_success_comes_at_the_same_step_and_ends_the_episode():
+def test_success_is_reached_at_the_same_step_and_terminates():
     simulation = build("libero_object", 0, "fast")
     attempt = run_expert(simulation, 5)
     assert attempt.success
     actions = attempt.executed_actions
     upstream, _ = reset_upstream(simulation.task, 5)
-    Cameras(upstream).cover(True)
+    Cameras(upstream).switch_off(True)
     for _ in range(10):
         upstream.step(SETTLE_ACTION)
     results = [upstream.step(action)[1:3] for action in actions]
@@ -187,5 +187,5 @@ def test_a_success_comes_at_the_same_step_and_ends_the_episode():
     env.close()
 
 
-def test_all_forty_tasks_are_there():
+def test_the_four_suites_have_forty_tasks():
     assert sum(len(tasks_of(suite)) for suite in SUITES) == 40

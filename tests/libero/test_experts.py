@@ -14,7 +14,7 @@ pytestmark = pytest.mark.libero
 
 TASKS = range(10)
 HURRY = 150
-"""control steps that an undisturbed expert stays well below; the suite's limit is 280"""
+"""Upper bound of the control steps of an expert without noise; the suite's limit is 280."""
 
 
 @functools.cache
@@ -64,15 +64,15 @@ def test_its_actions_are_valid_and_its_gripper_closes_once():
     assert np.count_nonzero(np.diff(gripper)) == 1
 
 
-def test_what_is_executed_without_noise_is_what_it_chose():
+def test_without_noise_the_executed_actions_are_the_experts():
     attempt = run_expert(simulation_of(7), 0)
     np.testing.assert_array_equal(attempt.executed_actions, attempt.actions)
 
 
-def test_the_noise_has_the_size_that_was_asked_for():
+def test_the_noise_has_the_requested_standard_deviation():
     attempt = run_expert(simulation_of(7), 0, noise=0.1, rng=np.random.default_rng(0))
     noise = attempt.executed_actions - attempt.actions
-    free = np.abs(attempt.actions) < 0.5  # far from where actions are cut off at 1
+    free = np.abs(attempt.actions) < 0.5  # far from the clipping at 1
     assert noise[free].std() == pytest.approx(0.1, rel=0.15)
     assert np.abs(attempt.executed_actions).max() <= 1
 
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_episode():
 
 
 def test_another_expert_can_take_over_at_any_time(started):
-    # It remembers no phase: what it does follows from what is there to be seen.
+    # It stores no phase: its action depends on the current state.
     expert, success = PickAndPlaceExpert(started), False
     while not success:
         action = expert.act()
@@ -93,7 +93,7 @@ def test_another_expert_can_take_over_at_any_time(started):
         success = started.step(action)
 
 
-def test_it_fetches_an_object_that_was_lost_on_the_way(started):
+def test_it_picks_up_a_dropped_object_again(started):
     expert = PickAndPlaceExpert(started)
     body = started.objects[started.objects_of_interest[0]]
     joint = started.model.body_jntadr[body]
@@ -101,7 +101,7 @@ def test_it_fetches_an_object_that_was_lost_on_the_way(started):
     at_start = started.data.qpos[position].copy()
     while started.data.xpos[body][2] < 0.15:
         started.step(expert.act())
-    started.data.qpos[position] = at_start  # out of its fingers, back to where it stood
+    started.data.qpos[position] = at_start  # out of the fingers, back to the start
     assert any(started.step(expert.act()) for _ in range(HURRY))
 
 
@@ -116,7 +116,7 @@ def test_it_lets_go_when_the_goal_is_reached(started):
         assert started.step(expert.act())  # it stays in the basket
 
 
-def test_tasks_of_another_suite_are_refused():
+def test_tasks_of_another_suite_are_errors():
     task = tasks_of("libero_goal")[0]
     with pytest.raises(ValueError, match=f"tasks of libero_object, got {task.name} of libero_goal"):
         PickAndPlaceExpert(types.SimpleNamespace(task=task))
@@ -131,6 +131,6 @@ def test_tasks_of_another_suite_are_refused():
         ({"init_state_id": 0, "noise": 0.1}, r"`rng` must be given to draw noise"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments, message):
+def test_wrong_arguments_are_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         run_expert(simulation_of(7), **arguments)

@@ -7,13 +7,13 @@ from srpo_env.libero import gl
 from srpo_env.libero.gl import EglDevice, choose_gl, device_of_worker, has_gpu
 
 SOFTWARE = EglDevice(0, is_software=True, cuda_index=None)
-# EGL counts in an order of its own: here CUDA's second GPU comes first.
+# EGL has its own order: here CUDA's second GPU is the first.
 GPUS = [EglDevice(index, is_software=False, cuda_index=2 - index) for index in (1, 2)]
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Makes up what a machine offers."""
+    """Fakes the devices and libraries of a machine."""
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -30,11 +30,11 @@ def machine(monkeypatch):
         ([SOFTWARE, *GPUS], True, "egl"),
         ([SOFTWARE], True, "osmesa"),
         ([], True, "osmesa"),
-        ([SOFTWARE], False, "egl"),  # where a distribution has OSMesa no more
-        ([], False, "osmesa"),  # nothing renders; the error names what to install
+        ([SOFTWARE], False, "egl"),  # a distribution without OSMesa
+        ([], False, "osmesa"),  # nothing renders; the error names the package to install
     ],
 )
-def test_a_gpu_renders_before_osmesa_and_osmesa_before_egl_in_software(
+def test_a_gpu_is_preferred_to_osmesa_and_osmesa_to_egl_in_software(
     machine, devices, osmesa, choice
 ):
     machine(devices, osmesa)
@@ -42,13 +42,13 @@ def test_a_gpu_renders_before_osmesa_and_osmesa_before_egl_in_software(
     assert has_gpu() == (len(devices) > 1)
 
 
-def test_the_users_choice_stands(machine, monkeypatch):
+def test_the_users_choice_is_kept(machine, monkeypatch):
     machine([SOFTWARE, *GPUS])
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     assert choose_gl() == "osmesa"
 
 
-def test_hidden_gpus_are_left_alone(machine, monkeypatch):
+def test_hidden_gpus_are_not_used(machine, monkeypatch):
     machine([SOFTWARE, *GPUS])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert choose_gl() == "osmesa"
@@ -62,7 +62,7 @@ def test_workers_take_turns_on_the_gpus(machine):
 @pytest.mark.parametrize(
     ("visible", "indices"), [("0", [2, 2]), ("1", [1, 1]), ("0,1", [2, 1]), ("GPU-89", [1, 2])]
 )
-def test_cuda_s_numbers_are_turned_into_egl_s(machine, monkeypatch, visible, indices):
+def test_cuda_indices_are_mapped_to_egl_indices(machine, monkeypatch, visible, indices):
     machine([SOFTWARE, *GPUS])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [device_of_worker(worker).index for worker in range(2)] == indices
@@ -82,8 +82,8 @@ def test_without_a_gpu_no_worker_has_one(machine):
 
 @pytest.mark.libero
 @pytest.mark.skipif(not gl.egl_devices(), reason="needs EGL, in software or on a GPU")
-def test_egl_draws_what_osmesa_draws():
-    """A picture of a box; on a machine without a GPU both are Mesa's, and equal."""
+def test_egl_and_osmesa_render_equal_images():
+    """An image of a box; on a machine without a GPU, Mesa renders both."""
     program = """
 import mujoco
 xml = '''<mujoco><worldbody><light pos="0 0 3"/><geom type="box" size=".5 .4 .3"

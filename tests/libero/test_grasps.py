@@ -17,7 +17,7 @@ RIGHT_ANGLE = np.pi / 2
 
 
 def shapes(**boxes):
-    """Shapes of boxes on the floor by name; each box is (half sizes, x, y, turn in degrees)."""
+    """Shapes of boxes on the floor by name; each box is (half sizes, x, y, yaw in degrees)."""
     bodies = "".join(
         f'<body name="{name}" pos="{x} {y} {half[2]}" euler="0 0 {turn}">'
         f'<geom type="box" size="{half[0]} {half[1]} {half[2]}"/></body>'
@@ -34,7 +34,7 @@ def grasp_of(target, **obstacles):
     return plan_grasp(found.pop("target"), list(found.values()))
 
 
-def test_a_box_that_fits_as_it_lies_is_taken_without_turning_the_hand():
+def test_a_box_that_fits_is_grasped_without_rotation():
     # The fingers open along y, where it is 4 cm wide.
     grasp = grasp_of(([0.04, 0.02, 0.02], 0.1, -0.2, 0))
     assert grasp.yaw == 0
@@ -42,14 +42,14 @@ def test_a_box_that_fits_as_it_lies_is_taken_without_turning_the_hand():
     np.testing.assert_allclose(grasp.position[:2], [0.1, -0.2], atol=1e-9)
 
 
-def test_a_box_too_long_for_the_fingers_is_taken_across():
+def test_a_long_box_is_grasped_across():
     grasp = grasp_of(([0.02, 0.06, 0.02], 0, 0, 0))
     assert abs(grasp.yaw) > np.deg2rad(45)
     assert grasp.width < 0.07
 
 
-def test_the_hand_turns_with_the_box():
-    # A long box turned by 45 degrees: its narrow side fits near that turn, and not at 0.
+def test_the_hand_rotates_with_the_box():
+    # A long box rotated by 45 degrees: its narrow side fits near that yaw, and not at 0.
     grasp = grasp_of(([0.06, 0.02, 0.02], 0, 0, 45))
     assert grasp.yaw == pytest.approx(np.deg2rad(45), abs=np.deg2rad(16))
     assert grasp.width < 0.07
@@ -67,9 +67,9 @@ def test_the_height_suits_the_object(half_height, height):
     assert grasp.position[2] == pytest.approx(height)
 
 
-def test_the_hand_keeps_clear_of_a_tall_neighbour():
+def test_the_grasp_avoids_a_tall_neighbour():
     target = ([0.04, 0.02, 0.01], 0.0, 0.0, 0)
-    # Beside the object in y, where the hand reaches 11 cm out; 7.5 cm tall, the hand is lower.
+    # 11 cm beside the object in y, within the hand's extent; 7.5 cm tall, higher than the hand.
     neighbour = ([0.03, 0.03, 0.0375], 0.055, -0.095, 0)
     alone, beside = grasp_of(target), grasp_of(target, neighbour=neighbour)
     assert (alone.yaw, *alone.position[:2]) == pytest.approx((0, 0, 0), abs=1e-9)
@@ -82,7 +82,7 @@ def test_a_neighbour_lower_than_the_hand_changes_nothing():
     assert grasp_of(target, low=low).yaw == 0
 
 
-def test_a_body_without_collision_geometry_is_refused():
+def test_a_body_without_collision_geometry_is_an_error():
     model = mujoco.MjModel.from_xml_string(
         '<mujoco><worldbody><body name="ghost"><geom type="sphere" size="1" contype="0" '
         'conaffinity="0"/></body></worldbody></mujoco>'

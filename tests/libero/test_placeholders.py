@@ -1,4 +1,4 @@
-"""The stand-ins for LIBERO's assets: LIBERO's physics and sizes, with drawings of our own."""
+"""Placeholders for LIBERO's assets: LIBERO's physics and sizes, textures of our own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_stack_of_rectangles_has_the_volume_of_the_box():
     assert volume(mesh) == pytest.approx(0.4 * 0.6 * 0.2)
 
 
-def test_a_stack_of_ellipses_nears_the_volume_of_a_cone():
+def test_a_stack_of_ellipses_approximates_the_volume_of_a_cone():
     mesh = stack(ellipse(400), [(0.0, 1.0, 2.0), (3.0, 1e-9, 1e-9)], "y", 0.5)
     assert volume(mesh) == pytest.approx(np.pi * 1.0 * 2.0 * 3.0 / 3, rel=1e-3)
     assert mesh.vertices[:, 1].max() == pytest.approx(3.0)
@@ -67,7 +67,7 @@ def test_shading_keeps_edges_and_smooths_curves():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_mesh_is_closed_and_looks_outwards(name):
+def test_meshes_are_closed_with_outward_normals(name):
     mesh = LOOKS[name].mesh()
     corners = mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     directed = Counter(map(tuple, corners.tolist()))
@@ -80,14 +80,14 @@ def test_every_mesh_is_closed_and_looks_outwards(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_mesh_is_cheap_to_render(name):
+def test_meshes_and_textures_are_small(name):
     assert len(LOOKS[name].mesh().faces) <= 500
     assert max(LOOKS[name].texture().size) <= 128
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_seen_covers_what_touches(name):
-    """No contact box reaches more than 3 mm out of the picture of its object."""
+def test_visual_meshes_cover_the_contact_boxes(name):
+    """No contact box extends more than 3 mm beyond the visual mesh."""
     signs = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).reshape(3, -1).T
     corners = np.concatenate(
         [np.array(box[:3]) + (signs * box[7:]) @ rotation_of(box[3:7]).T for box in BOXES[name]]
@@ -122,7 +122,7 @@ def test_a_sheet_has_sides_above_and_caps_below():
     assert (image[96:, 64:] == (0, 0, 9)).all()
 
 
-def test_a_word_is_written_where_it_is_asked_for():
+def test_a_word_fills_its_rectangle():
     image = np.asarray(
         Panel(100, 100, (0, 0, 0)).word("MILK", 0.5, 0.25, 0.6, 0.2, (200, 0, 0)).image()
     )
@@ -142,7 +142,7 @@ def test_noise_tiles_without_a_seam():
 # --- The folder ---------------------------------------------------------------------------------
 
 
-def test_generation_repeats_itself_to_the_last_byte(folder, tmp_path):
+def test_generation_is_reproducible_to_the_last_byte(folder, tmp_path):
     placeholders.generate(tmp_path)
     files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     assert len(files) == 3 * len(NAMES) + 1 + 2 + 1  # objects, scene, floor and wall, marker
@@ -189,7 +189,7 @@ def lowest_point(simulation, body):
 
 @pytest.mark.libero
 @pytest.mark.parametrize("task_id", range(10))
-def test_the_stored_initial_states_fit(simulations, task_id):
+def test_the_stored_initial_states_are_valid(simulations, task_id):
     simulation = simulations(task_id)
     states = simulation.task.init_states()
     # Seven arm joints, two fingers, and for six groceries and the basket a pose of seven numbers.
@@ -198,7 +198,7 @@ def test_the_stored_initial_states_fit(simulations, task_id):
     joints = [simulation.model.joint(i).name for i in range(simulation.model.njnt)]
     assert joints[:7] == [f"robot0_joint{i}" for i in range(1, 8)]
     assert joints[9:] == [f"{name}_joint0" for name in simulation.objects]
-    for state in states:  # every object lies before the robot and near the floor
+    for state in states:  # every object is in front of the robot and near the floor
         poses = state[1 + 9 : 1 + simulation.model.nq].reshape(-1, 7)
         assert np.abs(poses[:, :2]).max() < 0.5
         assert np.abs(poses[:, 2]).max() < 0.05
@@ -211,7 +211,7 @@ def test_objects_come_to_rest_standing_on_the_floor(simulations, task_id):
     from srpo_env.libero.simulation import SETTLE_ACTION
 
     simulation = simulations(task_id)
-    # The stored states leave some objects some millimetres in the floor, some in the air.
+    # In the stored states, some objects are some millimetres below or above the floor.
     simulation.reset(simulation.task.init_states()[task_id])
     data, bodies = simulation.data, list(simulation.objects.values())
     start, turned = data.xpos[bodies].copy(), data.xmat[bodies].copy()
@@ -236,7 +236,7 @@ def test_a_box_weighs_its_volume_times_the_density(simulations):
 
 
 @pytest.mark.libero
-def test_the_basket_counts_what_is_put_in_it(simulations):
+def test_an_object_in_the_basket_is_a_success(simulations):
     simulation = simulations(0)
     simulation.reset(simulation.task.init_states()[0])
     assert not simulation.is_success()
@@ -249,8 +249,8 @@ def test_the_basket_counts_what_is_put_in_it(simulations):
 
 @pytest.mark.libero
 @pytest.mark.parametrize("task_id", range(10))
-def test_every_object_of_a_task_is_in_the_picture(simulations, task_id):
-    """Without an object, the image differs: it is drawn, and nothing hides all of it."""
+def test_every_object_of_a_task_is_visible(simulations, task_id):
+    """The image changes without the object."""
     simulation = simulations(task_id)
     simulation.reset(simulation.task.init_states()[0])
     for _ in range(10):
@@ -266,7 +266,7 @@ def test_every_object_of_a_task_is_in_the_picture(simulations, task_id):
         assert changed.sum() >= 20, (name, body)  # pixels of 128 x 128
 
 
-# --- Beside LIBERO's own ------------------------------------------------------------------------
+# --- Comparison with LIBERO's own ---------------------------------------------------------------
 
 
 def compiled_object(file):
@@ -286,7 +286,7 @@ def test_contact_boxes_masses_and_sites_are_liberos(folder, libero_assets, name)
     for field in ("size", "pos", "quat", "friction", "solref", "solimp", "contype", "conaffinity"):
         values = getattr(ours, f"geom_{field}")[boxes]
         np.testing.assert_array_equal(values, getattr(theirs, f"geom_{field}")[their_boxes], field)
-    assert not ours.geom_contype[~boxes].any()  # what is only seen touches nothing
+    assert not ours.geom_contype[~boxes].any()  # visual geoms have no contacts
     for field in ("body_mass", "body_inertia", "body_ipos", "site_pos", "site_quat", "site_size"):
         np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field), field)
 
@@ -294,7 +294,7 @@ def test_contact_boxes_masses_and_sites_are_liberos(folder, libero_assets, name)
 @pytest.mark.libero
 @pytest.mark.parametrize("name", NAMES)
 def test_outer_sizes_are_liberos(folder, libero_assets, name):
-    """What is seen is as large as the original, within 4 mm on every side."""
+    """Visual meshes have the original size, within 4 mm on every side."""
     file = placeholders.OBJECT_FILES[name]
     extents = []
     for root in (folder, libero_assets):
@@ -306,7 +306,7 @@ def test_outer_sizes_are_liberos(folder, libero_assets, name):
 
 
 @pytest.mark.libero
-@pytest.mark.parametrize("task_id", [0, 9])  # each grocery is in one or the other
+@pytest.mark.parametrize("task_id", [0, 9])  # together they have all groceries
 def test_the_same_actions_lead_to_the_same_states_as_on_liberos_assets(
     simulations, libero_assets, monkeypatch, task_id
 ):

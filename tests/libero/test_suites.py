@@ -16,7 +16,7 @@ def test_libero_object_has_ten_tasks_with_fifty_initial_states_each():
     assert all(len(task.init_states()) == 50 for task in tasks)
 
 
-def test_an_instruction_is_what_the_task_is_called_without_its_scene():
+def test_an_instruction_is_the_tasks_name_without_the_scene():
     assert (
         get_task("libero_object", 0).instruction
         == "pick up the alphabet soup and place it in the basket"
@@ -24,7 +24,7 @@ def test_an_instruction_is_what_the_task_is_called_without_its_scene():
     assert get_task("libero_10", 2).instruction == "turn on the stove and put the moka pot on it"
 
 
-def test_every_file_that_the_suites_name_exists():
+def test_all_files_of_the_suites_exist():
     for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"):
         for task in tasks_of(suite):
             assert task.bddl_file.is_file()
@@ -47,7 +47,7 @@ def test_an_unknown_task_is_an_error_that_gives_the_range(task_id):
         get_task("libero_object", task_id)
 
 
-def test_initial_states_cannot_be_changed_by_those_who_read_them():
+def test_initial_states_are_read_only():
     with pytest.raises(ValueError, match="read-only"):
         get_task("libero_object", 0).init_states()[0, 0] = 1.0
 
@@ -57,7 +57,7 @@ class Evil:
         return print, ("this ran code",)
 
 
-def test_initial_states_that_are_more_than_an_array_are_refused(tmp_path, capsys):
+def test_initial_states_with_code_are_refused(tmp_path, capsys):
     file = tmp_path / "evil.pruned_init"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(Evil(), protocol=2))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from srpo_env.libero import vector
 from srpo_env.libero.env import LiberoEnv
 from srpo_env.libero.vector import LiberoVectorEnv
 
@@ -17,7 +18,7 @@ SETTINGS = {"chunk": 2, "image_size": 32, "max_steps": 4}
 
 @pytest.fixture(scope="module")
 def shared_envs():
-    """Three environments in two processes, for tests that leave them working."""
+    """Three environments in two processes, for tests that do not break them."""
     envs = LiberoVectorEnv(
         num_envs=3, num_workers=2, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS
     )
@@ -29,7 +30,7 @@ def actions_for(envs, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, envs.action_space.shape)
 
 
-def test_each_environment_does_what_one_alone_would_do(shared_envs):
+def test_each_environment_equals_a_single_one(shared_envs):
     observations, infos = shared_envs.reset(
         options={"task_id": 0, "init_state_id": np.array([4, 5, 6])}
     )
@@ -44,7 +45,7 @@ def test_each_environment_does_what_one_alone_would_do(shared_envs):
             np.testing.assert_array_equal(observations[name][index], expected[name])
 
 
-def test_a_mask_resets_some_while_the_others_go_on(shared_envs):
+def test_a_mask_resets_some_while_the_others_continue(shared_envs):
     shared_envs.reset(options={"task_id": 0})
     shared_envs.step(actions_for(shared_envs))
     options = {"reset_mask": np.array([False, True, False]), "task_id": 0, "init_state_id": 8}
@@ -54,7 +55,7 @@ def test_a_mask_resets_some_while_the_others_go_on(shared_envs):
         "reset_mask",
         "task_id",
         "init_state_id",
-    }  # the caller's dict is untouched
+    }  # the caller's dict is not changed
     *_, truncations, infos = shared_envs.step(actions_for(shared_envs))
     np.testing.assert_array_equal(infos["control_steps"], [4, 2, 4])
     np.testing.assert_array_equal(truncations, [True, False, True])
@@ -74,7 +75,7 @@ def test_without_autoreset_an_ended_environment_waits(shared_envs):
         shared_envs.step(actions_for(shared_envs))
 
 
-def test_what_it_hands_out_is_not_changed_by_later_steps(shared_envs):
+def test_returned_arrays_are_not_changed_by_later_steps(shared_envs):
     observations, _ = shared_envs.reset(options={"task_id": 0})
     before = observations["proprio"].copy()
     shared_envs.step(actions_for(shared_envs))
@@ -82,7 +83,7 @@ def test_what_it_hands_out_is_not_changed_by_later_steps(shared_envs):
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_it_resets_by_itself_as_gymnasium_defines(mode):
+def test_autoreset_follows_gymnasium(mode):
     envs = LiberoVectorEnv(num_envs=1, autoreset_mode=mode, **SETTINGS)
     envs.reset(options={"task_id": 0, "init_state_id": 0})
     for _ in range(2):
@@ -110,7 +111,7 @@ def test_it_resets_by_itself_as_gymnasium_defines(mode):
         ({"tasks": 0}, "tasks"),
     ],
 )
-def test_wrong_options_are_errors_and_nothing_is_lost(shared_envs, options, message):
+def test_wrong_options_are_errors_without_side_effects(shared_envs, options, message):
     shared_envs.reset(options={"task_id": 0})
     with pytest.raises(ValueError, match=message):
         shared_envs.reset(options=options)
@@ -118,7 +119,7 @@ def test_wrong_options_are_errors_and_nothing_is_lost(shared_envs, options, mess
 
 
 @pytest.mark.parametrize("bad", ["shape", "nan"])
-def test_wrong_actions_are_errors_and_nothing_is_lost(shared_envs, bad):
+def test_wrong_actions_are_errors_without_side_effects(shared_envs, bad):
     shared_envs.reset(options={"task_id": 0})
     actions = actions_for(shared_envs)
     if bad == "nan":
@@ -135,12 +136,12 @@ def test_attributes_can_be_read_set_and_called(shared_envs):
     shared_envs.set_attr("settle_steps", 10)
 
 
-def test_a_worker_that_dies_is_replaced_and_its_episodes_come_back_truncated(caplog):
+def test_a_dead_worker_is_replaced_and_its_episodes_are_truncated(caplog):
     envs = LiberoVectorEnv(
         num_envs=2, num_workers=2, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS
     )
     envs.reset(options={"task_id": 0, "init_state_id": 3})
-    os.kill(envs._workers[1]._process.pid, signal.SIGKILL)
+    os.kill(envs.worker_pids[1], signal.SIGKILL)
     time.sleep(0.2)
     *_, truncations, infos = envs.step(actions_for(envs))
     np.testing.assert_array_equal(truncations, [False, True])
@@ -151,25 +152,25 @@ def test_a_worker_that_dies_is_replaced_and_its_episodes_come_back_truncated(cap
     envs.close()
 
 
-def test_a_worker_that_dies_with_several_episodes_is_one_failure():
+def test_a_dead_worker_with_several_episodes_is_one_failure():
     mode = AutoresetMode.DISABLED
     envs = LiberoVectorEnv(num_envs=4, num_workers=1, autoreset_mode=mode, **SETTINGS)
     envs.reset(options={"task_id": 0})
-    os.kill(envs._workers[0]._process.pid, signal.SIGKILL)
+    os.kill(envs.worker_pids[0], signal.SIGKILL)
     time.sleep(0.2)
     assert envs.step(actions_for(envs))[3].all()
     envs.reset(options={"task_id": 0})
     envs.close()
 
 
-def test_three_failures_of_one_kind_in_a_row_end_it_loudly():
+def test_three_failures_of_one_kind_in_a_row_raise():
     envs = LiberoVectorEnv(
         num_envs=1, timeout=60, autoreset_mode=AutoresetMode.NEXT_STEP, **SETTINGS
     )
     envs.reset(options={"task_id": 0})
 
     def kill_and_step():
-        os.kill(envs._workers[0]._process.pid, signal.SIGKILL)
+        os.kill(envs.worker_pids[0], signal.SIGKILL)
         time.sleep(0.2)
         envs.step(actions_for(envs))
 
@@ -180,19 +181,19 @@ def test_three_failures_of_one_kind_in_a_row_end_it_loudly():
     assert envs.closed
 
 
-def test_a_reset_that_fails_within_a_step_is_tried_again(monkeypatch):
+def test_a_failed_reset_within_a_step_is_repeated(monkeypatch):
     envs = LiberoVectorEnv(num_envs=1, autoreset_mode=AutoresetMode.SAME_STEP, **SETTINGS)
     envs.reset(options={"task_id": 0})
     envs.step(actions_for(envs))
-    read = envs._read_observations
+    read = vector.read_from_shared_memory
 
-    def read_and_kill():  # between the step that ends the episode and the reset
-        monkeypatch.setattr(envs, "_read_observations", read)
-        os.kill(envs._workers[0]._process.pid, signal.SIGKILL)
+    def read_and_kill(*arguments):  # between the step that ends the episode and the reset
+        monkeypatch.setattr(vector, "read_from_shared_memory", read)
+        os.kill(envs.worker_pids[0], signal.SIGKILL)
         time.sleep(0.2)
-        return read()
+        return read(*arguments)
 
-    monkeypatch.setattr(envs, "_read_observations", read_and_kill)
+    monkeypatch.setattr(vector, "read_from_shared_memory", read_and_kill)
     *_, truncations, infos = envs.step(actions_for(envs))
     assert truncations[0]
     assert infos["final_info"]["control_steps"][0] == 4
@@ -202,11 +203,11 @@ def test_a_reset_that_fails_within_a_step_is_tried_again(monkeypatch):
     envs.close()
 
 
-def test_a_worker_that_hangs_counts_as_failed():
+def test_a_hanging_worker_is_a_failure():
     envs = LiberoVectorEnv(num_envs=1, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS)
     envs.reset(options={"task_id": 0})
-    os.kill(envs._workers[0]._process.pid, signal.SIGSTOP)
-    envs._timeout = 0.5
+    os.kill(envs.worker_pids[0], signal.SIGSTOP)
+    envs.timeout = 0.5
     *_, infos = envs.step(actions_for(envs))
     assert "no answer" in infos["worker_error"][0]
     envs.close()

@@ -21,7 +21,7 @@ from srpo_env.libero.assets import resolve_assets
 from srpo_env.libero.behaviour_files import BehaviourEpisode, writing_behaviours
 from srpo_env.libero.behaviour_recording import SUITE
 from srpo_env.libero.demos import recording_settings
-from srpo_env.libero.oracle import TrueProgress
+from srpo_env.libero.oracle import OracleProgress
 from srpo_env.libero.simulation import CAMERAS, SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import get_task
 from srpo_env.libero.visuals import Visuals, check_visuals
@@ -143,7 +143,7 @@ def play_policy(
         simulation.step(SETTLE_ACTION)
     drawn = np.random.default_rng([seed, task.task_id, init_state_id]).integers(2**31)
     generator = torch.Generator().manual_seed(int(drawn))
-    meter = TrueProgress(simulation)
+    meter = OracleProgress(simulation)
     now = meter.measure()
     frames, progress, states = [], [], []
     success, steps = False, 0

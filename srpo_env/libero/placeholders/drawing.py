@@ -1,4 +1,4 @@
-"""Textures drawn from simple shapes and words; small, so that they render fast."""
+"""Draws small textures from simple shapes and words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Panel:
     """A rectangle to draw on; coordinates run from (0, 0) top left to (1, 1) bottom right."""
 
     def __init__(self, width: int, height: int, background: Colour) -> None:
-        """Makes a panel of ``width`` x ``height`` pixels filled with ``background``."""
+        """Creates a panel of ``width`` x ``height`` pixels filled with ``background``."""
         self._size = (width * _OVERSAMPLING, height * _OVERSAMPLING)
         self._image = Image.new("RGB", self._size, background)
         self._draw = ImageDraw.Draw(self._image)
@@ -62,7 +62,7 @@ class Panel:
         return self
 
     def image(self) -> Image.Image:
-        """The panel at its final size."""
+        """Returns the panel at its final size."""
         return self._image.resize(
             (self._size[0] // _OVERSAMPLING, self._size[1] // _OVERSAMPLING), Image.Resampling.BOX
         )
@@ -74,12 +74,12 @@ class Panel:
 def sheet(
     sides: Iterable[Panel], first_cap: Panel | Colour, last_cap: Panel | Colour, side_share: float
 ) -> Image.Image:
-    """Puts the panels of an object where the coordinates of :func:`.meshes.stack` look for them.
+    """Arranges the panels of an object for the texture coordinates of :func:`.meshes.stack`.
 
     Args:
         sides: Panels around the object, all of one width, in order from left to right.
-        first_cap: What the lowest outline shows (for a basket, its underside).
-        last_cap: What the highest (or innermost) outline shows.
+        first_cap: Panel or colour of the first (lowest) outline; for a basket, its underside.
+        last_cap: Panel or colour of the last (highest or innermost) outline.
         side_share: Part of the image's height that the sides take.
     """
     image = Image.new("RGB", (SIZE, SIZE))
@@ -98,10 +98,12 @@ def sheet(
 def smooth_noise(
     generator: np.random.Generator, rows: int, columns: int
 ) -> npt.NDArray[np.float64]:
-    """Noise in [-1, 1], ``rows`` x ``columns`` values stretched to a texture that tiles seamlessly.
+    """Returns noise in [-1, 1] that tiles seamlessly, shape ``(SIZE, SIZE)``.
 
-    Returns:
-        Array of shape ``(SIZE, SIZE)``.
+    Args:
+        generator: Draws the values.
+        rows: Number of random values along the height; they are interpolated.
+        columns: Number of random values along the width.
     """
     coarse = generator.uniform(-1.0, 1.0, (rows, columns))
     # Linear interpolation with wrap-around, one axis after the other.

@@ -1,7 +1,7 @@
-"""Measured facts about the objects of libero_object: contact boxes, sites, friction. Numbers only.
+"""Measurements of the objects of libero_object: contact boxes, sites, friction.
 
-Lengths in metres, in the object's own frame; quaternions as w, x, y, z. The stand-ins keep every
-one of them, and the order of the boxes too, so that the stored initial states fit and physics is
+Lengths are in metres, in the object's frame; quaternions are w, x, y, z. Placeholders have the same
+values and the same order of boxes, so that the stored initial states are valid and the physics is
 LIBERO's own, to the last bit. Mass and inertia follow from the boxes, at one density.
 
 Source: the object files of LIBERO (Liu et al., 2023, arXiv:2306.03310), assets of commit 8f1084e.
@@ -21,7 +21,7 @@ SOLREF = (0.001, 1.0)
 """Contact stiffness: time constant (s) and damping ratio."""
 
 SOLIMP = (0.998, 0.998, 0.001)
-"""Contact impedance: least, greatest, and the depth (m) over which it rises."""
+"""Contact impedance: minimum, maximum, and the depth (m) over which it rises."""
 
 SITE_RADIUS = 0.005
 

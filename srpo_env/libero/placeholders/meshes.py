@@ -1,8 +1,8 @@
-"""Closed triangle meshes of few faces, each a stack of outlines joined by their sides.
+"""Creates closed triangle meshes with few faces, each a stack of outlines joined by their sides.
 
-A can, a bottle, a carton, a box and a basket are all such stacks; they differ in the outline and in
-how it grows and shrinks along the way. Texture coordinates follow one layout: the sides unrolled in
-the upper part of the image, the first and the last outline's cap side by side below them.
+Cans, bottles, cartons, boxes and baskets are such stacks; they differ in the outline and in its
+scale along the height. Texture coordinates have one layout: the unrolled sides in the upper part of
+the image, the caps of the first and the last outline side by side below them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 CAP_INSET = 0.04
-"""Margin of a cap in its part of the image; without it, the border would sample the neighbour."""
+"""Margin of a cap in its part of the image, so that its border does not sample the neighbour."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles; their corners index vertices and texture coordinates apart, as in OBJ files."""
+    """Triangles with separate indices of vertices and texture coordinates, as in OBJ files."""
 
     vertices: Floats  # (num_vertices, 3), metres
     texcoords: Floats  # (num_texcoords, 2), origin at the image's lower left
@@ -30,24 +30,25 @@ class Mesh:
     texfaces: npt.NDArray[np.int64]  # (num_faces, 3)
 
     def corner_normals(self, crease: float = 40.0) -> Floats:
-        """Unit normals per corner of each face, shape ``(num_faces, 3, 3)``.
+        """Returns unit normals per corner of each face, shape ``(num_faces, 3, 3)``.
 
-        Neighbours that meet at less than ``crease`` degrees are shaded as one curved surface; an
-        edge that is sharper stays an edge.
+        Args:
+            crease: Angle in degrees up to which neighbouring faces are shaded as one curved
+                surface; sharper edges stay visible.
         """
         a, b, c = (self.vertices[self.faces[:, corner]] for corner in range(3))
-        areas = np.cross(b - a, c - a)  # along the face's normal, as long as twice its area
+        areas = np.cross(b - a, c - a)  # the face's normal, with twice its area as length
         units = areas / np.linalg.norm(areas, axis=1, keepdims=True)
         normals = np.empty((len(self.faces), 3, 3))
         for vertex in range(len(self.vertices)):
             faces, corners = np.nonzero(self.faces == vertex)
-            alike = units[faces] @ units[faces].T > np.cos(np.radians(crease))
-            normals[faces, corners] = alike @ areas[faces]
+            is_smooth = units[faces] @ units[faces].T > np.cos(np.radians(crease))
+            normals[faces, corners] = is_smooth @ areas[faces]
         unit_normals: Floats = normals / np.linalg.norm(normals, axis=2, keepdims=True)
         return unit_normals
 
     def to_obj(self) -> str:
-        """The mesh as the text of a Wavefront OBJ file."""
+        """Returns the mesh as the text of a Wavefront OBJ file."""
         normals = self.corner_normals().reshape(-1, 3)
         normal_ids = np.arange(len(normals)).reshape(-1, 3)
         corners = np.stack([self.faces, self.texfaces, normal_ids], axis=2) + 1
@@ -60,13 +61,13 @@ class Mesh:
 
 
 def ellipse(num_points: int) -> Floats:
-    """Outline of an ellipse in the square [-1, 1]^2, shape ``(num_points, 2)``."""
+    """Returns the outline of an ellipse in the square [-1, 1]^2, shape ``(num_points, 2)``."""
     angles = np.linspace(0.0, 2 * np.pi, num_points, endpoint=False)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def rectangle(bevel: float) -> Floats:
-    """Outline of a rectangle with cut corners in the square [-1, 1]^2, shape ``(8, 2)``."""
+    """Returns the outline of a rectangle with cut corners in [-1, 1]^2, shape ``(8, 2)``."""
     a = 1.0 - bevel
     points = [(-a, -1), (a, -1), (1, -a), (1, a), (a, 1), (-a, 1), (-1, a), (-1, -a)]
     return np.array(points, dtype=np.float64)
@@ -83,12 +84,12 @@ def stack(
 
     Args:
         outline: Convex outline, counter-clockwise seen from above, shape ``(num_points, 2)``.
-        profile: Per copy its height and its two half widths, metres, and optionally where it lies
-            on the side part of the image, from 0 (bottom) to 1 (top); by default its share of the
-            height.
-        up: Axis along which the heights run.
-        side_share: Part of the image's height that the sides take, in (0, 1).
-        turns: How often the image's width goes around the sides.
+        profile: For each copy its height and its two half widths in metres, and optionally its
+            position in the side part of the image, from 0 (bottom) to 1 (top); by default its
+            share of the height.
+        up: Axis of the height.
+        side_share: Share of the image's height for the sides, in (0, 1).
+        turns: Number of repetitions of the image around the sides.
 
     Returns:
         A mesh with ``2 * num_points * len(profile)`` faces.
@@ -116,14 +117,14 @@ def stack(
     ring, piece = (grid.ravel() for grid in np.mgrid[: len(rings) - 1, :num])
     low, low_next = ring * num + piece, ring * num + (piece + 1) % num
     sides = _quads(low, low_next, low_next + num, low + num)
-    # The last column of the image lies beside the first, so there is one more than points.
+    # The seam has texture coordinates at both ends of the image, so there is one more than points.
     around = turns * _share_of_length(np.concatenate([outline, outline[:1]]))
     upper = 1.0 - side_share + side_share * rows
     side_coords = np.stack(np.broadcast_arrays(around[None], upper[:, None]), axis=2).reshape(-1, 2)
     tex = ring * (num + 1) + piece
     side_texfaces = _quads(tex, tex + 1, tex + num + 2, tex + num + 1)
 
-    # --- Caps: fans around a middle point; the first one is seen from below, so mirrored ---
+    # --- Caps: fans around a center; the first one is mirrored, because it is seen from below ---
     i = np.arange(num)
     j = (i + 1) % num
     first, last = len(points), len(points) + 1

@@ -1,8 +1,8 @@
-"""What the ten groceries and the basket look like: shape and label of each.
+"""Shapes and labels of the placeholders for the ten groceries and the basket.
 
-Outer sizes are measured on LIBERO's objects, and the colours are near theirs, since a policy should
-not care which of the two it sees. Labels are our own drawings. Source of the sizes: the meshes of
-LIBERO's assets, commit 8f1084e, in metres.
+Outer sizes are measured on LIBERO's objects, and the colours are similar, so that a policy works on
+both. The labels are drawn by this package. Source of the sizes: the meshes of LIBERO's assets,
+commit 8f1084e, in metres.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from PIL import Image
 from srpo_env.libero.placeholders.drawing import SIZE, Colour, Panel, sheet, smooth_noise
 from srpo_env.libero.placeholders.meshes import Mesh, ellipse, rectangle, stack
 
-# The scene's two lights brighten what they shine on, so white is a grey here.
+# Grey in the texture, because the scene's two lights brighten the objects to white.
 WHITE: Colour = (162, 162, 160)
 BLACK: Colour = (22, 22, 24)
 METAL: Colour = (104, 105, 110)
 YELLOW: Colour = (165, 140, 30)
-ROUND, FLAT = 0.625, 0.25  # share of the texture's height that goes to the sides
+ROUND, FLAT = 0.625, 0.25  # share of the texture's height for the sides
 
 
 @dataclass(frozen=True)
 class Look:
-    """How an object looks; each part is built when it is asked for."""
+    """Functions that create the mesh and the texture of an object."""
 
     mesh: Callable[[], Mesh]
     texture: Callable[[], Image.Image]
@@ -43,7 +43,7 @@ def _can() -> Mesh:
         (0.0395, wall, wall),
         (height, rim, rim),
         (height, 0.0305, 0.0305),
-        (0.0392, 0.0300, 0.0300, 1.0),  # the lid lies lower than the rim
+        (0.0392, 0.0300, 0.0300, 1.0),  # the lid is lower than the rim
     ]
     return stack(ellipse(24), profile, "y", ROUND)
 
@@ -109,9 +109,9 @@ def _box(half_x: float, half_y: float, half_z: float) -> Callable[[], Mesh]:
 
 
 def _basket() -> Mesh:
-    # Around the five contact boxes: up the outside, over the rim, down the inside to the floor.
+    # Around the five contact boxes: up the outside, over the rim, down the inside to the bottom.
     profile = [
-        (0.0042, 0.0744, 0.0724, 0.00),
+        (0.0000, 0.0744, 0.0724, 0.00),
         (0.1455, 0.0842, 0.0784, 0.48),
         (0.1455, 0.0708, 0.0650, 0.52),
         (0.0219, 0.0624, 0.0600, 1.00),
@@ -193,13 +193,13 @@ def _orange_juice() -> Image.Image:
     side.oval(0.5, 0.16, 0.50, 0.17, orange).oval(0.5, 0.78, 0.46, 0.18, orange)
     side.oval(0.5, 0.78, 0.38, 0.145, (172, 122, 34))
     for dx, dy in ((0.36, 0.0), (0.18, 0.12), (0.18, -0.12)):  # the segments of a cut orange
-        x, y, thin = 0.5, 0.78, 0.02
+        x, y, half = 0.5, 0.78, 0.02
         side.polygon(
             [
-                (x - dx, y - dy - thin),
-                (x - dx, y - dy + thin),
-                (x + dx, y + dy + thin),
-                (x + dx, y + dy - thin),
+                (x - dx, y - dy - half),
+                (x - dx, y - dy + half),
+                (x + dx, y + dy + half),
+                (x + dx, y + dy - half),
             ],
             orange,
         )
@@ -242,13 +242,13 @@ BASKET_SIDES = 0.75
 
 
 def _woven() -> Image.Image:
-    """Strands that pass over and under each other; a plain rim; a darker inside."""
+    """Returns a texture of woven strands, with a plain rim and a darker inside."""
     rows, columns = np.mgrid[:SIZE, :SIZE]
     width, height = 8, 6  # of a strand, pixels
     over = (rows // height + columns // width) % 2 == 0
     x, y = columns % width / width, rows % height / height
     along, across = np.where(over, x, y), np.where(over, y, x)
-    # A strand is round, and arches up in the middle of the stretch that can be seen of it.
+    # A strand is round, and highest in the middle of its visible part.
     shade = 0.60 + 0.22 * np.sin(np.pi * across) + 0.22 * np.sin(np.pi * along)
     from_bottom = 1.0 - rows / (SIZE * BASKET_SIDES)  # negative on the caps
     shade = np.where(np.abs(from_bottom - 0.5) < 0.05, 0.85, shade)

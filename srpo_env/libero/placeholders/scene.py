@@ -1,7 +1,8 @@
-"""The room of libero_object: a floor that carries, walls that are only seen, lights and cameras.
+"""The room of libero_object: a floor with contacts, visual walls, lights and cameras.
 
-Positions and sizes (metres) are LIBERO's, since they decide what its cameras see; floor and walls
-look alike but are our own drawings. Source: the floor scene of LIBERO's assets, commit 8f1084e.
+Positions and sizes (metres) are LIBERO's, so that its cameras see the same; the textures of floor
+and walls are similar, and drawn by this package. Source: the floor scene of LIBERO's assets, commit
+8f1084e.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from srpo_env.libero.placeholders.drawing import SIZE, smooth_noise
 
 FLOOR_TEXTURE = "light-gray-floor-tile.png"
 WALL_TEXTURE = "light-gray-plaster.png"
-"""File names that LIBERO's floor task asks for, by its styles light-gray and light-gray-plaster."""
+"""File names that LIBERO loads for its styles light-gray and light-gray-plaster."""
 
 # name: centre, quaternion (w, x, y, z), half sizes
 _S, _C = 0.2705981, 0.6532815
@@ -43,7 +44,7 @@ _LIGHTS = {"light1": (1.0, 1.0, 4.0), "light2": (-3.0, -3.0, 4.0)}
 
 
 def scene_xml(textures: str) -> ET.Element:
-    """The scene as MJCF.
+    """Returns the scene in MJCF.
 
     Args:
         textures: Folder of the two textures, relative to the scene's file.
@@ -122,11 +123,11 @@ def scene_xml(textures: str) -> ET.Element:
 
 
 def floor_texture() -> Image.Image:
-    """Planks of grey-brown wood between light joints; four rows, each with its ends elsewhere."""
+    """Returns a texture of four rows of grey-brown planks with light joints."""
     generator = np.random.default_rng(1)
     rows, columns = np.mgrid[:SIZE, :SIZE]
     plank_row = rows * 4 // SIZE
-    # Long fibres, bent a little by a slow wave, so that they close around what looks like knots.
+    # Long fibres, displaced by a slow wave, which looks like knots.
     bend = (4.0 * smooth_noise(generator, 8, 4)).astype(int)
     fibres = smooth_noise(generator, 64, 5)[(rows + bend) % SIZE, columns]
     grain = 0.7 * fibres + 0.5 * smooth_noise(generator, SIZE, 12)
@@ -140,14 +141,14 @@ def floor_texture() -> Image.Image:
 
 
 def wall_texture() -> Image.Image:
-    """Light grey plaster, nearly even."""
+    """Returns a texture of nearly even light grey plaster."""
     shade = 3.0 * smooth_noise(np.random.default_rng(2), 32, 32)
     pixels = np.array([222.0, 218.0, 212.0]) + shade[..., None]
     return Image.fromarray(pixels.astype(np.uint8))
 
 
 def numbers(values: tuple[float, ...]) -> str:
-    """Numbers as MJCF writes them, without loss."""
+    """Formats numbers for MJCF, without loss of precision."""
     return " ".join(repr(float(value)) for value in values)
 
 
