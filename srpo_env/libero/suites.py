@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from srpo_env.machine import INSTALL_HF_LIBERO
+
 MAX_STEPS = {
     "libero_spatial": 280,
     "libero_object": 280,
@@ -108,7 +110,7 @@ def package_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
             "LIBERO is not installed: run `pip install 'srpo-env[libero]'` and "
-            "`pip install --no-deps hf-libero==0.1.4`",
+            f"`{INSTALL_HF_LIBERO}`",
             name="libero",
         )
     return Path(next(iter(spec.submodule_search_locations))) / "libero"
