@@ -1,0 +1,182 @@
+"""Stable-Baselines3's replay buffers: adds the progress rewards after the transitions were stored.
+
+```python
+venv = wrap_vec_env(make_vec_env(...), encoder, group_size=32)
+SAC("MlpPolicy", venv).learn(100_000, callback=ShapedReplayRewards())
+```
+
+A failure's reward exists only when its group is closed, many steps after its last transition went
+into the buffer. The callback finds that transition and adds the reward there. For SAC, TD3, DDPG
+and DQN; algorithms with a rollout buffer need `ShapedRewards` of `adapters.stable_baselines3`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+
+from srpo_env.adapters.stable_baselines3 import GymnasiumToVecEnv
+from srpo_env.rewards.diagnostics import group_statistics
+from srpo_env.types import Floats, Group, Ints
+from srpo_env.vector.reward_buffer import RewardWriter
+
+# After the adapter, which says how to install Stable-Baselines3 where it is missing.
+from stable_baselines3.common.buffers import ReplayBuffer  # isort: skip
+from stable_baselines3.common.callbacks import BaseCallback  # isort: skip
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer  # isort: skip
+
+
+class ShapedReplayRewards(BaseCallback):
+    """Adds the progress rewards of closed groups to the replay buffer.
+
+    A failure's reward is added to the transition that ended its episode, if the buffer still holds
+    it: overwritten transitions are counted in `num_missed`. Before anything is added, the
+    transitions of all episodes of the group are compared with what the wrapper returned.
+
+    The buffer keeps the rewards for long, and each is relative to the other failures of its own
+    group. As the policy improves, an old failure may so keep a higher reward than a newer, better
+    one. A smaller buffer forgets sooner.
+
+    Logs the statistics of the groups as ``srpo/...``.
+
+    Attributes:
+        groups: The groups that were closed in the last rollout in which one was.
+        num_paid: Number of failures whose reward was added.
+        num_missed: Number of failures whose last transition was not in the buffer any more.
+    """
+
+    def __init__(self) -> None:
+        """Initialises the callback; `learn` connects it with the algorithm."""
+        super().__init__()
+        self.groups: list[Group] = []
+        self.num_paid = 0
+        self.num_missed = 0
+        self._buffer: ReplayBuffer | None = None
+        self._steps: Ints = np.zeros(0, np.int64)
+        """Number of the step that is stored in each row of the buffer, -1 if unknown."""
+
+    def _init_callback(self) -> None:
+        buffer = getattr(self.model, "replay_buffer", None)
+        if not isinstance(buffer, ReplayBuffer):
+            raise TypeError(
+                "ShapedReplayRewards needs an algorithm with a replay buffer, such as SAC, got "
+                f"{type(self.model).__name__}; for one with a rollout buffer use "
+                "srpo_env.adapters.stable_baselines3.ShapedRewards"
+            )
+        if isinstance(buffer, HerReplayBuffer):
+            raise TypeError(
+                "ShapedReplayRewards needs a buffer that returns the rewards that it stores, but "
+                "HerReplayBuffer computes new ones for other goals: use ReplayBuffer"
+            )
+        normalizer = self.model.get_vec_normalize_env()
+        if normalizer is not None and normalizer.norm_reward:
+            # It clips what it scales, and a success could be clipped to the value of a failure.
+            raise ValueError("VecNormalize must not scale rewards: pass it norm_reward=False")
+        base = self.training_env.unwrapped
+        if not isinstance(base, GymnasiumToVecEnv):
+            raise TypeError(
+                "ShapedReplayRewards needs a GymnasiumToVecEnv as the innermost environment of the "
+                f"algorithm, got {type(base).__name__}: make it with wrap_vec_env"
+            )
+        base.rewards_are_fetched = True
+        self._wrapper = base.wrapper
+        if buffer is not self._buffer:
+            self._buffer = buffer
+            self._steps = np.full(buffer.buffer_size, -1, np.int64)
+
+    def _on_step(self) -> bool:
+        # Called between the environment's step and the storing of its transition. If another
+        # callback ends the training here, the transition is not stored, and the next one gets both
+        # the row and this entry.
+        assert self._buffer is not None
+        self._steps[self._buffer.pos] = self._wrapper.step_count - 1
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self._wrapper.num_closed_groups == 0:
+            return
+        assert self._buffer is not None
+        self.groups = self._wrapper.pop_groups()
+        paid, missed = add_to_replay_buffer(self._buffer, self._steps, self.groups)
+        self.num_paid += paid
+        self.num_missed += missed
+        for name, value in group_statistics(self.groups).as_dict("srpo/").items():
+            self.logger.record(name, value)
+        self.logger.record("srpo/num_missed", self.num_missed)
+
+
+def add_to_replay_buffer(
+    buffer: ReplayBuffer, steps: Ints, groups: Sequence[Group]
+) -> tuple[int, int]:
+    """Adds the progress rewards of closed groups to a replay buffer, in place.
+
+    A reward that was added already is not added again.
+
+    Args:
+        buffer: A replay buffer of Stable-Baselines3.
+        steps: Number of the wrapper's step that each row of the buffer holds, counted from 0, -1 if
+            unknown, shape ``(buffer_size,)``.
+        groups: From `SelfReferentialProgressWrapper.pop_groups`.
+
+    Returns:
+        Number of failures that were paid, and of those whose last transition is not in the buffer.
+
+    Raises:
+        ValueError: If a transition that ended an episode does not hold the environment's own
+            reward or is not the end of an episode, or if a failure would earn more than a success.
+            Nothing is written then.
+    """
+    rows: dict[int, int] = {}
+    for last_step in {episode.last_step for group in groups for episode in group.episodes}:
+        found = np.flatnonzero(steps == last_step)
+        if len(found):
+            rows[last_step] = int(found[0])
+    missed = 0
+    stored: list[Group] = []
+    for group in groups:
+        kept = tuple(episode for episode in group.episodes if episode.last_step in rows)
+        gone = [episode for episode in group.episodes if episode.last_step not in rows]
+        missed += sum(not (each.success or np.isnan(each.distance)) for each in gone)
+        stored.append(replace(group, episodes=kept))
+        for episode in kept:
+            row = rows[episode.last_step]
+            if not buffer.dones[row, episode.env_index]:
+                raise ValueError(
+                    f"Transition [{row}, {episode.env_index}] of the replay buffer must be the last"
+                    f" of episode {episode.episode_id}, but its `done` is False; nothing was "
+                    "written. Likely cause: something other than `learn` adds transitions to the "
+                    "buffer or steps the environments"
+                )
+    writer = RewardWriter(buffer.n_envs)
+    writer.add(stored)
+    view = _RewardsByStep(buffer, rows, int(steps.max(initial=-1)) + 1)
+    return writer.write(view, first_step=0), missed
+
+
+class _RewardsByStep:
+    """The rewards of a replay buffer, indexed by step as `RewardWriter` does."""
+
+    def __init__(self, buffer: ReplayBuffer, rows: dict[int, int], num_steps: int) -> None:
+        """Initialises a view that writes through to the buffer.
+
+        Args:
+            buffer: The replay buffer.
+            rows: For each step that may be accessed, the row that holds it.
+            num_steps: Number of steps that were made.
+        """
+        self._rewards = cast(Floats, buffer.rewards)
+        self._rows = rows
+        self.shape = (num_steps, buffer.n_envs)
+        self.dtype = buffer.rewards.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: tuple[int, int]) -> Any:
+        return self._rewards[self._rows[index[0]], index[1]]
+
+    def __setitem__(self, index: tuple[int, int], value: Any) -> None:
+        self._rewards[self._rows[index[0]], index[1]] = value
