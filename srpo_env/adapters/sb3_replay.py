@@ -36,6 +36,11 @@ class ShapedReplayRewards(BaseCallback):
     it: overwritten transitions are counted in `num_missed`. Before anything is added, the
     transitions of all episodes of the group are compared with what the wrapper returned.
 
+    **Time limits.** A failure that is paid becomes a terminal transition, even if a time limit
+    ended it: otherwise the value of its last observation would be added to its progress reward, and
+    failing slowly would be worth more than a success. A failure that is not paid, because its group
+    has no success, stays a truncated one, as in Stable-Baselines3 without shaped rewards.
+
     The buffer keeps the rewards for long, and each is relative to the other failures of its own
     group. As the policy improves, an old failure may so keep a higher reward than a newer, better
     one. A smaller buffer forgets sooner.
@@ -93,6 +98,8 @@ class ShapedReplayRewards(BaseCallback):
         # the row and this entry.
         assert self._buffer is not None
         self._steps[self._buffer.pos] = self._wrapper.step_count - 1
+        for info in self.locals["infos"]:
+            info["TimeLimit.truncated"] = info["truncated"]
         return True
 
     def _on_rollout_end(self) -> None:
@@ -113,7 +120,8 @@ def add_to_replay_buffer(
 ) -> tuple[int, int]:
     """Adds the progress rewards of closed groups to a replay buffer, in place.
 
-    A reward that was added already is not added again.
+    A failure that is paid becomes a terminal transition. A reward that was added already is not
+    added again.
 
     Args:
         buffer: A replay buffer of Stable-Baselines3.
@@ -153,7 +161,11 @@ def add_to_replay_buffer(
     writer = RewardWriter(buffer.n_envs)
     writer.add(stored)
     view = _RewardsByStep(buffer, rows, int(steps.max(initial=-1)) + 1)
-    return writer.write(view, first_step=0), missed
+    paid = writer.write(view, first_step=0)
+    for episode in (episode for group in stored for episode in group.episodes):
+        if not (episode.success or np.isnan(episode.distance)):
+            buffer.timeouts[rows[episode.last_step], episode.env_index] = 0.0
+    return paid, missed
 
 
 class _RewardsByStep:

@@ -121,6 +121,19 @@ def test_training_that_is_continued_is_paid_in_the_right_cell():
     assert shaped.num_paid == 2
 
 
+def test_paid_failure_is_terminal_and_an_unpaid_one_stays_truncated():
+    # A time limit of 3 steps: a group with a success, then one of two failures.
+    script = [(WALK, STAY)] * 3 + [(STAY, STAY)] * 3
+    venv = wrap_vec_env(Scripted(script, limit=3), ReadingEncoder(), group_size=2)
+    settings = {"buffer_size": 12, "learning_starts": NEVER, "train_freq": 1, "device": "cpu"}
+    model = DQN("MlpPolicy", venv, **settings)
+    learn(model, 6, ShapedReplayRewards())
+    buffer = model.replay_buffer
+    np.testing.assert_allclose(buffer.rewards[[2, 5]], [[1, 0.4], [0, 0]])
+    np.testing.assert_array_equal(buffer.dones[[2, 5]], [[1, 1], [1, 1]])
+    np.testing.assert_array_equal(buffer.timeouts[[2, 5]], [[0, 0], [1, 1]])
+
+
 def test_reward_is_not_added_twice():
     model, shaped = learner(SUCCESS_AND_FAILURE), ShapedReplayRewards()
     learn(model, 3, shaped)
