@@ -47,11 +47,14 @@ def test_each_example_is_listed_in_the_readme_of_the_folder(name):
     assert f"`{name}.py`" in (EXAMPLES / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("name", "expected"), [("cleanrl_ppo", 3), ("sb3_ppo", 3)])
-def test_number_of_added_lines_is_as_documented(name, expected):
+@pytest.mark.parametrize(
+    ("name", "expected", "word"),
+    [("cleanrl_ppo", 3, "three"), ("sb3_ppo", 3, "three"), ("sb3_sac", 4, "four")],
+)
+def test_number_of_added_lines_is_as_documented(name, expected, word):
     text = (EXAMPLES / f"{name}.py").read_text()
     assert len(re.findall(r"  # SRPO$", text, flags=re.MULTILINE)) == expected
-    assert "The three lines that end in ``# SRPO``" in text
+    assert f"The {word} lines that end in ``# SRPO``" in text
 
 
 # --- The task ---
@@ -170,6 +173,17 @@ def test_sb3_ppo_trains_saves_and_loads(example, capsys, tmp_path):
     shown = capsys.readouterr().out
     assert (tmp_path / "sb3_ppo.zip").exists()
     assert "The loaded policy" in shown
+
+
+def test_sb3_sac_prints_a_table_and_draws_the_curves(example, capsys, tmp_path):
+    example("sb3_sac").main(
+        num_seeds=1, total_timesteps=2000, learning_starts=1900, folder=tmp_path
+    )
+    assert is_picture(tmp_path / "sb3_sac.png")
+    results = json.loads((tmp_path / "sb3_sac.json").read_text())
+    assert list(results) == ["sparse", "shaped"]
+    assert [[step for step, _ in curves[0]] for curves in results.values()] == [[1000, 2000]] * 2
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2
 
 
 @pytest.mark.slow
