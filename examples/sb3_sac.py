@@ -4,7 +4,7 @@
 
 SAC learns from a replay buffer. `ShapedReplayRewards` adds the progress reward of a failure to the
 transition that ended it, as soon as its group is closed. The four lines that end in ``# SRPO`` are
-what differs from a script without it.
+the difference to a script without it.
 
 Writes sb3_sac.png and sb3_sac.json, and prints how many steps each run needed. Takes about three
 minutes on two cores. Needs `pip install 'srpo-env[sb3]' matplotlib`.
@@ -85,12 +85,12 @@ def train(shaped: bool, seed: int, total_timesteps: int, learning_starts: int) -
     return success_curve.curve()
 
 
-def main(num_seeds: int, total_timesteps: int, learning_starts: int, folder: Path) -> None:
+def main(seeds: range, total_timesteps: int, learning_starts: int, folder: Path) -> None:
     """Trains all runs, prints the table and draws the curves."""
     folder.mkdir(parents=True, exist_ok=True)
     by_name: dict[str, list[Curve]] = {name: [] for name in COLORS}
     print("reward  seed  steps until 50% and 90% of the episodes succeed")
-    for seed in range(1, num_seeds + 1):
+    for seed in seeds:
         for name, curves in by_name.items():
             curves.append(train(name == "shaped", seed, total_timesteps, learning_starts))
             steps = [_first(curves[-1], share) for share in (0.5, 0.9)]
@@ -127,9 +127,11 @@ def draw_curves(by_name: dict[str, list[Curve]], path: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num-seeds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--first-seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--total-timesteps", type=int, default=16_000, help="default: %(default)s")
     parser.add_argument("--learning-starts", type=int, default=3_000, help="default: %(default)s")
     parser.add_argument("--folder", type=Path, default=Path("runs"))
     args = parser.parse_args()
     torch.set_num_threads(1)  # networks as small as these are slower with more
-    main(args.num_seeds, args.total_timesteps, args.learning_starts, args.folder)
+    seeds = range(args.first_seed, args.first_seed + args.num_seeds)
+    main(seeds, args.total_timesteps, args.learning_starts, args.folder)

@@ -177,7 +177,7 @@ def test_sb3_ppo_trains_saves_and_loads(example, capsys, tmp_path):
 
 def test_sb3_sac_prints_a_table_and_draws_the_curves(example, capsys, tmp_path):
     example("sb3_sac").main(
-        num_seeds=1, total_timesteps=2000, learning_starts=1900, folder=tmp_path
+        range(1, 2), total_timesteps=2000, learning_starts=1900, folder=tmp_path
     )
     assert is_picture(tmp_path / "sb3_sac.png")
     results = json.loads((tmp_path / "sb3_sac.json").read_text())
