@@ -28,7 +28,7 @@ EVERY = [*METRES, *SHARES]
 
 
 def paths(*values):
-    """Paths through one dimension."""
+    """Returns paths in one dimension."""
     return np.array(values, np.float64)[..., None]
 
 
@@ -56,42 +56,42 @@ def random_paths(count, seed=0, num_times=6, dim=3):
         ),
     ],
 )
-def test_distances_by_hand(distance, stops, turns_back):
+def test_distances_equal_calculations_by_hand(distance, stops, turns_back):
     found, nearest = distance(paths(STOPS, TURNS_BACK), paths(SUCCESS))
     np.testing.assert_allclose(found, [stops, turns_back], atol=1e-7)
     np.testing.assert_array_equal(nearest, [0, 0])
 
 
-def test_what_remains_is_what_comes_after_the_best_end():
+def test_remaining_distance_is_measured_after_the_best_end():
     # Stopping at 1 fits the first two of four times; two of three steps were still to come.
     found, _ = distances.remaining_share(paths(STOPS, SUCCESS), paths(SUCCESS))
     np.testing.assert_allclose(found, [2 / 3, 0])
 
 
-def test_what_remains_is_told_by_the_success_that_fits_best():
-    far = [5.0, 5.0, 5.0, 5.0]  # would be at its end
+def test_remaining_distance_uses_the_best_fitting_success():
+    far = [5.0, 5.0, 5.0, 5.0]  # its nearest moment is the end
     found, nearest = distances.remaining_share(paths(STOPS), paths(far, SUCCESS))
     assert found == pytest.approx([2 / 3])
     np.testing.assert_array_equal(nearest, [1])
 
 
-def test_the_furthest_moment_is_placed_by_its_neighbours_on_the_success():
+def test_furthest_moment_is_interpolated_between_moments_of_the_success():
     weights = np.exp(-((1.0 - np.arange(4)) ** 2) / 2)
     place = weights @ np.arange(4) / weights.sum() / 3
     found, _ = distances.unreached_share(paths(STOPS), paths(SUCCESS))
     np.testing.assert_allclose(found, [1 - place])
 
 
-def test_coverage_forgives_the_wrong_order_and_ordered_coverage_does_not():
+def test_only_ordered_coverage_depends_on_the_order_of_moments():
     assert distances.coverage_distance(paths(BACKWARDS), paths(SUCCESS))[0] == pytest.approx(
         [0], abs=1e-7
     )
-    # One moment near the middle has to do for all: 1 + 0 + 1 + 2.
+    # One moment near the middle is matched with all: 1 + 0 + 1 + 2.
     ordered, _ = distances.ordered_coverage_distance(paths(BACKWARDS), paths(SUCCESS))
     assert ordered == pytest.approx([1.0])
 
 
-def test_ordered_coverage_equals_a_search_over_all_ways():
+def test_ordered_coverage_equals_a_search_over_all_alignments():
     path, reference = random_paths(1, seed=1, num_times=4), random_paths(1, seed=2, num_times=3)
     steps = np.linalg.norm(path[0][:, None] - reference[0], axis=-1)
     ways = [
@@ -105,7 +105,7 @@ def test_ordered_coverage_equals_a_search_over_all_ways():
 
 
 @pytest.mark.parametrize("distance", EVERY)
-def test_the_further_along_a_success_the_nearer(distance):
+def test_distance_falls_along_a_success(distance):
     success = np.arange(8.0)
     stopped = [np.minimum(success, last) for last in range(8)]
     found, _ = distance(paths(*stopped), paths(success))
@@ -113,7 +113,7 @@ def test_the_further_along_a_success_the_nearer(distance):
 
 
 @pytest.mark.parametrize("distance", [d for d in EVERY if d is not distances.unreached_share])
-def test_a_success_is_at_no_distance_from_itself_and_knows_itself(distance):
+def test_distance_of_a_success_to_itself_is_zero_and_it_is_its_nearest(distance):
     successes = random_paths(3)
     found, nearest = distance(successes, successes)
     np.testing.assert_allclose(found, 0, atol=1e-6)
@@ -121,7 +121,7 @@ def test_a_success_is_at_no_distance_from_itself_and_knows_itself(distance):
 
 
 @pytest.mark.parametrize("distance", EVERY)
-def test_each_path_is_judged_by_itself_and_the_order_of_references_is_nothing(distance):
+def test_distance_does_not_depend_on_other_paths_or_on_the_order_of_references(distance):
     failures, successes = random_paths(4, seed=1), random_paths(3, seed=2)
     found, nearest = distance(failures, successes)
     np.testing.assert_allclose(distance(failures[2:], successes)[0], found[2:])
@@ -131,7 +131,7 @@ def test_each_path_is_judged_by_itself_and_the_order_of_references_is_nothing(di
 
 
 @pytest.mark.parametrize("distance", EVERY)
-def test_where_the_origin_is_does_not_matter_and_the_unit_is_the_latents(distance):
+def test_distances_do_not_depend_on_the_origin_and_scale_with_the_latents(distance):
     failures, successes = random_paths(4, seed=1), random_paths(3, seed=2)
     found, _ = distance(failures, successes)
     moved, _ = distance(10 * failures + 100, 10 * successes + 100)
@@ -156,7 +156,7 @@ def test_paths_of_one_time_and_successes_that_do_not_move_can_be_compared(distan
 # --- As latents ---
 
 
-def test_the_wrapper_compares_latents_that_are_paths_by_coverage():
+def test_wrapper_compares_paths_by_coverage():
     class PlaceAtEachTime:
         latent_shape = (4, 1)
 
@@ -174,6 +174,6 @@ def test_the_wrapper_compares_latents_that_are_paths_by_coverage():
     envs.reset(seed=0)
     list(drive(envs, [[WALK, GIVE_UP, WALK], [WALK, STAY, WALK], [WALK, STAY, GIVE_UP]]))
     (group,) = envs.pop_groups()
-    # The success saw 0, 1, 2 and 3; one failure never left 0, the other one came to 2.
+    # The success has frames at 0, 1, 2 and 3; one failure stays at 0, the other reaches 2.
     measured = [episode.distance for episode in group.episodes]
     np.testing.assert_allclose(measured, [0, (0 + 1 + 2 + 3) / 4, 1 / 4], atol=1e-6)

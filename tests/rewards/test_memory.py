@@ -1,4 +1,4 @@
-"""The bounded memory of earlier episodes."""
+"""Bounded memory of earlier episodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add(memory, task, values, success):
     memory.add(task, [point(value) for value in values], [success] * len(values))
 
 
-def test_new_episodes_are_compared_with_successes_and_failures_of_their_task():
+def test_new_episodes_are_compared_with_episodes_of_their_task():
     memory = SuccessMemory(4)
     add(memory, "a", [1.0], success=True)
     add(memory, "a", [2.0, 3.0], success=False)
@@ -41,7 +41,7 @@ def test_comparing_does_not_change_the_memory():
     assert [latent.item() for latent in memory.successes("a")] == [1.0]
 
 
-def test_the_oldest_are_dropped():
+def test_oldest_episodes_are_dropped():
     memory = SuccessMemory(2)
     add(memory, "a", [1.0, 2.0, 3.0], success=True)
     assert [latent.item() for latent in memory.successes("a")] == [2.0, 3.0]
@@ -49,12 +49,12 @@ def test_the_oldest_are_dropped():
     assert compared(memory, "a", [7.0], [False])[0] == [2.0, 3.0, 6.0, 7.0]
 
 
-def test_all_new_episodes_are_compared_even_if_they_are_more_than_are_kept():
+def test_all_new_episodes_are_compared_even_if_only_some_are_kept():
     memory = SuccessMemory(2)
     add(memory, "a", [1.0], success=False)
     assert compared(memory, "a", [2.0, 3.0, 4.0], [False] * 3)[0] == [2.0, 3.0, 4.0]
 
 
-def test_a_memory_of_size_0_is_refused():
+def test_memory_of_size_0_raises():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         SuccessMemory(0)

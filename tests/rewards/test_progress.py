@@ -13,20 +13,20 @@ from srpo_env.rewards.distances import coverage_distance, distances_to_centers
 from srpo_env.rewards.progress import EQUAL_DISTANCES, ProgressReward, relabel
 
 
-def test_a_nearer_failure_earns_more():
-    # Eq. 5 as printed has it the other way round; the text, the figures and the code agree on this.
+def test_nearer_failure_earns_more():
+    # Eq. 5 as printed has the opposite sign; the text, the figures and the code agree on this one.
     rewards = ProgressReward().rewards_of(np.array([1.0, 2.0, 4.0]))
     assert rewards[0] > rewards[1] > rewards[2]
 
 
-def test_the_paper_formula_is_a_weighted_sigmoid_of_the_negative_z_score():
+def test_paper_formula_is_a_weighted_sigmoid_of_the_negative_z_score():
     # Distances 1, 2, 3: mean 2, population standard deviation sqrt(2/3), so z is -sqrt(3/2), 0, +.
     z = math.sqrt(1.5)
     expected = [0.8 / (1 + math.exp(-z)), 0.4, 0.8 / (1 + math.exp(z))]
     np.testing.assert_allclose(ProgressReward().rewards_of(np.array([1.0, 2.0, 3.0])), expected)
 
 
-def test_the_siirl_formula_is_a_steep_sigmoid_of_the_min_max_scaled_distance():
+def test_siirl_formula_is_a_steep_sigmoid_of_the_min_max_scaled_distance():
     # Scaled to 0, 1/2 and 1; the released code pays 0.6 * sigmoid(10 * (0.5 - scaled)).
     expected = [0.6 / (1 + math.exp(-5)), 0.3, 0.6 / (1 + math.exp(5))]
     np.testing.assert_allclose(
@@ -43,18 +43,18 @@ def test_one_failure_and_equal_distances_get_the_midpoint(formula, midpoint):
     np.testing.assert_array_equal(ProgressReward(formula).rewards_of(equal), midpoint)
 
 
-def test_a_group_without_success_is_not_shaped():
+def test_group_without_success_is_not_shaped():
     result = relabel(np.eye(3), np.zeros(3, bool))
     np.testing.assert_array_equal(result.rewards, 0.0)
     assert np.isnan(result.distances).all()
     np.testing.assert_array_equal(result.nearest_centers, -1)
 
 
-def test_a_group_of_successes_is_all_ones():
+def test_group_of_successes_earns_ones():
     np.testing.assert_array_equal(relabel(np.eye(3), np.ones(3, bool)).rewards, 1.0)
 
 
-def test_a_single_success_is_the_center():
+def test_single_success_is_the_center():
     result = relabel([[0.0, 0.0], [3.0, 4.0]], [True, False])
     np.testing.assert_array_equal(result.distances, [0.0, 5.0])
     np.testing.assert_array_equal(result.rewards, [1.0, 0.4])
@@ -71,12 +71,12 @@ def test_groups_are_independent():
         np.testing.assert_array_equal(alone.rewards, together.rewards[part])
 
 
-def test_the_distance_is_to_the_nearest_center_and_not_squared():
+def test_distance_is_to_the_nearest_center_and_not_squared():
     distances, nearest = distances_to_centers(np.array([[0.0, 3.0]]), np.array([[9.0, 3], [0, 5]]))
     assert (distances.tolist(), nearest.tolist()) == ([2.0], [1])
 
 
-def test_a_custom_distance_replaces_l2():
+def test_custom_distance_replaces_l2():
     def along_the_first_axis(latents, centers):
         gaps = np.abs(latents[:, :1] - centers[:, 0])
         return gaps.min(axis=1), gaps.argmin(axis=1)
@@ -91,7 +91,7 @@ def test_a_custom_distance_replaces_l2():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_latent_that_is_not_finite_is_an_error_that_names_the_episode(bad):
+def test_relabel_raises_and_names_the_episode_of_a_non_finite_latent(bad):
     latents = np.zeros((3, 2))
     latents[1, 0] = bad
     with pytest.raises(ValueError, match=r"episodes \[1\]"):
@@ -104,12 +104,12 @@ def test_successes_must_be_bool():
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, 1.4, math.nan])
-def test_a_weight_outside_of_0_to_1_is_refused(weight):
+def test_weight_outside_of_0_to_1_raises(weight):
     with pytest.raises(ValueError, match=r"\(0, 1\]"):
         ProgressReward(weight=weight)
 
 
-def test_an_unknown_formula_is_refused_by_name():
+def test_unknown_formula_raises():
     with pytest.raises(ValueError, match="'papre'"):
         ProgressReward("papre")
 
@@ -121,7 +121,7 @@ def test_tiny_distances_can_be_ranked():
     )
 
 
-def test_negative_distances_are_ranked_like_all_others():
+def test_negative_distances_are_ranked_by_their_order():
     def negative_cosine(latents, centers):
         table = -(latents @ centers.T) / np.linalg.norm(latents, axis=1)[:, None]
         table /= np.linalg.norm(centers, axis=1)
@@ -133,7 +133,7 @@ def test_negative_distances_are_ranked_like_all_others():
     np.testing.assert_allclose(rewards, [1, 0.61, 0.42, 0.17], atol=0.005)
 
 
-def test_distances_whose_largest_is_0_are_ranked():
+def test_distances_with_maximum_0_are_ranked():
     expected = ProgressReward().rewards_of([0.0, 1.0, 2.0, 3.0])
     np.testing.assert_allclose(ProgressReward().rewards_of([-3.0, -2.0, -1.0, 0.0]), expected)
 
@@ -154,12 +154,12 @@ def test_distances_whose_largest_is_0_are_ranked():
         (coverage_distance, "need latents that are paths"),
     ],
 )
-def test_what_a_distance_returns_is_checked(distance, message):
+def test_invalid_results_of_a_distance_raise(distance, message):
     with pytest.raises(ValueError, match=message):
         relabel(np.eye(3), [True, False, False], reward=ProgressReward(distance=distance))
 
 
-def test_a_distance_that_is_not_callable_is_refused():
+def test_distance_that_is_not_callable_raises():
     with pytest.raises(TypeError, match="`distance` must be a callable"):
         ProgressReward(distance="cosine")
 
@@ -188,19 +188,19 @@ def test_group_ids_may_be_a_tensor():
 
 
 @pytest.mark.parametrize("nan", [math.nan, np.float32("nan")])
-def test_nan_is_refused_as_a_group_id(nan):
+def test_nan_as_a_group_id_raises(nan):
     with pytest.raises(ValueError, match="must not be NaN"):
         relabel(np.eye(2), [True, False], [nan, nan])
 
 
-def test_an_outlier_does_not_bring_a_failure_to_the_reward_of_a_success():
+def test_failure_beside_an_outlier_earns_less_than_a_success():
     distances = np.array([1.0] * 2000 + [1e9])
     assert ProgressReward(weight=1.0).rewards_of(-distances).max() < 1.0
 
 
-# --- Laws ---
+# --- Properties ---
 
-# Of subnormal numbers, a multiple is rounded to few digits or to none.
+# Multiples of subnormal numbers are rounded to few digits or to 0.
 distance = st.floats(-1e6, 1e6, allow_subnormal=False)
 failures = st.lists(distance, min_size=2, max_size=20).map(np.array)
 
@@ -218,7 +218,7 @@ def test_rewards_fall_as_distances_grow(distances, formula):
 
 
 @given(failures, st.sampled_from(["paper", "siirl"]), st.floats(1e-3, 1e3))
-def test_the_unit_of_the_distances_does_not_matter(distances, formula, unit):
+def test_rewards_do_not_depend_on_the_unit_of_the_distances(distances, formula, unit):
     one, other = (ProgressReward(formula).rewards_of(d) for d in (distances, unit * distances))
     # Distances right at the limit of being equal may round to either side of it.
     assume(

@@ -1,4 +1,4 @@
-"""What callers, wrappers and other libraries hand over: the right reward, or a clear error."""
+"""Input from callers, wrappers and other libraries gives the right reward or a clear error."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def play(envs, reach=(5, 3, 1, 0), num_steps=8):
     return np.array(rows, float)
 
 
-def test_the_reference_result():
+def test_failures_earn_more_the_nearer_they_came():
     envs = wrap(make())
     rewards = play(envs)
     assert envs.rewrite(rewards) == 3
@@ -84,7 +84,7 @@ class FailsOnce(PixelEncoder):
 
 @pytest.mark.parametrize("reference", ["group", "task", "memory"])
 @pytest.mark.parametrize("where", ["encoder", "distance"])
-def test_after_an_exception_the_call_can_be_repeated(reference, where):
+def test_call_can_be_repeated_after_an_exception(reference, where):
     calls = []
 
     def distance(latents, centers):
@@ -120,7 +120,7 @@ def test_after_an_exception_the_call_can_be_repeated(reference, where):
     np.testing.assert_allclose(rewards, expected)
 
 
-def test_a_step_that_failed_is_repeated_with_the_same_actions_only():
+def test_failed_step_must_be_repeated_with_the_same_actions():
     envs = wrap(make(num_envs=1), FailsOnce(), group_size=1)
     for _ in range(4):
         envs.step(np.array([1]))
@@ -134,7 +134,7 @@ def test_a_step_that_failed_is_repeated_with_the_same_actions_only():
     assert envs.step_count == 5
 
 
-def test_a_key_function_that_raises_leaves_the_wrapper_as_it_was():
+def test_exception_in_a_key_function_leaves_the_wrapper_unchanged():
     keys = iter([0, 0, KeyError("late"), 0, 0, 0])
 
     def key(info, env_index):
@@ -155,7 +155,7 @@ def test_a_key_function_that_raises_leaves_the_wrapper_as_it_was():
 # --- Buffers that do not hold what `step` returned ---
 
 
-def test_reward_scaling_outside_of_the_wrapper_is_an_error():
+def test_rewrite_raises_if_rewards_are_scaled_outside():
     envs = wrap(make())
     rewards = play(TransformReward(envs, lambda reward: 10 * reward - 1))
     before = rewards.copy()
@@ -165,7 +165,7 @@ def test_reward_scaling_outside_of_the_wrapper_is_an_error():
 
 
 @pytest.mark.parametrize("cell", [(4, 0), (7, 2)], ids=["success", "failure"])
-def test_a_bonus_or_a_bootstrapped_value_in_the_buffer_is_an_error(cell):
+def test_rewrite_raises_if_a_bonus_was_added_to_the_buffer(cell):
     envs = wrap(make())
     rewards = play(envs)
     rewards[cell] += 0.25
@@ -173,7 +173,7 @@ def test_a_bonus_or_a_bootstrapped_value_in_the_buffer_is_an_error(cell):
         envs.rewrite(rewards)
 
 
-def test_a_transposed_buffer_is_an_error():
+def test_rewrite_raises_if_the_buffer_is_transposed():
     envs = wrap(make(), group_size=2, group_key=lambda info, env_index: env_index // 2)
     rewards = play(envs, reach=(0, 0, 5, 3))
     square = np.zeros((8, 8))
@@ -184,7 +184,7 @@ def test_a_transposed_buffer_is_an_error():
     assert envs.rewrite(rewards) > 0
 
 
-def test_a_step_that_is_not_in_the_buffer_is_an_error():
+def test_rewrite_raises_if_a_step_is_missing_in_the_buffer():
     envs = wrap(make())
     rewards = play(envs)
     envs.step(np.zeros(4, int))
@@ -194,7 +194,7 @@ def test_a_step_that_is_not_in_the_buffer_is_an_error():
 
 
 @pytest.mark.parametrize("pay", [0.0, 0.2, -1.0])
-def test_an_environment_that_pays_too_little_for_success_is_an_error(pay):
+def test_rewrite_raises_if_a_failure_would_earn_more_than_a_success(pay):
     class Stingy(Toy):
         pass
 
@@ -208,7 +208,7 @@ def test_an_environment_that_pays_too_little_for_success_is_an_error(pay):
     np.testing.assert_allclose(group.rewards, SHAPED, atol=0.001)
 
 
-def test_the_memory_reference_refuses_it_too():
+def test_memory_reference_raises_if_success_pays_too_little():
     class Stingy(Toy):
         pay = 0.2
 
@@ -216,14 +216,14 @@ def test_the_memory_reference_refuses_it_too():
         play(wrap(make(env=Stingy), reference="memory"))
 
 
-def test_an_empty_buffer_pays_nothing():
+def test_rewrite_of_an_empty_buffer_pays_nothing():
     assert wrap(make()).rewrite(np.zeros((0, 4))) == 0
 
 
 # --- Tasks, keys, infos ---
 
 
-def test_different_environments_without_a_task_are_not_compared():
+def test_environments_of_different_kinds_without_a_task_are_not_compared():
     envs = SyncVectorEnv([Toy] * 4 + [Other] * 4, autoreset_mode=AutoresetMode.SAME_STEP)
     envs = wrap(envs, group_size=8)
     rewards = play(envs, reach=(5, 3, 1, 0, 3, 2, 1, 0))
@@ -234,7 +234,7 @@ def test_different_environments_without_a_task_are_not_compared():
 def test_key_functions_get_the_index_of_the_sub_environment():
     envs = wrap(make(), group_size=2, group_key=lambda info, env_index: env_index // 2)
     rewards = play(envs)
-    assert envs.rewrite(rewards) == 1  # slots 2 and 3 have no success
+    assert envs.rewrite(rewards) == 1  # environments 2 and 3 have no success
 
 
 @pytest.mark.parametrize("key", [np.int64(3), np.array(3), np.array([3]), 3.0])
@@ -244,7 +244,7 @@ def test_keys_are_equal_by_value(key):
     assert envs.rewrite(play(envs)) == 3
 
 
-def test_nan_is_refused_as_a_key():
+def test_nan_as_a_key_raises():
     with pytest.raises(ValueError, match="must not be NaN"):
         wrap(make(), group_key=lambda *_: float("nan"))
 
@@ -263,13 +263,13 @@ class ForAll(SyncVectorEnv):
         return *result, {**infos, **self.values}
 
 
-def test_a_string_or_a_scalar_in_the_infos_holds_for_all():
+def test_string_or_scalar_in_the_infos_applies_to_all_environments():
     envs = wrap(ForAll([Toy] * 4, autoreset_mode=AutoresetMode.SAME_STEP))
     assert envs.rewrite(play(envs)) == 3
     assert {group.task for group in envs.pop_groups()} == {"pick up the cube"}
 
 
-def test_the_environments_own_episode_id_is_kept():
+def test_episode_id_of_the_environment_is_kept():
     class Numbered(Toy):
         def step(self, action):
             *result, info = super().step(action)
@@ -298,13 +298,13 @@ class SameStepAs(SyncVectorEnv):
 
 
 @pytest.mark.parametrize("declared", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])
-def test_a_mis_declared_autoreset_mode_is_an_error(declared):
+def test_wrongly_declared_autoreset_mode_raises(declared):
     envs = wrap(SameStepAs(declared))
     with pytest.raises(RuntimeError, match="set metadata"):
         play(envs, reach=(5, 3, 1, 2), num_steps=100)
 
 
-def test_reused_arrays_are_an_error():
+def test_reused_observation_arrays_raise():
     class Reusing(Toy):
         def obs(self):
             self.array = getattr(self, "array", np.zeros((16, 16, 3), np.uint8))
@@ -318,14 +318,14 @@ def test_reused_arrays_are_an_error():
 
 
 @pytest.mark.parametrize("name", ["env_idx", "env_ids"])
-def test_another_option_that_selects_environments_is_refused(name):
+def test_other_options_that_select_environments_raise(name):
     envs = wrap(make(AutoresetMode.DISABLED))
     with pytest.raises(ValueError, match=r"only options\['reset_mask'\]"):
         envs.reset(options={name: [1]})
 
 
 class ResetsSome(SyncVectorEnv):
-    """Resets the sub-environments of an option of its own, or of the mask and one more."""
+    """Resets the sub-environments of its own option, or those of the mask and one more."""
 
     extra = ()
 
@@ -342,7 +342,7 @@ class ResetsSome(SyncVectorEnv):
         return super().reset(seed=seed, options=options or None)
 
 
-def test_a_partial_reset_by_an_unknown_option_is_an_error():
+def test_partial_reset_by_an_unknown_option_raises():
     envs = wrap(ResetsSome([Toy] * 4, autoreset_mode=AutoresetMode.DISABLED))
     for _ in range(2):
         envs.step(np.ones(4, int))
@@ -350,7 +350,7 @@ def test_a_partial_reset_by_an_unknown_option_is_an_error():
         envs.reset(options={"who": [0]})
 
 
-def test_a_masked_reset_that_resets_more_is_an_error():
+def test_masked_reset_that_resets_other_environments_raises():
     envs = ResetsSome([Toy] * 4, autoreset_mode=AutoresetMode.DISABLED)
     envs.extra = (2,)
     envs = wrap(envs)
@@ -360,14 +360,14 @@ def test_a_masked_reset_that_resets_more_is_an_error():
         envs.reset(options={"reset_mask": np.array([True, False, False, False])})
 
 
-def test_the_mode_can_be_read_from_the_wrapper():
+def test_wrapper_has_the_autoreset_mode_as_an_attribute():
     assert wrap(make()).autoreset_mode is AutoresetMode.SAME_STEP
 
 
 # --- Other libraries' conventions ---
 
 
-def test_same_step_without_final_info_works_if_only_the_termination_is_needed():
+def test_same_step_works_without_final_info_if_success_is_the_termination():
     class NoFinalInfo(SyncVectorEnv):
         def step(self, actions):
             *result, infos = super().step(actions)
@@ -382,7 +382,7 @@ def test_same_step_without_final_info_works_if_only_the_termination_is_needed():
         play(envs)
 
 
-def test_final_observation_is_accepted_as_a_name():
+def test_final_observation_is_accepted_as_the_older_name_of_final_obs():
     class Older(SyncVectorEnv):
         def step(self, actions):
             *result, infos = super().step(actions)
@@ -395,7 +395,7 @@ def test_final_observation_is_accepted_as_a_name():
     assert envs.rewrite(play(envs)) == 3
 
 
-def test_tensors_as_frames_rewards_and_ends():
+def test_frames_rewards_and_ends_may_be_tensors():
     torch = pytest.importorskip("torch", reason="needs torch")
 
     class Tensors(SyncVectorEnv):
@@ -411,10 +411,10 @@ def test_tensors_as_frames_rewards_and_ends():
     rows = [envs.step(np.array([t < 5, t < 3, t < 1, 0], int))[1] for t in range(5)]
     assert all(isinstance(row, torch.Tensor) for row in rows)
     buffer = torch.stack(rows).float()
-    assert envs.rewrite(buffer) == 0  # the failures still run
+    assert envs.rewrite(buffer) == 0  # the failures are still running
 
 
-def test_a_key_may_contain_a_slash():
+def test_key_of_an_observation_may_contain_a_slash():
     class Slashed(Toy):
         observation_space = gym.spaces.Dict({"observation/image": Toy.observation_space})
 
@@ -425,7 +425,7 @@ def test_a_key_may_contain_a_slash():
     assert envs.rewrite(play(envs)) == 3
 
 
-def test_frames_that_change_size_are_an_error():
+def test_frames_of_different_sizes_raise():
     class Growing(Toy):
         observation_space = gym.spaces.Dict(x=gym.spaces.Box(0, 9, (1,)))
 
@@ -440,9 +440,9 @@ def test_frames_that_change_size_are_an_error():
         play(wrap(make(env=Growing), frames=frames))
 
 
-def test_success_in_any_step_of_the_episode_counts_with_once():
+def test_success_once_counts_a_success_in_any_step():
     class Passing(Toy):
-        """The goal is passed on the way, and does not end the episode."""
+        """Sets the success flag when the goal is passed, and does not terminate."""
 
         def step(self, action):
             observation = super().step(action)[0]
@@ -454,12 +454,12 @@ def test_success_in_any_step_of_the_episode_counts_with_once():
     assert [episode.success for episode in group.episodes] == [True, False, False, False]
 
 
-def test_a_path_distance_for_latents_that_are_points_is_refused_at_construction():
+def test_constructor_raises_if_the_distance_does_not_fit_the_latents():
     with pytest.raises(ValueError, match="need latents that are paths"):
         wrap(make(), reward=ProgressReward(distance=coverage_distance))
 
 
-def test_a_state_is_refused_by_a_wrapper_with_another_encoder_or_distance():
+def test_load_state_dict_raises_if_encoder_or_distance_differ():
     saved = wrap(make()).state_dict()
     with pytest.raises(ValueError, match=r"differ: .*'size': \(16, 8\)"):
         wrap(make(), PixelEncoder(size=8)).load_state_dict(saved)
@@ -471,7 +471,7 @@ def test_a_state_is_refused_by_a_wrapper_with_another_encoder_or_distance():
         wrap(make(), reward=ProgressReward(distance=distance)).load_state_dict(saved)
 
 
-def test_a_state_is_loaded_by_torch_as_data_only(tmp_path):
+def test_torch_loads_the_state_with_weights_only(tmp_path):
     torch = pytest.importorskip("torch", reason="needs torch")
     envs = wrap(make())
     play(envs, num_steps=6)
@@ -482,7 +482,7 @@ def test_a_state_is_loaded_by_torch_as_data_only(tmp_path):
     assert other.state_dict() == envs.state_dict()
 
 
-def test_smaller_frames_hold_less_and_reward_alike():
+def test_max_frame_size_reduces_memory():
     envs = wrap(make(AutoresetMode.DISABLED), max_frame_size=8)
     for _ in range(3):
         envs.step(np.ones(4, int))

@@ -1,4 +1,4 @@
-"""What `check_wrapped` reports about environments with one problem each."""
+"""Reports of `check_wrapped` about environments with one problem each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check(env_class=Corridor, *, mode=AutoresetMode.NEXT_STEP, encoder=None, **k
     )
 
 
-def test_a_correct_environment_has_no_problems(vector, mode, as_dict):
+def test_correct_environment_has_no_problems(vector, mode, as_dict):
     envs = make_corridor(2, vector=vector, mode=mode, as_dict=as_dict)
     wrapped = SelfReferentialProgressWrapper(envs, PixelEncoder(), group_size=2)
     with warnings.catch_warnings():
@@ -103,7 +103,7 @@ def test_problems_that_prevent_training_are_errors(env_class, settings, message)
         check(env_class, **settings)
 
 
-def test_reused_arrays_are_fine_if_the_reset_comes_in_a_later_step():
+def test_reused_arrays_are_accepted_unless_the_mode_is_same_step():
     assert check(Reusing).findings
 
 
@@ -132,7 +132,7 @@ class Single(ReadingEncoder):
         (Single(), r"ValueError: Single.encode must return shape \(2, 2\)"),
     ],
 )
-def test_an_uninformative_encoder_is_an_error(encoder, message):
+def test_uninformative_encoder_is_an_error(encoder, message):
     with pytest.raises(AssertionError, match=message):
         check(encoder=encoder)
 
@@ -144,7 +144,7 @@ class Paying(Corridor):
 
 
 class Passing(Corridor):
-    """Success is a moment on the way, and no end."""
+    """Sets the success flag in one step, and does not terminate."""
 
     def step(self, action):
         observation, reward, *_, info = super().step(action)
@@ -164,7 +164,7 @@ class Passing(Corridor):
         ),
     ],
 )
-@pytest.mark.filterwarnings("ignore")  # an environment may deserve a second warning
+@pytest.mark.filterwarnings("ignore")  # an environment may cause a second warning
 def test_problems_that_may_impair_training_are_warnings(env_class, settings, message):
     with pytest.warns(UserWarning, match=message):
         check(env_class, **settings)
@@ -178,13 +178,13 @@ def test_options_select_task_and_initial_state(mode):
     assert ("(0, 0) x" in str(report)) == (mode is not AutoresetMode.DISABLED)
 
 
-def test_an_unwrapped_environment_is_refused():
+def test_unwrapped_environment_raises():
     with pytest.raises(TypeError, match=r"check_wrapped\(SelfReferentialProgressWrapper\(envs"):
         check_wrapped(make_corridor(2))
 
 
 @pytest.mark.filterwarnings("ignore:.*none of 16 episodes succeeded")
-def test_the_example_of_the_docstring_runs(capsys):
+def test_example_of_the_docstring_runs(capsys):
     names = {"envs": make_corridor(2), "PixelEncoder": PixelEncoder}
     names |= {"SelfReferentialProgressWrapper": SelfReferentialProgressWrapper}
     for block in python_blocks(check_wrapped.__doc__):
@@ -192,7 +192,7 @@ def test_the_example_of_the_docstring_runs(capsys):
     assert "keys: 1, most often (0, 0) x 16" in capsys.readouterr().out
 
 
-def test_random_actions_are_the_same_for_the_same_seed():
+def test_same_seed_gives_the_same_report():
     reports = []
     for _ in range(2):
         wrapped = SelfReferentialProgressWrapper(make_corridor(2), ReadingEncoder(), group_size=2)

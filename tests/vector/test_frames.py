@@ -1,4 +1,4 @@
-"""Where frames are found, what is refused, and videos of bounded length."""
+"""Sources of frames, invalid sources, and videos of bounded length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATE = spaces.Box(-1, 1, (4,), np.float32)
 
 
 def envs_of(space, **attributes):
-    """A vector environment of which only the spaces and the modes are asked for."""
+    """A vector environment with spaces and modes only."""
     envs = VectorEnv()
     envs.num_envs = 2
     envs.single_observation_space = space
@@ -43,7 +43,7 @@ def envs_of(space, **attributes):
     ],
     ids=["libero", "lerobot", "robosuite", "add-render-observation", "only-image", "box"],
 )
-def test_the_third_person_camera_is_found(space, path):
+def test_third_person_camera_is_found(space, path):
     source = FrameSource(envs_of(space), None)
     assert source.path == path
     observations = envs_of(space).observation_space.sample()
@@ -69,18 +69,18 @@ def test_the_third_person_camera_is_found(space, path):
         (IMAGE, "render", 'render_mode="rgb_array", got None'),
     ],
 )
-def test_no_camera_or_an_ambiguous_one_is_an_error_that_says_what_to_pass(space, frames, message):
+def test_missing_or_ambiguous_camera_raises_and_names_the_fix(space, frames, message):
     with pytest.raises(ValueError, match=message):
         FrameSource(envs_of(space), frames)
 
 
-def test_rendering_after_a_same_step_reset_would_show_the_next_episode():
+def test_frames_by_render_raise_with_same_step():
     envs = envs_of(STATE, mode=AutoresetMode.SAME_STEP, render_mode="rgb_array")
     with pytest.raises(ValueError, match=r"cannot see an episode's last frame .*RenderInInfo"):
         FrameSource(envs, "render")
 
 
-def test_a_callable_makes_the_image_of_one_sub_environment():
+def test_callable_gets_the_observation_of_one_sub_environment():
     space = spaces.Dict(chw=spaces.Box(0, 255, (3, 4, 5), np.uint8))
     source = FrameSource(envs_of(space), lambda observation: observation["chw"].transpose(1, 2, 0))
     observations = envs_of(space).observation_space.sample()
@@ -89,7 +89,7 @@ def test_a_callable_makes_the_image_of_one_sub_environment():
 
 
 @pytest.mark.parametrize("frame", [np.zeros((2, 2, 3)), np.zeros((2, 2), np.uint8), None])
-def test_what_a_callable_returns_must_be_an_rgb_image(frame):
+def test_callable_must_return_an_rgb_image(frame):
     with pytest.raises(ValueError, match=r"uint8 array or tensor of shape \(height, width, 3\)"):
         FrameSource(envs_of(STATE), lambda _: frame).single(np.zeros(4), {})
 
@@ -103,7 +103,7 @@ def test_frames_can_be_in_the_info():
     np.testing.assert_array_equal(source.single(np.zeros(4), single), images[0])
 
 
-def test_an_info_without_the_image_is_an_error_that_says_what_it_has():
+def test_info_without_the_image_raises_and_lists_its_keys():
     source = FrameSource(envs_of(STATE), "info/camera")
     infos = {"camera": np.zeros((2, 2, 3, 3), np.uint8), "_camera": np.array([True, False])}
     source.batch(np.zeros((2, 4)), infos)(0)
@@ -121,7 +121,7 @@ def test_large_frames_are_reduced_by_a_whole_factor(shape, max_size, expected):
     assert reduced(frame, max_size).shape == (*expected, 3)
 
 
-def test_a_reduced_pixel_is_the_mean_of_its_block():
+def test_reduced_pixel_is_the_mean_of_its_block():
     frame = np.zeros((4, 4, 3), np.uint8)
     frame[:2, 2:] = [[[0], [100]], [[200], [100]]]
     np.testing.assert_array_equal(reduced(frame, 2)[..., 0], [[0, 100], [0, 0]])
@@ -136,7 +136,7 @@ def test_frames_must_be_a_path_a_callable_or_none():
 
 
 def record(max_frames, num_frames):
-    """Records frames whose pixels hold their time; returns the times handed over."""
+    """Records frames whose pixels hold their time; returns the times of the video."""
     recorder = FrameRecorder(max_frames)
     for time in range(num_frames - 1):
         recorder.add(np.full((1, 1, 3), time))
@@ -144,26 +144,26 @@ def record(max_frames, num_frames):
     return recorder, recorder.video(np.full((1, 1, 3), num_frames - 1))[:, 0, 0, 0]
 
 
-def test_a_short_episode_is_handed_over_whole():
+def test_all_frames_of_a_short_episode_are_kept():
     assert record(8, 5)[1].tolist() == [0, 1, 2, 3, 4]
     assert record(8, 1)[1].tolist() == [0]
 
 
-def test_frames_of_a_long_episode_are_evenly_spaced_with_the_first_and_the_last():
-    # 4 of 10 frames: places 0, 3, 6, 9. The stride is 2 by then, and 3 rounds up to 4.
+def test_frames_of_a_long_episode_are_evenly_spaced_from_first_to_last():
+    # 4 of 10 frames: indices 0, 3, 6, 9. The stride is 2 at the end, so 3 is rounded to 4.
     assert record(4, 10)[1].tolist() == [0, 4, 6, 9]
     assert record(2, 1000)[1].tolist() == [0, 999]
 
 
 @given(max_frames=st.integers(2, 9), num_frames=st.integers(1, 300))
-def test_frames_are_distinct_in_order_and_near_their_even_places(max_frames, num_frames):
+def test_frames_are_distinct_ordered_and_nearly_evenly_spaced(max_frames, num_frames):
     recorder, times = record(max_frames, num_frames)
     assert len(times) == min(max_frames, num_frames)
     assert (times[0], times[-1]) == (0, num_frames - 1)
     assert (np.diff(times) > 0).all()
     even = np.linspace(0, num_frames - 1, len(times))
     assert np.abs(times - even.round()).max() <= recorder.stride / 2
-    # The stride stays below the spacing of the even places, so half of it is not much.
+    # The stride is below the even spacing, and a frame is at most half a stride off.
     if num_frames > max_frames:
         assert recorder.stride <= (num_frames - 1) / (max_frames - 1)
 
@@ -175,7 +175,7 @@ def test_memory_does_not_grow_with_the_length_of_the_episode(num_frames):
     assert len(recorder.kept) < 128
 
 
-def test_frames_that_are_kept_are_copies():
+def test_kept_frames_are_copies():
     recorder = FrameRecorder(2)
     frame = np.zeros((1, 1, 3), np.uint8)
     recorder.add(frame)
@@ -183,6 +183,6 @@ def test_frames_that_are_kept_are_copies():
     assert recorder.video(frame)[:, 0, 0, 0].tolist() == [0, 9]
 
 
-def test_one_frame_cannot_be_both_the_first_and_the_last():
+def test_max_frames_must_be_at_least_two():
     with pytest.raises(ValueError, match="at least 2, got 1"):
         FrameRecorder(1)

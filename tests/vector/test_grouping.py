@@ -1,4 +1,4 @@
-"""Places in groups are given at the start of an episode."""
+"""Episodes are assigned to groups when they start."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from srpo_env.vector.grouping import GroupBook, OpenEpisode
 
 
 class Book:
-    """A book that is filled by episode ids."""
+    """Makes a group book and fills it by episode ids."""
 
     def __init__(self, group_size):
         self.book = GroupBook(group_size)
@@ -30,7 +30,7 @@ def ids(groups):
     return [[episode.episode_id for episode in group.ended] for group in groups]
 
 
-def test_groups_are_filled_in_the_order_of_starts_not_of_ends():
+def test_groups_are_filled_in_the_order_in_which_episodes_start():
     # Short episodes are the successes: grouped by their ends, one group would get all of them.
     book = Book(2)
     book.start(0, 1, 2, 3)
@@ -40,7 +40,7 @@ def test_groups_are_filled_in_the_order_of_starts_not_of_ends():
     assert book.end(2) == [[2, 3]]
 
 
-def test_keys_have_their_own_groups():
+def test_each_key_has_its_own_groups():
     book = Book(2)
     book.start(0, 2, key="a")
     book.start(1, 3, key="b")
@@ -49,7 +49,7 @@ def test_keys_have_their_own_groups():
     assert book.end(2) == [[0, 2]]
 
 
-def test_the_place_of_an_abandoned_episode_goes_to_the_next_one_of_its_key():
+def test_next_episode_of_the_key_replaces_an_abandoned_one():
     book = Book(2)
     book.start(0, 1)
     book.end(0)
@@ -61,7 +61,7 @@ def test_the_place_of_an_abandoned_episode_goes_to_the_next_one_of_its_key():
     assert book.book.groups == []
 
 
-def test_removing_what_ended_groups_the_running_episodes_again():
+def test_running_episodes_are_grouped_again_after_ended_ones_are_removed():
     book = Book(2)
     book.start(0, 1, 2, 3)
     book.end(0)

@@ -22,12 +22,12 @@ def test_keys_must_be_callables():
 
 @pytest.mark.parametrize("value", [True, np.bool_(True), 1, 1.0, np.float32(1), np.array([1])])
 @pytest.mark.parametrize("name", ["is_success", "success"])
-def test_a_success_flag_is_found_by_convention(name, value):
+def test_success_flag_is_found_by_its_usual_names(name, value):
     assert success_of({name: value, "other": 3}, False, None) is True
     assert success_of({name: 0 * np.asarray(value)}, True, None) is False
 
 
-def test_a_success_flag_can_be_named_computed_or_be_the_termination():
+def test_success_may_be_a_path_a_callable_or_the_termination():
     info = {"done": {"goal": True}, "height": 0.7}
     assert success_of(info, False, "done/goal") is True
     assert success_of(info, False, lambda info: info["height"] > 0.8) is False
@@ -46,7 +46,7 @@ def test_a_success_flag_can_be_named_computed_or_be_the_termination():
         ({}, lambda info: None, r"`success\(info\)`"),
     ],
 )
-def test_a_success_flag_is_never_guessed(info, success, message):
+def test_missing_or_invalid_success_flag_raises(info, success, message):
     with pytest.raises(ValueError, match=message):
         success_of(info, True, success)
 
@@ -54,7 +54,7 @@ def test_a_success_flag_is_never_guessed(info, success, message):
 # --- Infos and keys ---
 
 
-def test_the_info_of_one_sub_environment_is_what_its_masks_say():
+def test_info_of_one_sub_environment_follows_the_masks():
     infos = {
         "task_id": np.array([3, 0]),
         "_task_id": np.array([True, False]),
@@ -76,7 +76,7 @@ def test_the_info_of_one_sub_environment_is_what_its_masks_say():
         ({"is_success": False, "task": {"not": "a name"}}, (None, None)),
     ],
 )
-def test_episodes_are_grouped_by_what_the_reset_tells_of_task_and_state(info, key):
+def test_default_key_is_task_and_initial_state_of_the_reset_info(info, key):
     assert KeySource(make_corridor(1), None, None).at_start(info, 0) == (key, key[0])
 
 

@@ -1,4 +1,4 @@
-"""Pictures of environments whose observations have none, also where each step resets."""
+"""Rendered images in the info, in all autoreset modes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def rendering_corridor(slot):
     return RenderInInfo(Corridor(slot, render=True))
 
 
-def test_every_episode_is_seen_from_its_first_to_its_last_frame(vector, mode):
+def test_video_contains_first_and_last_frame_of_each_episode(vector, mode):
     inner = vector([partial(rendering_corridor, slot) for slot in range(2)], autoreset_mode=mode)
     envs = SelfReferentialProgressWrapper(
         inner, ReadingEncoder(), group_size=1, frames="info/rendered"
@@ -28,7 +28,7 @@ def test_every_episode_is_seen_from_its_first_to_its_last_frame(vector, mode):
     envs.close()
 
 
-def test_the_rest_of_an_info_stays():
+def test_other_entries_of_the_info_are_kept():
     env = rendering_corridor(3)
     _, info = env.reset(options={"task_id": 7})
     assert (info["task_id"], info["rendered"][0, 0].tolist()) == (7, [0, 0, 3])
@@ -37,6 +37,6 @@ def test_the_rest_of_an_info_stays():
     np.testing.assert_array_equal(info["rendered"], env.render())
 
 
-def test_an_environment_that_does_not_render_is_refused():
+def test_environment_without_render_mode_raises():
     with pytest.raises(ValueError, match=r'render_mode="rgb_array", .* has None'):
         RenderInInfo(Corridor())

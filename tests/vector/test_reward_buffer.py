@@ -1,4 +1,4 @@
-"""Writing shaped rewards into a buffer; what `rewrite` refuses is tested in test_wrapper.py."""
+"""Writing shaped rewards into a buffer; errors of `rewrite` are tested in test_wrapper.py."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def end(step, env_index, progress_reward, env_reward=0.0):
 
 
 def at_different_cells(group, first=0):
-    """The group with its episodes in environments of their own."""
+    """Returns the group with each episode in its own environment."""
     episodes = (replace(e, env_index=index) for index, e in enumerate(group.episodes, first))
     return replace(group, episodes=tuple(episodes))
 
@@ -41,7 +41,7 @@ def test_only_failures_that_were_compared_with_a_success_are_paid():
     np.testing.assert_array_equal(rewards[3], [1.0, 0.6, 0.2, 0, 0])
 
 
-def test_the_progress_reward_is_added_to_the_environments_own():
+def test_progress_reward_is_added_to_the_reward_of_the_environment():
     writer = RewardWriter(num_envs=2)
     writer.ends.append(end(3, 1, 0.6, env_reward=-1.0))
     rewards = np.full((2, 2), -1.0, np.float32)
@@ -49,7 +49,7 @@ def test_the_progress_reward_is_added_to_the_environments_own():
     np.testing.assert_allclose(rewards, [[-1, -1], [-1, -0.4]])
 
 
-def test_rewards_of_earlier_buffers_are_dropped_and_those_of_later_ones_kept():
+def test_rewards_of_earlier_buffers_are_dropped_and_later_ones_kept():
     writer = RewardWriter(num_envs=1)
     writer.ends.extend([end(0, 0, 0.1), end(1, 0, 0.2), end(5, 0, 0.3)])
     rewards = np.zeros((2, 1))
@@ -61,7 +61,7 @@ def test_rewards_of_earlier_buffers_are_dropped_and_those_of_later_ones_kept():
     writer.check_steps(1, num_steps=2, step_count=6)
 
 
-def test_more_failures_than_are_kept_are_an_error(monkeypatch):
+def test_write_raises_if_rewards_are_no_longer_kept(monkeypatch):
     monkeypatch.setattr(reward_buffer, "MAX_ENDS", 3)
     writer = RewardWriter(num_envs=1)
     writer.add([SHAPED, SHAPED])
@@ -89,7 +89,7 @@ def test_torch_buffers_of_any_precision_are_paid_once(dtype):
     assert float(rewards) == pytest.approx(0.4, rel=1e-2)
 
 
-def test_a_cell_that_does_not_hold_the_reward_of_its_step_is_an_error_and_nothing_is_written():
+def test_write_raises_and_changes_nothing_if_a_cell_holds_another_reward():
     writer = RewardWriter(num_envs=2)
     writer.ends.extend([end(0, 0, 0.3), end(0, 1, 0.2)])
     rewards = np.array([[0.0, 0.25]])

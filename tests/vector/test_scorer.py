@@ -1,4 +1,4 @@
-"""Batches for the encoder, and warnings for loops that never fetch their groups."""
+"""Batches for the encoder, and warnings about groups that are never fetched."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def play(script, **kwargs):
     return envs, encoder.batches
 
 
-def test_a_group_is_encoded_in_one_call_when_it_closes():
+def test_group_is_encoded_in_one_call_when_it_closes():
     # Slots end one after the other; nothing is encoded before the last of them.
     script = [[GIVE_UP, STAY, STAY], [STAY, GIVE_UP, STAY], [STAY, STAY, GIVE_UP]]
     assert play(script, group_size=3)[1] == [3]
 
 
 @pytest.mark.parametrize("reference", ["group", "task"])
-def test_videos_of_open_groups_are_encoded_when_as_many_wait_as_a_group_has(reference):
+def test_videos_of_open_groups_are_encoded_once_group_size_of_them_wait(reference):
     # Each episode has a key of its own, so that no group is ever complete.
     key = iter(range(99))
     envs, batches = play(
@@ -46,11 +46,11 @@ def test_videos_of_open_groups_are_encoded_when_as_many_wait_as_a_group_has(refe
         group_key=lambda info, i: next(key),
         reference=reference,
     )
-    assert batches == [6]  # two ends of three episodes each, with a step lost to the reset
+    assert batches == [6]  # three episodes end twice; the reset takes one step
     assert envs.pop_groups() == []
 
 
-def test_with_the_memory_reference_an_episode_is_encoded_at_its_end():
+def test_memory_reference_encodes_an_episode_at_its_end():
     script = [[GIVE_UP, STAY], [STAY, STAY], [STAY, GIVE_UP]]
     assert play(script, group_size=4, reference="memory")[1] == [1, 1]
 
@@ -62,7 +62,7 @@ def test_with_the_memory_reference_an_episode_is_encoded_at_its_end():
         ("task", "3 groups wait to be scored: .* call `close_groups`"),
     ],
 )
-def test_a_loop_that_never_fetches_gets_one_warning(reference, message, monkeypatch, caplog):
+def test_groups_that_are_never_fetched_cause_one_warning(reference, message, monkeypatch, caplog):
     monkeypatch.setattr(scorer, "MANY_GROUPS", 3)
     monkeypatch.setattr(wrapper, "MANY_CLOSED", 3)
     play([[GIVE_UP]] * 9, group_size=1, reference=reference)
@@ -70,11 +70,11 @@ def test_a_loop_that_never_fetches_gets_one_warning(reference, message, monkeypa
     assert re.search(message, caplog.text)
 
 
-def test_keys_that_no_two_episodes_share_cause_a_warning(monkeypatch, caplog):
+def test_unique_keys_cause_a_warning(monkeypatch, caplog):
     monkeypatch.setattr(scorer, "MANY_INCOMPLETE", 3)
     key = iter(range(99))
     settings = {"group_size": 2, "group_key": lambda info, i: next(key)}
-    play([[GIVE_UP]] * 3, **settings)  # two have ended, and the third runs
+    play([[GIVE_UP]] * 3, **settings)  # two have ended, and the third is running
     assert not caplog.records
     envs, _ = play([[GIVE_UP]] * 9, **settings)
     assert envs.pop_groups() == []
@@ -82,14 +82,14 @@ def test_keys_that_no_two_episodes_share_cause_a_warning(monkeypatch, caplog):
     assert "3 groups wait for more of their 2 episodes: too few episodes share" in caplog.text
 
 
-def test_the_memory_reference_needs_no_fetching_and_holds_the_newest_groups(monkeypatch, caplog):
+def test_memory_reference_holds_the_newest_groups_without_a_warning(monkeypatch, caplog):
     monkeypatch.setattr(wrapper, "MANY_CLOSED", 3)
     envs, _ = play([[GIVE_UP]] * 9, group_size=1, reference="memory")
     assert [group.episodes[0].episode_id for group in envs.pop_groups()] == [2, 3, 4]
     assert not caplog.records
 
 
-def test_a_latent_does_not_keep_its_whole_batch_in_memory():
+def test_latents_are_copies_of_the_batch():
     envs, _ = play([[GIVE_UP] * 3], group_size=3)
     (group,) = envs.pop_groups()
     assert all(episode.latent.base is None for episode in group.episodes)
@@ -97,9 +97,9 @@ def test_a_latent_does_not_keep_its_whole_batch_in_memory():
 
 
 @pytest.mark.parametrize("reference", ["group", "task", "memory"])
-def test_a_custom_distance_is_used_by_every_reference(reference):
+def test_custom_distance_is_used_by_every_reference(reference):
     def walked(latents, centers):
-        """Large for those that walked far: the opposite of a good idea."""
+        """Grows with the position, so that the nearest failure is ranked last."""
         return latents[:, 0], np.zeros(len(latents), int)
 
     script = [[WALK, GIVE_UP, WALK], [WALK, STAY, WALK], [WALK, STAY, GIVE_UP]]

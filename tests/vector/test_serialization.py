@@ -39,13 +39,13 @@ def test_packed_state_is_a_copy():
     assert serialization.unpack(packed)[0].tolist() == [0, 0]
 
 
-def test_classes_that_are_not_listed_are_not_built():
+def test_unlisted_classes_raise():
     with pytest.raises(ValueError, match="KeyError: 'Point'"):
         serialization.unpack(serialization.pack(Point(1.0, "a")))
 
 
 @pytest.mark.parametrize("value", [{1: 2}, {"a": {3}}, np.array([None]), object()])
-def test_other_types_are_refused(value):
+def test_unsupported_types_raise(value):
     with pytest.raises(TypeError, match="State must be"):
         serialization.pack(value)
 
@@ -53,7 +53,7 @@ def test_other_types_are_refused(value):
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:50], lambda data: b"", lambda data: b"x" * 9]
 )
-def test_damaged_bytes_are_refused(damage):
+def test_damaged_bytes_raise(damage):
     with pytest.raises(ValueError, match="Not a saved state, or a damaged one"):
         serialization.unpack(damage(serialization.pack([1])))
 

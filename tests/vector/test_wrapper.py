@@ -1,4 +1,4 @@
-"""The wrapper against hand-written timelines, in every kind of vector environment."""
+"""The wrapper compared with hand-written timelines, in every kind of vector environment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ended_episodes(envs):
 # at every step: staggered ends, several ends in one step, ends at the first step.
 SCRIPT = [[WALK, STAY, GIVE_UP]] * 7
 
-# (episode, slot, first step, last step, success). With NEXT_STEP a step is lost to each reset.
+# (episode, slot, first step, last step, success). With NEXT_STEP each reset takes one step.
 WITH_LOST_STEPS = [
     (0, 0, 0, 2, True),
     (1, 1, 0, 4, False),
@@ -89,12 +89,12 @@ def timeline(vector, mode, as_dict):
     envs.close()
 
 
-def test_episodes_begin_and_end_where_the_autoreset_mode_says(timeline):
+def test_first_and_last_steps_follow_the_autoreset_mode(timeline):
     mode, envs, _ = timeline
     assert ended_episodes(envs) == TIMELINES[mode]
 
 
-def test_a_video_is_all_frames_of_its_episode_and_of_no_other(timeline):
+def test_video_contains_exactly_the_frames_of_its_episode(timeline):
     mode, envs, _ = timeline
     envs.close_groups()
     videos = {tuple(map(tuple, video.tolist())) for video in envs.encoder.videos}
@@ -105,7 +105,7 @@ def test_a_video_is_all_frames_of_its_episode_and_of_no_other(timeline):
     assert len(envs.encoder.videos) == len(TIMELINES[mode])
 
 
-def test_every_step_says_to_which_episode_it_belongs(timeline):
+def test_infos_contain_the_episode_id_of_each_step(timeline):
     mode, _, results = timeline
     ids = np.array([infos["episode_id"] for *_, infos in results])
     np.testing.assert_array_equal(ids, EPISODE_IDS[mode])
@@ -113,7 +113,7 @@ def test_every_step_says_to_which_episode_it_belongs(timeline):
     np.testing.assert_array_equal(masks, ids >= 0)
 
 
-def test_the_environments_own_rewards_pass_unchanged_and_stay_in_infos(timeline):
+def test_step_returns_the_rewards_of_the_environment_unchanged(timeline):
     mode, _, results = timeline
     rewards = np.array([result[1] for result in results])
     expected = np.zeros((7, 3))
@@ -124,7 +124,7 @@ def test_the_environments_own_rewards_pass_unchanged_and_stay_in_infos(timeline)
     assert all(r[4]["_env_reward"].all() for r in results)
 
 
-def test_a_group_is_the_episodes_that_started_together(timeline):
+def test_group_contains_the_episodes_that_started_together(timeline):
     mode, envs, _ = timeline
     envs.close_groups()
     groups = [[e.episode_id for e in group.episodes] for group in envs.pop_groups()]
@@ -133,7 +133,7 @@ def test_a_group_is_the_episodes_that_started_together(timeline):
     assert sorted(groups) == [group for group in by_start if group]
 
 
-def test_failures_are_paid_at_their_last_steps_and_successes_keep_their_reward(timeline):
+def test_failures_are_paid_at_their_last_steps_and_successes_are_unchanged(timeline):
     mode, envs, results = timeline
     buffer = np.array([result[1] for result in results])
     envs.rewrite(buffer)
@@ -142,14 +142,14 @@ def test_failures_are_paid_at_their_last_steps_and_successes_keep_their_reward(t
         expected[last_step, slot] = success
     # Episodes 0, 1, 2: (3, 4 frames) succeeded; (0, 6) and (0, 2) are both sqrt(13) away.
     expected[4, 1] = expected[0, 2] = 0.4
-    # The next three hold the other success, and failures that are equally far again.
+    # The next three hold the other success, and again two failures at equal distances.
     for episode, slot, _, last_step, success in TIMELINES[mode]:
         if 3 <= episode <= 5 and not success:
             expected[last_step, slot] = 0.4
     np.testing.assert_array_equal(buffer, expected)
 
 
-def test_all_may_end_in_one_step_and_at_their_first(vector, mode, as_dict):
+def test_all_episodes_may_end_in_their_first_step(vector, mode, as_dict):
     envs = wrap(make_corridor(3, vector=vector, mode=mode, as_dict=as_dict, limit=1), group_size=3)
     envs.reset(seed=0)
     results = list(drive(envs, [[STAY] * 3] * 4))
@@ -171,7 +171,7 @@ def test_all_may_end_in_one_step_and_at_their_first(vector, mode, as_dict):
     envs.close()
 
 
-def test_the_reward_of_a_group_is_worked_out_by_hand(mode):
+def test_rewards_of_a_group_equal_a_calculation_by_hand(mode):
     # Succeeds after 3 steps; gives up at position 2 after 3 steps; stays until 5 steps are over.
     envs = wrap(make_corridor(3, mode=mode), group_size=3)
     envs.reset(seed=0)
@@ -185,7 +185,7 @@ def test_the_reward_of_a_group_is_worked_out_by_hand(mode):
     assert (group.key, group.task, group.num_successes, group.shaped) == ((0, 0), 0, 1, True)
     np.testing.assert_array_equal(group.latents, [[3, 4], [2, 4], [0, 6]])
     np.testing.assert_allclose([e.distance for e in group.episodes], [0, 1, math.sqrt(13)])
-    # Two failures: their z-scores are -1 and 1, whatever the distances.
+    # The z-scores of two failures are -1 and 1 for all distances.
     np.testing.assert_allclose(group.rewards, [1, 0.8 * SIGMOID_1, 0.8 * (1 - SIGMOID_1)])
     assert [e.nearest_center for e in group.episodes] == [0, 0, 0]
     assert [e.length for e in group.episodes] == [3, 3, 5]
@@ -203,7 +203,7 @@ def options_of(mask, task_id, init_state_id):
     }
 
 
-def test_options_reach_the_environments_and_stay_the_callers(vector):
+def test_reset_passes_options_on_without_changing_them(vector):
     envs = wrap(make_corridor(3, vector=vector, mode=AutoresetMode.DISABLED), group_size=1)
     envs.reset(seed=0, options={"task_id": np.array([7, 8, 9]), "init_state_id": 1})
     list(drive(envs, [[GIVE_UP, STAY, GIVE_UP]]))
@@ -224,7 +224,7 @@ def test_options_reach_the_environments_and_stay_the_callers(vector):
     envs.close()
 
 
-def test_a_slot_that_awaits_its_reset_belongs_to_no_episode():
+def test_environment_that_awaits_its_reset_has_no_episode_id():
     class Patient(gymnasium.vector.VectorEnv):
         """Steps ended slots as well, as simulators without Gymnasium's assertion do."""
 
@@ -253,7 +253,7 @@ def test_a_slot_that_awaits_its_reset_belongs_to_no_episode():
     assert ended_episodes(envs) == [(0, 0, 0, 0, True)]
 
 
-def test_an_episode_that_is_reset_before_its_end_leaves_its_group(mode):
+def test_episode_that_is_reset_before_its_end_is_removed_from_its_group(mode):
     envs = wrap(make_corridor(2, mode=mode), group_size=2)
     envs.reset(seed=0)
     list(drive(envs, [[WALK, WALK]]))
@@ -276,7 +276,7 @@ class Breaking(Corridor):
         return result
 
 
-def test_an_episode_whose_simulator_broke_is_no_failure_of_the_policy(mode, vector):
+def test_episode_with_a_worker_error_is_dropped(mode, vector):
     inner = vector([partial(Breaking, slot) for slot in range(2)], autoreset_mode=mode)
     envs = wrap(inner, group_size=2)
     envs.reset(seed=0)
@@ -284,13 +284,13 @@ def test_an_episode_whose_simulator_broke_is_no_failure_of_the_policy(mode, vect
     *_, infos = list(drive(envs, script))[1]
     assert infos["episode_id"].tolist() == [0, 1]
     groups = [[e.episode_id for e in group.episodes] for group in envs.pop_groups()]
-    assert groups[0] == [1, 2]  # the next episode of slot 0 has taken the place
+    assert groups[0] == [1, 2]  # the next episode of slot 0 replaced it
     left = [e[0] for e in ended_episodes(envs)]
     assert all(0 not in ids for ids in [*groups, left])
     envs.close()
 
 
-def test_a_reset_that_broke_is_tried_again():
+def test_reset_with_a_worker_error_is_repeated():
     class BrokenReset(SyncVectorEnv):
         """The first resetting step fails, as `LiberoVectorEnv` reports it."""
 
@@ -312,7 +312,7 @@ def test_a_reset_that_broke_is_tried_again():
     assert ids == [0, -1, -1, 1]
 
 
-def test_a_full_reset_abandons_everything_that_runs():
+def test_full_reset_drops_all_running_episodes():
     envs = wrap(make_corridor(2), group_size=2)
     envs.reset(seed=0)
     list(drive(envs, [[WALK, GIVE_UP]]))
@@ -321,7 +321,7 @@ def test_a_full_reset_abandons_everything_that_runs():
     assert ended_episodes(envs) == [(1, 1, 0, 0, False), (2, 0, 1, 1, False), (3, 1, 1, 1, False)]
 
 
-def test_frames_are_copied_as_environments_reuse_their_arrays():
+def test_frames_are_copied_because_environments_reuse_arrays():
     encoder = ReadingEncoder()
     envs = wrap(make_corridor(1, vector=partial(SyncVectorEnv, copy=False)), encoder, group_size=1)
     envs.reset(seed=0)
@@ -342,7 +342,7 @@ def test_frames_can_be_rendered(vector):
 
 
 class InInfo(gymnasium.Wrapper):
-    """Shows its picture in the info alone."""
+    """Returns its image in the info only."""
 
     def __init__(self, slot):
         super().__init__(Corridor(slot))
@@ -370,7 +370,7 @@ def test_frames_can_be_in_the_infos(vector, mode):
     envs.close()
 
 
-def test_it_works_on_top_of_gymnasiums_own_wrappers():
+def test_wrapper_works_around_wrappers_of_gymnasium():
     envs = wrap(RecordEpisodeStatistics(make_corridor(2)), group_size=2)
     envs.reset(seed=0)
     *_, infos = list(drive(envs, [[GIVE_UP, GIVE_UP]]))[-1]
@@ -379,7 +379,7 @@ def test_it_works_on_top_of_gymnasiums_own_wrappers():
     assert len(envs.pop_groups()) == 1
 
 
-def test_it_can_be_copied_and_pickled_where_the_environments_can():
+def test_wrapper_can_be_copied_and_pickled_if_the_environments_can():
     envs = wrap(make_corridor(2), group_size=2)
     envs.reset(seed=0)
     list(drive(envs, [[WALK, STAY]] * 2))
@@ -400,7 +400,7 @@ def task_corridor(**kwargs):
     return envs
 
 
-def test_with_the_task_reference_all_is_scored_when_the_groups_are_closed():
+def test_task_reference_scores_all_episodes_when_groups_are_closed():
     envs = task_corridor(reference="task")
     script = [[WALK, WALK, WALK, STAY]] * 2 + [[WALK, GIVE_UP, STAY, STAY]]
     list(drive(envs, script))
@@ -411,7 +411,7 @@ def test_with_the_task_reference_all_is_scored_when_the_groups_are_closed():
     np.testing.assert_array_equal(groups[1, 0].rewards, [1.0, 0.4])
 
 
-def test_with_the_task_reference_a_group_without_success_learns_from_another():
+def test_task_reference_compares_with_successes_of_other_groups():
     envs = task_corridor(reference="task")
     # Slots 0 and 1 are one group, slot 2 another of the same task, slot 3 of another task.
     list(drive(envs, [[WALK, WALK, GIVE_UP, GIVE_UP]]))
@@ -432,7 +432,7 @@ def test_with_the_task_reference_a_group_without_success_learns_from_another():
     np.testing.assert_array_equal(groups[2, 0].rewards, [0, 0])
 
 
-def test_with_the_memory_reference_step_pays_at_the_last_step(mode):
+def test_memory_reference_pays_in_the_last_step(mode):
     envs = wrap(make_corridor(1, mode=mode, limit=4), group_size=8, reference="memory")
     envs.reset(seed=0)
     lost = [[STAY]] if mode is AutoresetMode.NEXT_STEP else []
@@ -454,7 +454,7 @@ def test_with_the_memory_reference_step_pays_at_the_last_step(mode):
     assert math.isnan(group.episodes[0].distance)
 
 
-def test_with_the_memory_reference_a_success_of_the_same_step_counts():
+def test_memory_reference_compares_with_a_success_of_the_same_step():
     envs = wrap(make_corridor(2), reference="memory", group_size=2)
     envs.reset(seed=0)
     for actions in ([STAY, WALK], [STAY, WALK], [GIVE_UP, WALK]):
@@ -465,19 +465,19 @@ def test_with_the_memory_reference_a_success_of_the_same_step_counts():
 # --- Rollout buffers ---
 
 
-def test_an_episode_that_began_in_an_earlier_rollout_is_paid_where_it_ends():
+def test_episode_that_began_in_an_earlier_rollout_is_paid_where_it_ends():
     envs = wrap(make_corridor(2, mode=AutoresetMode.SAME_STEP), group_size=2)
     envs.reset(seed=0)
     first = np.array([r[1] for r in drive(envs, [[WALK, STAY]] * 3)])
-    assert envs.rewrite(first) == 0  # closes the group of the success; its companion still runs
+    assert envs.rewrite(first) == 0  # its other episode is still running
     np.testing.assert_array_equal(first, [[0, 0], [0, 0], [1, 0]])
     second = np.array([r[1] for r in drive(envs, [[WALK, STAY]] * 3)])
-    # What was left of that group and the next episode of slot 0 are one group now.
+    # The other episode of that group and the next episode of slot 0 are one group now.
     assert envs.rewrite(second, first_step=3) == 1
     np.testing.assert_array_equal(second, [[0, 0], [0, 0.4], [1, 0]])
 
 
-def test_rewriting_twice_or_with_groups_popped_between_changes_nothing_more():
+def test_second_rewrite_changes_nothing_even_after_pop_groups():
     envs = wrap(make_corridor(2, mode=AutoresetMode.SAME_STEP), group_size=2)
     envs.reset(seed=0)
     buffer = np.array([r[1] for r in drive(envs, [[WALK, STAY]] * 5)])
@@ -488,7 +488,7 @@ def test_rewriting_twice_or_with_groups_popped_between_changes_nothing_more():
     np.testing.assert_array_equal(buffer, once)
 
 
-def test_a_loop_that_only_rewrites_holds_the_groups_of_one_rollout():
+def test_rewrite_drops_the_groups_of_the_previous_rollout():
     envs = wrap(make_corridor(2, mode=AutoresetMode.SAME_STEP), group_size=2)
     envs.reset(seed=0)
     for _ in range(5):
@@ -511,7 +511,7 @@ def test_a_loop_that_only_rewrites_holds_the_groups_of_one_rollout():
         (np.zeros((4, 2)), None, "steps -1 to 2"),
     ],
 )
-def test_a_buffer_that_does_not_fit_is_refused_before_anything_changes(buffer, first_step, message):
+def test_rewrite_raises_before_any_change_if_the_buffer_does_not_fit(buffer, first_step, message):
     envs = wrap(make_corridor(2), group_size=4)
     envs.reset(seed=0)
     list(drive(envs, [[GIVE_UP, STAY]] * 3))

@@ -1,4 +1,4 @@
-"""What the wrapper refuses, and what it says then."""
+"""Errors of the wrapper and their messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srpo_env import SelfReferentialProgressWrapper
 from tests.corridor import GIVE_UP, STAY, WALK, Corridor, ReadingEncoder, drive, make_corridor, wrap
 
 
-def test_an_environment_that_does_not_declare_its_autoreset_mode_is_refused():
+def test_undeclared_autoreset_mode_raises():
     envs = make_corridor(1)
     envs.metadata = {}
     with pytest.raises(ValueError, match=r"autoreset_mode.*SAME_STEP if the step that ends"):
@@ -21,18 +21,18 @@ def test_an_environment_that_does_not_declare_its_autoreset_mode_is_refused():
 
 
 @pytest.mark.parametrize("envs", [Corridor(), None])
-def test_what_is_no_vector_environment_is_refused_with_the_way_out(envs):
+def test_other_than_a_vector_environment_raises_and_names_the_fix(envs):
     with pytest.raises(TypeError, match=r"VectorEnv: use gymnasium.make_vec.* Got <class"):
         wrap(envs)
 
 
 @pytest.mark.parametrize("encoder", [ReadingEncoder, "pixels", lambda videos: videos])
-def test_what_is_no_encoder_is_refused_before_the_first_episode(encoder):
+def test_constructor_raises_without_an_encoder(encoder):
     with pytest.raises(TypeError, match=r"`latent_shape` and `encode\(videos\)`, .* got"):
         SelfReferentialProgressWrapper(make_corridor(1), encoder)
 
 
-def test_numbers_of_numpy_are_numbers():
+def test_settings_may_be_numpy_integers():
     class Encoder(ReadingEncoder):
         latent_shape = (np.int64(2),)
 
@@ -53,17 +53,17 @@ def test_numbers_of_numpy_are_numbers():
         ({"memory_size": 0}, "at least 1, got 0"),
     ],
 )
-def test_a_setting_out_of_range_is_refused_with_its_rule(setting, message):
+def test_setting_out_of_range_raises_and_states_the_rule(setting, message):
     with pytest.raises(ValueError, match=message):
         wrap(make_corridor(1), **setting)
 
 
-def test_step_before_reset_is_refused():
+def test_step_before_reset_raises():
     with pytest.raises(gymnasium.error.ResetNeeded):
         wrap(make_corridor(1)).step(np.array([WALK]))
 
 
-def test_closing_twice_is_fine_and_use_after_it_is_refused(vector):
+def test_close_may_be_repeated_and_use_after_it_raises(vector):
     envs = wrap(make_corridor(2, vector=vector, render=True), group_size=2)
     envs.reset(seed=0)
     list(drive(envs, [[GIVE_UP, GIVE_UP]]))
@@ -93,9 +93,9 @@ def test_calls_and_attributes_reach_the_environments(vector):
     envs.close()
 
 
-def test_an_environment_that_repeats_its_end_is_found_out():
+def test_environment_that_repeats_its_last_transition_raises():
     class Frozen(Corridor):
-        """Repeats its last transition until a reset that never comes, as lerobot's wrapper does."""
+        """Repeats its last transition until it is reset, as lerobot's wrapper does."""
 
         def reset(self, **kwargs):
             if self.num_resets and self.last[2]:
@@ -120,7 +120,7 @@ def test_an_environment_that_repeats_its_end_is_found_out():
         envs.step(np.array([STAY]))
 
 
-def test_a_same_step_environment_without_final_observation_is_found_out():
+def test_same_step_without_final_observation_raises():
     class Forgetful(SyncVectorEnv):
         def step(self, actions):
             *result, infos = super().step(actions)
@@ -133,7 +133,7 @@ def test_a_same_step_environment_without_final_observation_is_found_out():
         envs.step(np.array([GIVE_UP]))
 
 
-def test_a_latent_that_is_not_finite_stops_with_the_name_of_the_episode():
+def test_non_finite_latent_raises_and_names_the_episode():
     class Broken(ReadingEncoder):
         def encode(self, videos):
             return super().encode(videos) * np.nan
@@ -144,7 +144,7 @@ def test_a_latent_that_is_not_finite_stops_with_the_name_of_the_episode():
         envs.step(np.array([GIVE_UP]))
 
 
-def test_one_step_with_tasks_that_only_step_tells_is_found_out():
+def test_tasks_that_only_the_step_info_contains_raise():
     class Late(Corridor):
         def reset(self, **kwargs):
             observation, _ = super().reset(**kwargs)

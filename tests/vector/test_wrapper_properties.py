@@ -1,4 +1,4 @@
-"""Laws that hold for any ends, groups and keys: nothing lost, nothing twice, nothing unbounded."""
+"""Properties for any ends, groups and keys: no loss, no duplicate, bounded memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_FRAMES = 3
 
 
 def key_of(info, env_index):
-    """Keys that come and go: the number of the episode within its slot, modulo 2."""
+    """Keys that alternate: the number of the episode within its slot, modulo 2."""
     return info["num_resets"] % 2
 
 
@@ -54,7 +54,7 @@ def wrap(run, envs=None):
 
 
 def episodes_by_hand(run):
-    """The episodes of a script, slot by slot, straight from the corridor's rules."""
+    """Returns the episodes of a script for each slot, computed from the corridor's rules."""
     episodes = set()
     for slot in range(len(run["script"][0])):
         first, position, resetting = 0, 0, False
@@ -73,7 +73,7 @@ def episodes_by_hand(run):
 
 @given(runs)
 @settings(max_examples=80)
-def test_every_ended_episode_is_in_exactly_one_group_and_no_other_is(run):
+def test_each_ended_episode_is_in_exactly_one_group(run):
     envs = wrap(run)
     envs.reset(seed=0)
     list(drive(envs, run["script"]))
@@ -90,7 +90,7 @@ def test_every_ended_episode_is_in_exactly_one_group_and_no_other_is(run):
 
 @given(runs)
 @settings(max_examples=80)
-def test_a_failure_never_beats_a_success_and_nearer_failures_earn_no_less(run):
+def test_failures_earn_less_than_successes_and_nearer_ones_no_less_than_others(run):
     envs = wrap(run)
     envs.reset(seed=0)
     list(drive(envs, run["script"]))
@@ -108,7 +108,7 @@ def test_a_failure_never_beats_a_success_and_nearer_failures_earn_no_less(run):
 
 @given(runs)
 @settings(max_examples=60)
-def test_what_is_held_is_bounded_at_every_step(run):
+def test_number_of_held_frames_and_videos_is_bounded(run):
     envs = wrap(run)
     envs.reset(seed=0)
     num_envs = envs.num_envs
@@ -120,7 +120,7 @@ def test_what_is_held_is_bounded_at_every_step(run):
 
 @given(runs, st.data())
 @settings(max_examples=60)
-def test_buffers_of_any_length_together_pay_each_failure_once(run, data):
+def test_buffers_of_any_length_pay_each_failure_once(run, data):
     envs = wrap(run)
     envs.reset(seed=0)
     results = drive(envs, run["script"])
@@ -145,7 +145,7 @@ def test_buffers_of_any_length_together_pay_each_failure_once(run, data):
 
 @given(runs, st.data())
 @settings(max_examples=60)
-def test_a_saved_state_continues_to_the_bit_from_between_any_two_steps(run, data):
+def test_saved_state_continues_to_the_bit_after_any_step(run, data):
     script = run["script"]
     split = data.draw(st.integers(0, len(script)))
     straight = wrap(run)
@@ -176,7 +176,7 @@ def test_a_saved_state_continues_to_the_bit_from_between_any_two_steps(run, data
     assert straight.step_count == resumed.step_count == len(script)
 
 
-def test_a_state_of_other_settings_is_refused_by_name():
+def test_state_of_other_settings_raises_and_names_them():
     run = {"mode": AutoresetMode.NEXT_STEP, "reference": "group", "formula": "paper",
            "group_size": 2, "limit": 5, "script": [[0]]}  # fmt: skip
     saved = wrap(run).state_dict()
@@ -184,7 +184,7 @@ def test_a_state_of_other_settings_is_refused_by_name():
         wrap({**run, "group_size": 3}).load_state_dict(saved)
 
 
-def test_a_file_that_is_no_state_is_refused():
+def test_load_state_dict_raises_for_other_dictionaries():
     run = {"mode": AutoresetMode.NEXT_STEP, "reference": "group", "formula": "paper",
            "group_size": 2, "limit": 5, "script": [[0]]}  # fmt: skip
     with pytest.raises(ValueError, match="Not a saved state"):
