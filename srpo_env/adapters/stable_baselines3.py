@@ -13,7 +13,7 @@ venv = wrap_vec_env(venv, encoder, frames="info/rendered")
 ```
 
 The callback is for algorithms with a rollout buffer: PPO, A2C, TRPO, RecurrentPPO, MaskablePPO.
-Those with a replay buffer need ``reference="memory"`` in the wrapper, and no callback.
+Those with a replay buffer, such as SAC and DQN, use `sb3_replay.ShapedReplayRewards`.
 """
 
 from __future__ import annotations
@@ -209,7 +209,8 @@ class GymnasiumToVecEnv(VecEnv):
     would otherwise add the discounted value of the last observation to the last reward (time-limit
     bootstrapping), as if the episode went on after it was paid for its progress. The value function
     would sum such payments without end, and failing slowly would be worth more than a success,
-    which ends with its reward of 1.
+    which ends with its reward of 1. In a replay buffer, `ShapedReplayRewards` sets only the ends
+    of paid failures to terminal.
 
     Attributes:
         wrapper: The `SelfReferentialProgressWrapper` among the layers.
@@ -400,9 +401,10 @@ class GymnasiumToVecEnv(VecEnv):
         self.rewards_are_fetched = True  # one warning is enough
         warnings.warn(
             f"{self._num_unfetched} episodes have ended, and nothing fetches their shaped rewards: "
-            "write learn(..., callback=ShapedRewards()). If your own code calls "
-            "`venv.wrapper.rewrite` or `venv.wrapper.pop_groups`, set venv.rewards_are_fetched = "
-            "True. For evaluation use environments without the wrapper: it encodes every episode",
+            "write learn(..., callback=ShapedRewards()), or ShapedReplayRewards() with a replay "
+            "buffer. If your own code calls `venv.wrapper.rewrite` or `venv.wrapper.pop_groups`, "
+            "set venv.rewards_are_fetched = True. For evaluation use environments without the "
+            "wrapper: it encodes every episode",
             stacklevel=4,
         )
 
@@ -427,8 +429,8 @@ class ShapedRewards(BaseCallback):
         if not isinstance(buffer, RolloutBuffer):
             raise TypeError(
                 "ShapedRewards needs an algorithm with a rollout buffer, such as PPO, got "
-                f"{type(self.model).__name__}; for one with a replay buffer leave it out and pass "
-                'the wrapper reference="memory"'
+                f"{type(self.model).__name__}; for one with a replay buffer use "
+                "srpo_env.adapters.sb3_replay.ShapedReplayRewards"
             )
         method = "compute_returns_and_advantage"
         if getattr(type(buffer), method) is not getattr(RolloutBuffer, method):

@@ -494,7 +494,7 @@ def test_replay_buffer_gets_the_rewards_of_the_memory_reference():
     model.learn(200)
     rewards = model.replay_buffer.rewards[:100]
     assert ((rewards > 0) & (rewards < 0.8)).any()
-    with pytest.raises(TypeError, match=r'DQN; .* reference="memory"'):
+    with pytest.raises(TypeError, match=r"DQN; .*ShapedReplayRewards"):
         model.learn(1, callback=ShapedRewards())
 
 
