@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
+
+from srpo_env.files import DamagedFileError, read_versioned_json, write_file
 
 FORMAT = "srpo-env policy"
 FORMAT_VERSION = 1
@@ -52,8 +53,8 @@ def save_checkpoint(
         "provenance": dict(provenance),
         "sha256": hashlib.sha256(blob).hexdigest(),
     }
-    _write(_file(stem, ".safetensors"), blob)
-    _write(_file(stem, ".json"), json.dumps(header, indent=2).encode() + b"\n")
+    write_file(_file(stem, ".safetensors"), blob)
+    write_file(_file(stem, ".json"), json.dumps(header, indent=2).encode() + b"\n")
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -68,41 +69,15 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     header = read_versioned_json(header_file, FORMAT, FORMAT_VERSION)
     blob = weights_file.read_bytes()
     if hashlib.sha256(blob).hexdigest() != header.get("sha256"):
-        raise ValueError(
+        raise DamagedFileError(
             f"{weights_file} does not match {header_file.name}: it is damaged, incomplete, or of "
             "another checkpoint"
         )
     try:
         weights = load_tensors(blob)
     except SafetensorError as error:
-        raise ValueError(f"{weights_file} is not a safetensors file: {error}") from error
+        raise DamagedFileError(f"{weights_file} is not a safetensors file: {error}") from error
     return {name: value.float() for name, value in weights.items()}, header
-
-
-def read_versioned_json(file: Path, kind: str, version: int) -> dict[str, Any]:
-    """Reads a JSON file that names its own format.
-
-    Args:
-        file: The file.
-        kind: Value that its ``"format"`` must have.
-        version: Value that its ``"format_version"`` must have.
-
-    Raises:
-        FileNotFoundError: If the file is missing.
-        ValueError: If the file is damaged, or of another format or version.
-    """
-    try:
-        content = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is damaged: it is not valid JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("format") != kind:
-        raise ValueError(f"{file} is not a file of format {kind!r}")
-    if content.get("format_version") != version:
-        raise ValueError(
-            f"{file} must have format version {version}, got {content.get('format_version')}: "
-            "use the version of srpo-env that wrote it"
-        )
-    return content
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
@@ -130,9 +105,3 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
 def _file(stem: Path, extension: str) -> Path:
     return stem.with_name(stem.name + extension)
-
-
-def _write(file: Path, content: bytes) -> None:
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(file)

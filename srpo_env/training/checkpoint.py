@@ -2,13 +2,13 @@
 
 A run's folder holds ``checkpoints/iteration_0010/``, ..., each with ``policy`` (if the run trains
 one, see :mod:`srpo_env.policy.checkpoint`), ``training.safetensors`` (arrays of all other state)
-and ``training.json`` (the rest of it).
+and ``training.json`` (the rest of it, and the SHA-256 of the other files).
 """
 
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 from collections.abc import Mapping
 from functools import singledispatch
@@ -18,12 +18,20 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from srpo_env.files import (
+    DamagedFileError,
+    errors_name,
+    flush_to_disk,
+    read_versioned_json,
+    sha256_of,
+    write_file,
+)
 from srpo_env.policy.base import Policy
-from srpo_env.policy.checkpoint import read_versioned_json
 from srpo_env.policy.network import load_policy
 
 FORMAT = "srpo-env training"
@@ -37,6 +45,11 @@ TENSORS, VALUES, POLICY = "training.safetensors", "training.json", "policy"
 
 TEMPORARY = "_temporary"
 """end of the name of a checkpoint that the next one replaces"""
+
+REPLACED = "_replaced"
+"""end of the name of a checkpoint while another one takes its name"""
+
+_NAME = re.compile(rf"iteration_(\d+)({TEMPORARY})?({REPLACED})?")
 
 
 class Stateful(Protocol):
@@ -142,11 +155,38 @@ def save_training(
     """
     checkpoints = Path(folder) / CHECKPOINTS
     target = checkpoints / f"iteration_{progress['iteration']:04d}{'' if keep else TEMPORARY}"
-    draft = checkpoints / ".draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    draft, deleted = checkpoints / ".draft", checkpoints / ".deleted"
+    for leftover in (draft, deleted):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        with errors_name(target):
+            _write_checkpoint(draft, parts, progress, policy)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)  # it may have filled the disk
+        raise
+    earlier = {path for path in _checkpoints(folder) if path.name.endswith((TEMPORARY, REPLACED))}
+    if target.exists():
+        # A folder cannot be replaced in one step. At any moment, one of the two can be read.
+        replaced = target.with_name(target.name + REPLACED)
+        if replaced.exists():
+            _delete(replaced, deleted)
+        target.rename(replaced)
+        earlier.add(replaced)
+    draft.rename(target)
+    flush_to_disk(checkpoints)
+    flush_to_disk(folder)
+    for checkpoint in earlier - {target}:
+        _delete(checkpoint, deleted)
+    return target
+
+
+def _write_checkpoint(
+    folder: Path, parts: Mapping[str, Any], progress: Mapping[str, Any], policy: Policy | None
+) -> None:
+    """Writes the files of a checkpoint and flushes them to the disk."""
+    folder.mkdir(parents=True)
     if policy is not None:
-        policy.save(draft / POLICY, provenance=progress)
+        policy.save(folder / POLICY, provenance=progress)
     tensors: dict[str, Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
     types: dict[str, str] = {}  # of tensors that have to become something else again
@@ -162,24 +202,28 @@ def save_training(
                 tensors[f"{part}.{name}"] = value.detach().cpu().contiguous()
             else:
                 values[part][name] = value
-    save_file(tensors, draft / TENSORS)
+    write_file(folder / TENSORS, save_tensors(tensors))
+    for path in [*folder.rglob("*"), folder]:
+        flush_to_disk(path)  # a policy may write its files in another way
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "progress": dict(progress),
         "parts": values,
         "types": types,
+        "sha256": {
+            str(path.relative_to(folder)): sha256_of(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
     }
-    (draft / VALUES).write_text(json.dumps(content))
-    flush_to_disk(draft)
-    earlier = list(checkpoints.glob(f"iteration_*{TEMPORARY}"))
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)
-    flush_to_disk(checkpoints, content=False)
-    for checkpoint in earlier:
-        if checkpoint != target:
-            shutil.rmtree(checkpoint)
-    return target
+    write_file(folder / VALUES, json.dumps(content).encode())
+
+
+def _delete(checkpoint: Path, deleted: Path) -> None:
+    """Deletes a checkpoint; takes its name away first, because deleting has several steps."""
+    checkpoint.rename(deleted)
+    shutil.rmtree(deleted)
 
 
 def load_progress(checkpoint: str | Path) -> dict[str, Any]:
@@ -187,7 +231,7 @@ def load_progress(checkpoint: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, or of another format version.
+        ValueError: If a file is of another format version; a `DamagedFileError` if it is damaged.
     """
     progress: dict[str, Any] = _read_values(Path(checkpoint))["progress"]
     return progress
@@ -200,7 +244,8 @@ def load_training(
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, of another format version, or of another kind of run.
+        ValueError: If the checkpoint is of another format version or of another kind of run; a
+            `DamagedFileError` if a file is damaged. Nothing is restored then.
     """
     checkpoint = Path(checkpoint)
     content = _read_values(checkpoint)
@@ -211,10 +256,15 @@ def load_training(
             f"{checkpoint / VALUES} must hold the state of {', '.join(sorted(parts))}, "
             f"got {', '.join(sorted(states))}: it was written by another agent"
         )
+    for name, digest in content["sha256"].items():
+        if sha256_of(checkpoint / name) != digest:
+            raise DamagedFileError(
+                f"{checkpoint / name} is damaged: its SHA-256 differs from that in {VALUES}"
+            )
     try:
         tensors = load_file(checkpoint / TENSORS)
     except SafetensorError as error:
-        raise ValueError(f"{checkpoint / TENSORS} is damaged: {error}") from error
+        raise DamagedFileError(f"{checkpoint / TENSORS} is damaged: {error}") from error
     for name, tensor in tensors.items():
         owner, _, key = name.partition(".")
         kind = content["types"].get(name)
@@ -231,27 +281,40 @@ def newest_checkpoint(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: If the run has none.
     """
-
-    def age(checkpoint: Path) -> tuple[int, bool]:
-        return int(checkpoint.name.split("_")[1]), not checkpoint.name.endswith(TEMPORARY)
-
-    found = list((Path(folder) / CHECKPOINTS).glob("iteration_*"))
+    found = _checkpoints(folder)
     if not found:
         raise FileNotFoundError(
             f"--resume must name the folder of a run with checkpoints, and {str(folder)!r} has none"
         )
-    return max(found, key=age)
+    return found[-1]
+
+
+def explain_damage(checkpoint: Path, error: Exception) -> ValueError:
+    """Returns an error that names a damaged checkpoint, and the one to resume from instead."""
+    others = [path for path in _checkpoints(checkpoint.parent.parent) if path != checkpoint]
+    advice = (
+        f"to resume from {others[-1].name}, delete {checkpoint}"
+        if others
+        else "the run has no other checkpoint: start a new run"
+    )
+    return ValueError(f"{error}; {advice}")
+
+
+def _checkpoints(folder: str | Path) -> list[Path]:
+    """Returns the checkpoints of a run, the newest last; ignores whatever has another name."""
+
+    def age(checkpoint: Path) -> tuple[int, bool, bool]:
+        name = _NAME.fullmatch(checkpoint.name)
+        assert name is not None
+        return int(name[1]), not name[2], not name[3]
+
+    paths = (Path(folder) / CHECKPOINTS).glob("iteration_*")
+    return sorted((path for path in paths if _NAME.fullmatch(path.name)), key=age)
 
 
 def _read_values(checkpoint: Path) -> dict[str, Any]:
-    return read_versioned_json(checkpoint / VALUES, FORMAT, FORMAT_VERSION)
-
-
-def flush_to_disk(folder: Path, content: bool = True) -> None:
-    """Flushes a folder, and the files in it, to the disk."""
-    for path in [*(folder.iterdir() if content else ()), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    content = read_versioned_json(checkpoint / VALUES, FORMAT, FORMAT_VERSION)
+    for name in ("progress", "parts", "types", "sha256"):
+        if not isinstance(content.get(name), dict):
+            raise DamagedFileError(f"{checkpoint / VALUES} is damaged: it lacks {name!r}")
+    return content

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 from pathlib import Path
+
+from srpo_env.files import errors_name
+
+logger = logging.getLogger(__name__)
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""errors of file systems that do not lock files, as some network file systems"""
 
 
 class FolderLock:
@@ -19,22 +28,32 @@ class FolderLock:
 
         Raises:
             BlockingIOError: If another process holds it.
+            OSError: If the folder cannot be written.
         """
         self.file = Path(folder) / "run.lock"
-        self._handle = self.file.open("a+")
+        # Unbuffered: what a full disk refuses must not be written again when the file is closed.
+        self._handle = self.file.open("ab+", buffering=0)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with errors_name(self.file):
+                self._handle.truncate(0)
+                self._handle.write(f"{os.getpid()}\n".encode())
         except BlockingIOError:
             self._handle.seek(0)
-            process = self._handle.read().strip() or "unknown"
+            process = self._handle.read().decode().strip() or "unknown"
             self._handle.close()
             raise BlockingIOError(
                 f"{folder} is used by another run (process {process}): wait for its end, stop it, "
                 "or start a new run"
             ) from None
-        self._handle.truncate(0)
-        self._handle.write(f"{os.getpid()}\n")
-        self._handle.flush()
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                self._handle.close()
+                raise
+            logger.warning(
+                "%s is on a file system without locks: do not start a second run in this folder",
+                folder,
+            )
 
     def release(self) -> None:
         """Releases the folder; may be called twice."""

@@ -75,25 +75,31 @@ class Curve:
         )
 
 
-def read_history(folder: str | Path) -> list[dict[str, Any]]:
+def read_history(folder: str | Path, num_records: int | None = None) -> list[dict[str, Any]]:
     """Reads the records of metrics that a run has logged, in order.
 
     A last line without its end is ignored: the process was killed while it was writing.
 
+    Args:
+        folder: The run's folder.
+        num_records: Number of records to read, from the first; default: all.
+
     Raises:
         FileNotFoundError: If there is no ``history.jsonl``.
-        ValueError: If a line is not a record.
+        ValueError: If a line is not a record, or if there are fewer than ``num_records``.
     """
     file = Path(folder) / HISTORY
     if not file.is_file():
         raise FileNotFoundError(f"a run's folder must hold {HISTORY}, {str(folder)!r} does not")
-    lines = file.read_text().split("\n")[:-1]
+    lines = file.read_bytes().split(b"\n")[:-1]
+    if num_records is not None and len(lines) < num_records:
+        raise ValueError(f"{file} must hold at least {num_records} records, got {len(lines)}")
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines[:num_records], start=1):
         try:
             records.append(json.loads(line))
             records[-1]["iteration"]
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{file}, line {number}, is not a record: {line!r}") from error
     return records
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
+from srpo_env.files import DamagedFileError
 from srpo_env.policy.base import Policy
 from srpo_env.training.checkpoint import (
-    CHECKPOINTS,
     POLICY,
+    explain_damage,
     load_progress,
     load_training,
     newest_checkpoint,
@@ -24,12 +27,16 @@ from srpo_env.training.run_log import RunLog
 from srpo_env.training.settings import RunSettings
 from srpo_env.training.signals import Stopped, check_signals, deferred_signals
 
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""errors of a disk that is full, over its quota, read-only or broken, or of a closed terminal"""
+
 
 class TrainingRun:
     """A run of an agent, new or resumed; a context manager around its training loop.
 
     Inside, SIGINT, SIGTERM and SIGHUP take effect at the next `check_signals`: the process prints
-    how to resume the run and exits with 128 + signal.
+    how to resume the run and exits with 128 + signal. If a file cannot be written, for example
+    because the disk is full, it does the same with exit code 2.
     """
 
     def __init__(
@@ -58,7 +65,8 @@ class TrainingRun:
 
         Raises:
             FileNotFoundError: If there is no checkpoint to resume from.
-            ValueError: If the checkpoint is damaged, or the conditions have changed.
+            ValueError: If a file of the run is damaged, or the conditions have changed.
+            OSError: If the folder cannot be written.
             BlockingIOError: If another process trains in this folder.
         """
         self.agent, self.settings, self.policy = agent, settings, policy
@@ -70,20 +78,22 @@ class TrainingRun:
             self.folder = _new_folder(settings.run_dir, name)
         else:
             self.folder = settings.resume
-            newest_checkpoint(self.folder)
+            newest_checkpoint(self.folder)  # before anything is written to a wrong folder
         with ExitStack() as exits:  # left at once if something fails
             exits.callback(FolderLock(self.folder).release)
             if settings.resume is None:
                 self.log = RunLog(self.folder, settings, conditions or {})
             else:
                 checkpoint = newest_checkpoint(self.folder)
-                progress = load_progress(checkpoint)
+                with _explained_damage(checkpoint):
+                    progress = load_progress(checkpoint)
                 self.counters, self._seconds_before = progress["counters"], progress["seconds"]
                 at = {"records": progress["records"], "step": self.counters[self._axis]}
                 self.log = RunLog(self.folder, settings, conditions or {}, resume_at=at)
             exits.callback(self.log.close)
             if settings.resume is not None:
-                load_training(checkpoint, self._parts, policy)
+                with _explained_damage(checkpoint):
+                    load_training(checkpoint, self._parts, policy)
             self._exits = exits.pop_all()
         self._started = time.monotonic()
 
@@ -147,20 +157,51 @@ class TrainingRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        """Closes the log and releases the folder; after a stop signal, ends the process."""
-        self._exits.close()
+        """Closes the log and releases the folder; ends the process after a stop or a full disk."""
+        try:
+            self._exits.close()
+        except OSError as failure:
+            if error is None:
+                error = failure
         if isinstance(error, Stopped):
-            command = f"python agents/{self.agent}.py --resume {self.folder}"
-            saved = (self.folder / CHECKPOINTS).is_dir()
-            end = f". To resume: {command}" if saved else " before the first checkpoint"
-            print(f"\nStopped by {error}{end}", flush=True)
-            sys.exit(error.exit_code)
+            self._end(f"Stopped by {error}", error.exit_code)
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            self._end(f"Stopped by an error: {error}", 2)
+        if kind is None and error is not None:
+            raise error
+
+    def _end(self, reason: str, exit_code: int) -> NoReturn:
+        """Ends the process; prints why, and how to resume the run."""
+        try:
+            newest_checkpoint(self.folder)
+            advice = f". To resume: python agents/{self.agent}.py --resume {self.folder}"
+        except FileNotFoundError:
+            advice = " before the first checkpoint"
+        try:
+            print(f"\n{reason}{advice}", flush=True)
+        except OSError:
+            # The terminal is closed, or the disk with the output is full. Without this, Python
+            # would try again at its end, and change the exit code.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(exit_code)
+
+
+@contextmanager
+def _explained_damage(checkpoint: Path) -> Iterator[None]:
+    """Adds to errors about a damaged checkpoint which one to use instead."""
+    try:
+        yield
+    except (DamagedFileError, FileNotFoundError) as error:
+        raise explain_damage(checkpoint, error) from error
 
 
 def _new_folder(run_dir: Path, name: str) -> Path:
     """Creates a folder that no other run has."""
     name = f"{name}__{int(time.time())}"
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--run-dir must be a folder that can be written: {error}") from error
     number = 1
     while True:
         folder = run_dir / (name if number == 1 else f"{name}-{number}")
@@ -169,3 +210,5 @@ def _new_folder(run_dir: Path, name: str) -> Path:
             return folder
         except FileExistsError:
             number += 1
+        except OSError as error:
+            raise OSError(f"--run-dir must be a folder that can be written: {error}") from error

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 import srpo_env
+from srpo_env.files import errors_name, read_json, write_file
 from srpo_env.machine import commit, cpu_name, usable_cores
 from srpo_env.training.report import CONDITIONS, HISTORY, SETTINGS, read_history
 from srpo_env.training.settings import RunSettings
@@ -46,18 +49,19 @@ class RunLog:
 
         Raises:
             FileExistsError: If the folder of a new run already holds a run.
-            ValueError: If the conditions of a resumed run have changed.
+            ValueError: If the conditions of a resumed run have changed, or a file is damaged.
         """
         self.folder = Path(folder)
         self.records: list[dict[str, Any]] = []
         """everything that was logged, in order"""
         if resume_at is not None:
             self._check_conditions(conditions)
-            self.records = read_history(self.folder)[: resume_at["records"]]
+            self.records = read_history(self.folder, resume_at["records"])
         elif (self.folder / HISTORY).exists():
             raise FileExistsError(f"{self.folder} already holds a run: delete it, or name another")
         content = settings.as_json()
-        (self.folder / SETTINGS).write_text(json.dumps(content, indent=2))
+        # Each file is replaced in one step, so that a run that ends right here can be resumed.
+        write_file(self.folder / SETTINGS, json.dumps(content, indent=2).encode())
         all_conditions = {
             **conditions,
             "cpu": cpu_name(),
@@ -66,11 +70,9 @@ class RunLog:
             "srpo-env": srpo_env.__version__,
             "commit": commit(),
         }
-        (self.folder / CONDITIONS).write_text(json.dumps(all_conditions, indent=2))
-        # Replaced in one step, so that a run that ends right here keeps its history.
-        draft = self.folder / f".{HISTORY}"
-        draft.write_text("".join(json.dumps(record) + "\n" for record in self.records))
-        draft.replace(self.folder / HISTORY)
+        write_file(self.folder / CONDITIONS, json.dumps(all_conditions, indent=2).encode())
+        lines = "".join(json.dumps(record) + "\n" for record in self.records)
+        write_file(self.folder / HISTORY, lines.encode())
         self._history = (self.folder / HISTORY).open("a")
         if settings.track:
             import wandb
@@ -80,6 +82,7 @@ class RunLog:
                 config={**content, **all_conditions},
                 id=self.folder.name, name=self.folder.name, resume="allow", sync_tensorboard=True,
             )  # fmt: skip
+        _rename_later_events(self.folder)
         first_step = None if resume_at is None else resume_at["step"] + 1
         self._writer = SummaryWriter(str(self.folder), purge_step=first_step)
         self._writer.add_text("args", f"```json\n{json.dumps(content, indent=2)}\n```")
@@ -93,11 +96,12 @@ class RunLog:
             step: Position of the metrics on TensorBoard's axis.
         """
         values = {name: value for name, value in values.items() if not math.isnan(value)}
+        with errors_name(self.folder / HISTORY):
+            self._history.write(json.dumps({**counters, **values}) + "\n")
+            self._history.flush()
+        self.records.append({**counters, **values})
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
-        self.records.append({**counters, **values})
-        self._history.write(json.dumps(self.records[-1]) + "\n")
-        self._history.flush()
 
     def latest(self, name: str) -> float:
         """Returns the newest value of a metric; NaN if it was never logged."""
@@ -106,19 +110,33 @@ class RunLog:
 
     def sync(self) -> None:
         """Flushes the history to the disk."""
-        os.fsync(self._history.fileno())
+        with errors_name(self.folder / HISTORY):
+            os.fsync(self._history.fileno())
 
     def close(self) -> None:
         """Writes what is still in memory, and closes the files."""
-        self._writer.close()
-        self._history.close()
+        with closing(self._history):
+            self._writer.close()
 
     def _check_conditions(self, conditions: Mapping[str, Any]) -> None:
-        file = self.folder / CONDITIONS
-        before = json.loads(file.read_text()) if file.is_file() else {}
+        before = read_json(self.folder / CONDITIONS)
         for name, value in conditions.items():
             if before.get(name, value) != value:
                 raise ValueError(
                     f"{self.folder} began with {name} {before[name]!r}, now it is {value!r}: "
                     "the metrics of one run must not mix the two"
                 )
+
+
+def _rename_later_events(folder: Path) -> None:
+    """Renames TensorBoard's files of a run whose names have a time in the future.
+
+    TensorBoard reads them in the order of their names, which begin with the time, and a resumed run
+    replaces the metrics that were read before its own. So a clock that was set back would bring
+    metrics back that the run has dropped.
+    """
+    now, start = int(time.time()), "events.out.tfevents."
+    files = sorted(folder.glob(f"{start}*"))
+    if files and files[-1].name > f"{start}{now:010d}":
+        for number, file in enumerate(files):
+            file.rename(folder / f"{start}0000000000.{number:06d}.{time.time_ns()}")

@@ -117,7 +117,7 @@ def test_temporary_checkpoint_is_replaced_by_the_next(tmp_path):
     assert names == ["iteration_0010", "iteration_0012"]
 
 
-@pytest.mark.parametrize("moment", ["save_file", "flush_to_disk"])
+@pytest.mark.parametrize("moment", ["save_tensors", "flush_to_disk"])
 def test_interrupted_write_leaves_the_earlier_checkpoint(tmp_path, monkeypatch, moment):
     run = Run()
     run.save(tmp_path, 10, keep=False)

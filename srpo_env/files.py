@@ -1,0 +1,102 @@
+"""Writes files that are complete at any moment, and reads JSON with errors that name the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class DamagedFileError(ValueError):
+    """Raised if a file does not hold what was written to it."""
+
+
+def write_file(file: str | Path, content: bytes) -> None:
+    """Writes or replaces a file in one step: if the process is killed, the file is old or new.
+
+    Raises:
+        OSError: If it cannot be written, for example because the disk is full. An earlier file of
+            this name stays as it was.
+    """
+    file = Path(file)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with errors_name(file):
+            with draft.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            draft.replace(file)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    flush_to_disk(file.parent)
+
+
+@contextmanager
+def errors_name(file: str | Path) -> Iterator[None]:
+    """Adds the name of a file to each `OSError`, because those of writing have none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(file)
+        raise
+
+
+def flush_to_disk(path: str | Path) -> None:
+    """Flushes a file, or the names of the files in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(file: str | Path) -> str:
+    """Returns the SHA-256 of a file's content in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(file).open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(file: str | Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        DamagedFileError: If it is not valid JSON.
+    """
+    try:
+        return json.loads(Path(file).read_bytes())
+    except (ValueError, RecursionError) as error:  # ValueError: syntax, encoding, long integers
+        raise DamagedFileError(f"{file} is damaged: it is not valid JSON ({error})") from error
+
+
+def read_versioned_json(file: str | Path, kind: str, version: int) -> dict[str, Any]:
+    """Reads a JSON file that names its own format.
+
+    Args:
+        file: The file.
+        kind: Value that its ``"format"`` must have.
+        version: Value that its ``"format_version"`` must have.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        DamagedFileError: If it is not valid JSON.
+        ValueError: If the file is of another format or version.
+    """
+    content = read_json(file)
+    if not isinstance(content, dict) or content.get("format") != kind:
+        raise ValueError(f"{file} is not a file of format {kind!r}")
+    if content.get("format_version") != version:
+        raise ValueError(
+            f"{file} must have format version {version}, got {content.get('format_version')}: "
+            "use the version of srpo-env that wrote it"
+        )
+    return content
