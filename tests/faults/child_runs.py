@@ -19,9 +19,12 @@ from typing import Any, Literal
 ACCESSES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 """names of CPython's audit events"""
 
-# Forking a process that has imported torch takes milliseconds, importing it takes seconds.
+# Importing torch takes seconds, forking a process that has imported it takes milliseconds. The last
+# two are what the first run in a process imports when it needs it.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["agents.vla_grpo", "tests.agents.toy_suite"])
+CONTEXT.set_forkserver_preload(
+    ["agents.vla_grpo", "tests.agents.toy_suite", "sklearn.cluster", "torch._dynamo"]
+)
 
 
 @dataclass(frozen=True)

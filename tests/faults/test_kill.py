@@ -108,21 +108,21 @@ def test_run_that_is_killed_again_and_again_ends_as_if_it_was_not(tmp_path, whol
 
 
 @pytest.mark.exhaustive
-def test_200_kills_of_a_training_run(tmp_path, whole):
-    """Kills at every third access to a file from the start, at random accesses, and times."""
+def test_hundreds_of_kills_of_a_training_run(tmp_path, whole):
+    """Kills at every access to a file from the start, at random accesses, and times."""
     straight, num_accesses = whole
     rng = random.Random(0)
-    systematic = list(range(0, num_accesses, 3))
+    systematic = list(range(num_accesses))
     kills = {"access": 0, "time": 0, "before the first checkpoint": 0}
     runs = 0
     while sum(kills.values()) < 200 or systematic:
         run = ToyRun(tmp_path / f"{runs}")
         runs += 1
-        # The first kill is at the next access; the run is resumed, and killed up to 4 times more.
+        # The first kill is at the next access; the run is resumed, and killed up to twice more.
         faults = [{"fault": Fault("kill", systematic.pop())}] if systematic else []
-        for _ in range(rng.randrange(5)):
+        for _ in range(rng.randrange(3)):
             at_access = {"fault": Fault("kill", rng.randrange(num_accesses))}
-            faults.append(rng.choice([at_access, {"kill_after": rng.uniform(0.05, 1.5)}]))
+            faults.append(rng.choice([at_access, {"kill_after": rng.uniform(0.05, 0.8)}]))
         for fault in faults:
             ended = run.attempt(**fault)
             if ended.exit_code == 0:
