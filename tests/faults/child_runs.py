@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,34 +61,33 @@ def run_child(
     Args:
         function: The function.
         *arguments: Its arguments.
-        watch: Folder whose files count. Next to it, the output of the child is written.
+        watch: Folder whose files count.
         fault: What happens to the child.
         kill_after: Seconds after which the child is killed.
     """
-    output, count = (watch.parent / f"{watch.name}.{kind}" for kind in ("output", "accesses"))
-    for file in (output, count):
-        file.unlink(missing_ok=True)
-    process = CONTEXT.Process(
-        target=_child, args=(function, arguments, str(watch), fault, output, count)
-    )
-    process.start()
-    try:
-        process.join(kill_after)
-        if kill_after is not None:
+    with tempfile.TemporaryDirectory() as folder:
+        output, count = Path(folder) / "output", Path(folder) / "accesses"
+        process = CONTEXT.Process(
+            target=_child, args=(function, arguments, watch, fault, output, count)
+        )
+        process.start()
+        try:
+            process.join(kill_after)
+            if kill_after is not None:
+                process.kill()
+            process.join(timeout=300)
+            assert process.exitcode is not None, "the child hangs"
+        finally:
             process.kill()
-        process.join(timeout=300)
-        assert process.exitcode is not None, "the child hangs"
-    finally:
-        process.kill()
-    return Ended(
-        process.exitcode,
-        output.read_text() if output.exists() else "",
-        int(count.read_text()) if count.exists() else 0,
-    )
+        return Ended(
+            process.exitcode,
+            output.read_text() if output.exists() else "",
+            int(count.read_text()) if count.exists() else 0,
+        )
 
 
 def _child(
-    function: Any, arguments: Any, watch: str, fault: Fault | None, output: Path, count: Path
+    function: Any, arguments: Any, watch: Path, fault: Fault | None, output: Path, count: Path
 ) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -108,7 +108,9 @@ def _child(
             return
         path = os.fsdecode(values[0])
         # Deleting a folder names its files relative to it.
-        if path.startswith(watch) or (event in ("os.remove", "os.rmdir") and path[0] != "/"):
+        if Path(path).is_relative_to(watch) or (
+            event in ("os.remove", "os.rmdir") and path[0] != "/"
+        ):
             deletes = event in ("os.remove", "os.rmdir")
             reads = event == "open" and not values[2] & (os.O_WRONLY | os.O_RDWR)
             access(writes=not (deletes or reads))

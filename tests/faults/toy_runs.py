@@ -25,11 +25,12 @@ def train(args: Args) -> None:
 class ToyRun:
     """A run that is started and resumed until it is finished."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings) -> None:
         """Prepares a run in an empty folder."""
         folder.mkdir(exist_ok=True)
+        short = {"iterations": ITERATIONS, "eval_every": 2, "eval_episodes": 2}
         with registered_toy():
-            self.args = toy_args(folder, iterations=ITERATIONS, eval_every=2, eval_episodes=2)
+            self.args = toy_args(folder, **{**short, **settings})
 
     @property
     def folder(self) -> Path:
