@@ -93,7 +93,9 @@ def read_history(folder: str | Path, num_records: int | None = None) -> list[dic
         raise FileNotFoundError(f"a run's folder must hold {HISTORY}, {str(folder)!r} does not")
     lines = file.read_bytes().split(b"\n")[:-1]
     if num_records is not None and len(lines) < num_records:
-        raise ValueError(f"{file} must hold at least {num_records} records, got {len(lines)}")
+        raise ValueError(
+            f"{file} is damaged: it must hold at least {num_records} records, got {len(lines)}"
+        )
     records = []
     for number, line in enumerate(lines[:num_records], start=1):
         try:
