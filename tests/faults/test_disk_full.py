@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from srpo_env.policy import load_policy
 from srpo_env.training.checkpoint import newest_checkpoint
 from tests.agents.toy_suite import ToySuite
 from tests.faults.child_runs import Fault, run_child
-from tests.faults.toy_runs import ToyRun, train
+from tests.faults.interrupted_runs import ToyRun, train
 from tests.policy.fakes import make_policy
 
 
@@ -182,6 +183,26 @@ def test_output_that_cannot_be_written_ends_the_run_and_it_can_be_resumed(tmp_pa
     ended = run_child(train_with_full_output, run.args, 1, watch=run.args.run_dir)
     assert ended.exit_code == 2
     assert run.saved() is not None
+    assert run.attempt().exit_code == 0
+    run.assert_equals(whole[0])
+
+
+def train_until_the_terminal_closes(args):
+    """Trains; after the first iteration, the terminal is closed."""
+
+    def close(count):
+        if count == 6:
+            os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    ToySuite.before_step = staticmethod(close)
+    train(args)
+
+
+def test_run_whose_terminal_is_closed_ends_and_can_be_resumed(tmp_path, whole):
+    run = ToyRun(tmp_path)
+    ended = run_child(train_until_the_terminal_closes, run.args, watch=run.args.run_dir)
+    assert ended.exit_code == 128 + signal.SIGHUP
     assert run.attempt().exit_code == 0
     run.assert_equals(whole[0])
 

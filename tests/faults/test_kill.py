@@ -15,7 +15,7 @@ from srpo_env.training.checkpoint import (
     save_training,
 )
 from tests.faults.child_runs import Fault, run_child
-from tests.faults.toy_runs import ToyRun
+from tests.faults.interrupted_runs import ToyRun
 
 KILLED = -9
 

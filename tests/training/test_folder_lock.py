@@ -1,3 +1,6 @@
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 
@@ -32,3 +35,21 @@ def test_released_folder_can_be_locked_again(tmp_path):
         FolderLock(tmp_path)
     lock.release()
     FolderLock(tmp_path).release()
+
+
+def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    FolderLock(tmp_path).release()
+    assert "do not start a second run" in caplog.text
+
+
+def test_lock_that_cannot_be_written_is_released(tmp_path):
+    (tmp_path / "run.lock").symlink_to("/dev/full")
+    for _ in range(2):
+        num_files = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(OSError, match=r"No space left on device|Invalid argument"):
+            FolderLock(tmp_path)
+        assert len(os.listdir("/proc/self/fd")) == num_files

@@ -1,8 +1,9 @@
-"""Runs of ``agents/vla_grpo.py`` on the toy suite in child processes."""
+"""Runs of ``agents/vla_grpo.py`` in child processes, which are interrupted and resumed."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from agents.vla_grpo import Args, main
@@ -22,15 +23,17 @@ def train(args: Args) -> None:
         main(args)
 
 
-class ToyRun:
+class InterruptedRun:
     """A run that is started and resumed until it is finished."""
 
-    def __init__(self, folder: Path, **settings) -> None:
-        """Prepares a run in an empty folder."""
-        folder.mkdir(exist_ok=True)
-        short = {"iterations": ITERATIONS, "eval_every": 2, "eval_episodes": 2}
-        with registered_toy():
-            self.args = toy_args(folder, **{**short, **settings})
+    def __init__(self, args: Args, function: Callable[[Args], None]) -> None:
+        """Prepares a run.
+
+        Args:
+            args: Settings of the run, with a folder for runs of its own.
+            function: Trains with some settings; a function of a module.
+        """
+        self.args, self.function = args, function
 
     @property
     def folder(self) -> Path:
@@ -47,11 +50,11 @@ class ToyRun:
         else:
             with registered_toy():
                 args = Args.parse(["--resume", str(self.folder)])
-        ended = run_child(train, args, watch=self.args.run_dir, **fault)
+        ended = run_child(self.function, args, watch=self.args.run_dir, **fault)
         began = re.search(r", from iteration (\d+)\n", ended.output)
         if began is not None:
             assert int(began[1]) == (start or 0), ended.output
-        printed = re.findall(rf"^ +(\d+)/{ITERATIONS} ", ended.output, flags=re.MULTILINE)
+        printed = re.findall(rf"^ +(\d+)/{args.iterations} ", ended.output, flags=re.MULTILINE)
         if printed:
             # The newest iteration may not be saved yet.
             assert (self.saved() or 0) >= int(printed[-1]) - 1, ended.output
@@ -69,7 +72,7 @@ class ToyRun:
         assert len(read_history(self.folder)) >= progress["records"]
         return progress["iteration"]
 
-    def assert_equals(self, whole: ToyRun) -> None:
+    def assert_equals(self, whole: InterruptedRun) -> None:
         """Checks that the finished run is the same as one that nothing interrupted."""
         assert_same_run(whole.folder, self.folder)
         names = [
@@ -81,3 +84,14 @@ class ToyRun:
 
     def _new_number(self) -> int:
         return len(list(self.args.run_dir.parent.glob("nothing *")))
+
+
+class ToyRun(InterruptedRun):
+    """A run on the toy suite."""
+
+    def __init__(self, folder: Path, **settings) -> None:
+        """Prepares a run in an empty folder."""
+        folder.mkdir(exist_ok=True)
+        short = {"iterations": ITERATIONS, "eval_every": 2, "eval_episodes": 2}
+        with registered_toy():
+            super().__init__(toy_args(folder, **{**short, **settings}), train)
