@@ -46,6 +46,7 @@ from srpo_env.cli.main import errors_as_sentences
 from srpo_env.encoders.clips import Clips, split_videos
 from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.preprocessing import VideoPreprocessing
+from srpo_env.files import write_file
 from srpo_env.libero.behaviour_files import read_videos
 from srpo_env.training.progress_bar import long_bar
 from srpo_env.training.run import TrainingRun
@@ -371,7 +372,7 @@ def export(folder: Path, model: WorldModel, args: Args, num_videos: int) -> None
     VideoPreprocessing.for_crop(args.crop_size).write(folder)
     settings = args.as_json(full_paths=False)
     content = {"agent": "world_model", "step": args.steps, "args": settings, "videos": num_videos}
-    (folder / "provenance.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_file(folder / "provenance.json", (json.dumps(content, indent=2) + "\n").encode())
 
 
 def main(args: Args) -> Path:

@@ -33,6 +33,7 @@ from srpo_env.encoders.clips import Clips, split_videos
 from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.pooler import FILE, MomentPooler
 from srpo_env.encoders.vjepa2 import VJEPA2Encoder
+from srpo_env.files import write_file
 from srpo_env.libero.behaviour_files import read_videos
 from srpo_env.training.progress_bar import long_bar
 from srpo_env.training.settings import TorchSettings, parse_settings
@@ -259,7 +260,7 @@ def main(args: Args) -> Path:
         "videos": len(training),
         "held_out_loss": round(held_out_loss, 4),
     }
-    provenance.write_text(json.dumps(content, indent=2) + "\n")
+    write_file(provenance, (json.dumps(content, indent=2) + "\n").encode())
     print(f"The pooler is in {file}", flush=True)
     return file
 

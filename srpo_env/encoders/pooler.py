@@ -15,9 +15,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize
+
+from srpo_env.files import write_file
 
 FILE = "pooler.safetensors"
 """Name of the file in a checkpoint's folder, next to the model"""
@@ -77,7 +80,7 @@ class MomentPooler(nn.Module):
     def save(self, folder: Path) -> None:
         """Writes the weights in half precision to a checkpoint's folder."""
         weights = {name: value.half() for name, value in self.state_dict().items()}
-        save_file(weights, folder / FILE)
+        write_file(folder / FILE, save_tensors(weights))
 
     @classmethod
     def read(cls, folder: Path, num_tokens: int, hidden_size: int) -> MomentPooler:
