@@ -177,12 +177,14 @@ class TrainingRun:
             advice = f". To resume: python agents/{self.agent}.py --resume {self.folder}"
         except FileNotFoundError:
             advice = " before the first checkpoint"
-        try:
-            print(f"\n{reason}{advice}", flush=True)
-        except OSError:
-            # The terminal is closed, or the disk with the output is full. Without this, Python
-            # would try again at its end, and change the exit code.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                print(f"\n{reason}{advice}", file=stream, flush=True)
+                break
+            except OSError:
+                # The terminal is closed, or the disk with the output is full. Without this, Python
+                # would try again at its end, and change the exit code.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(exit_code)
 
 

@@ -170,39 +170,35 @@ def test_run_needs_no_home(tmp_path, whole):
 # --- Output ---
 
 
-def train_with_full_output(args, stream):
-    """Trains; after the first iteration, stdout or stderr is a file on a full disk."""
-    ToySuite.before_step = staticmethod(
-        lambda count: os.dup2(os.open("/dev/full", os.O_WRONLY), stream) if count == 6 else None
-    )
-    train(args)
+def train_with_broken_output(args, streams, signum):
+    """Trains; after the first iteration, nothing can be printed any more, and a signal arrives."""
 
-
-def test_output_that_cannot_be_written_ends_the_run_and_it_can_be_resumed(tmp_path, whole):
-    run = ToyRun(tmp_path)
-    ended = run_child(train_with_full_output, run.args, 1, watch=run.args.run_dir)
-    assert ended.exit_code == 2
-    assert run.saved() is not None
-    assert run.attempt().exit_code == 0
-    run.assert_equals(whole[0])
-
-
-def train_until_the_terminal_closes(args):
-    """Trains; after the first iteration, the terminal is closed."""
-
-    def close(count):
+    def break_output(count):
         if count == 6:
-            os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
-            os.kill(os.getpid(), signal.SIGHUP)
+            for stream in streams:
+                os.dup2(os.open("/dev/full", os.O_WRONLY), stream)
+            if signum is not None:
+                os.kill(os.getpid(), signum)
 
-    ToySuite.before_step = staticmethod(close)
+    ToySuite.before_step = staticmethod(break_output)
     train(args)
 
 
-def test_run_whose_terminal_is_closed_ends_and_can_be_resumed(tmp_path, whole):
+@pytest.mark.parametrize(
+    ("streams", "signum", "code"),
+    [
+        ([1], None, 2),  # stdout is a file on a full disk
+        ([1, 2], None, 2),
+        ([1, 2], signal.SIGHUP, 129),  # the terminal is closed
+    ],
+)
+def test_run_whose_output_cannot_be_written_ends_and_can_be_resumed(
+    tmp_path, whole, streams, signum, code
+):
     run = ToyRun(tmp_path)
-    ended = run_child(train_until_the_terminal_closes, run.args, watch=run.args.run_dir)
-    assert ended.exit_code == 128 + signal.SIGHUP
+    ended = run_child(train_with_broken_output, run.args, streams, signum, watch=run.args.run_dir)
+    assert ended.exit_code == code, ended.output
+    assert ended.output.endswith(f"--resume {run.folder}\n") == (2 not in streams)
     assert run.attempt().exit_code == 0
     run.assert_equals(whole[0])
 
