@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from srpo_env.files import read_json
 from srpo_env.training.evaluation import wilson_interval
 
 if TYPE_CHECKING:
@@ -121,8 +122,7 @@ def read_curve(folder: str | Path) -> Curve:
         raise ValueError(f"{folder} holds more than one run: its evaluations are of {iterations}")
     file = Path(folder) / SETTINGS
     try:
-        args = json.loads(file.read_text())
-        conditions = json.loads((Path(folder) / CONDITIONS).read_text())
+        args, conditions = read_json(file), read_json(Path(folder) / CONDITIONS)
         if args["reward"] not in NAMES:
             known = ", ".join(NAMES)
             raise ValueError(f"{file}: reward must be one of {known}, got {args['reward']!r}")

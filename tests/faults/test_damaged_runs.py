@@ -12,7 +12,7 @@ import pytest
 
 from agents.vla_grpo import Args, main
 from srpo_env.training.checkpoint import newest_checkpoint
-from srpo_env.training.report import read_history
+from srpo_env.training.report import read_curve, read_history
 from tests.agents.toy_suite import ToySuite, registered_toy, toy_args
 from tests.training.runs import assert_same_run, only_folder
 
@@ -144,6 +144,24 @@ def test_line_of_the_history_that_is_no_record_is_refused(folder, line):
     lines = file.read_bytes().split(b"\n")
     file.write_bytes(b"\n".join([lines[0], line, *lines[2:]]))
     assert_refused(folder, f"{file}, line 2, is not a record")
+
+
+def test_report_of_a_run_with_cut_files_is_right_or_refused(folder):
+    whole = read_curve(folder)
+    for name in ("args.json", "conditions.json", "history.jsonl"):
+        file = folder / name
+        content = file.read_bytes()
+        for length in range(0, len(content), 5):
+            file.write_bytes(content[:length])
+            try:
+                curve = read_curve(folder)
+            except ValueError as error:
+                assert str(folder) in str(error)  # noqa: PT017
+            else:
+                assert name == "history.jsonl"  # as a run that is not finished
+                num_points = len(curve.iterations)
+                assert curve.success_rates.tolist() == whole.success_rates[:num_points].tolist()
+        file.write_bytes(content)
 
 
 # --- Changed and mixed files ---
