@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+MAX_JSON_BYTES = 2**26
+"""Largest JSON file, 64 MiB: settings and counters take kilobytes"""
+
 
 class DamagedFileError(ValueError):
     """Raised if a file does not hold what was written to it."""
@@ -65,17 +68,58 @@ def sha256_of(file: str | Path) -> str:
     return digest.hexdigest()
 
 
+def regular_file(file: str | Path) -> Path:
+    """Returns the path of a file that exists; opening a pipe would wait for its writer.
+
+    Raises:
+        FileNotFoundError: If there is none, or a folder or pipe in its place.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"There must be a file {str(file)!r}, and there is none")
+    return file
+
+
 def read_json(file: str | Path) -> Any:
-    """Reads a JSON file.
+    """Reads a JSON file, which may be damaged or made to do harm.
 
     Raises:
         FileNotFoundError: If the file is missing.
-        DamagedFileError: If it is not valid JSON.
+        DamagedFileError: If it is not valid JSON, is larger than `MAX_JSON_BYTES`, is nested too
+            deeply, or names a key twice.
+    """
+    with regular_file(file).open("rb") as stream:
+        content = stream.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise DamagedFileError(f"{file} must be a JSON file of at most {MAX_JSON_BYTES:,} bytes")
+    return parse_json(content, str(file))
+
+
+def parse_json(content: str | bytes, source: str) -> Any:
+    """Parses JSON in which no key of an object occurs twice: readers disagree which one counts.
+
+    NaN and infinities are accepted, because Python writes them.
+
+    Args:
+        content: The text.
+        source: What an error calls it.
+
+    Raises:
+        DamagedFileError: If it is not JSON, nested too deeply, or names a key twice.
     """
     try:
-        return json.loads(Path(file).read_bytes())
+        return json.loads(content, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:  # ValueError: syntax, encoding, long integers
-        raise DamagedFileError(f"{file} is damaged: it is not valid JSON ({error})") from error
+        raise DamagedFileError(f"{source} is damaged: it is not valid JSON ({error})") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} occurs twice")
+    return content
 
 
 def read_versioned_json(file: str | Path, kind: str, version: int) -> dict[str, Any]:

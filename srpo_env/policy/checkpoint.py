@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from srpo_env.files import DamagedFileError, read_versioned_json, write_file
+from srpo_env.files import DamagedFileError, read_versioned_json, sha256_of, write_file
+from srpo_env.readers.arrays import read_safetensors
 
 FORMAT = "srpo-env policy"
 FORMAT_VERSION = 1
@@ -67,16 +66,12 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     stem = resolve_checkpoint(path)
     header_file, weights_file = _file(stem, ".json"), _file(stem, ".safetensors")
     header = read_versioned_json(header_file, FORMAT, FORMAT_VERSION)
-    blob = weights_file.read_bytes()
-    if hashlib.sha256(blob).hexdigest() != header.get("sha256"):
+    if sha256_of(weights_file) != header.get("sha256"):
         raise DamagedFileError(
             f"{weights_file} does not match {header_file.name}: it is damaged, incomplete, or of "
             "another checkpoint"
         )
-    try:
-        weights = load_tensors(blob)
-    except SafetensorError as error:
-        raise DamagedFileError(f"{weights_file} is not a safetensors file: {error}") from error
+    weights = read_safetensors(weights_file)
     return {name: value.float() for name, value in weights.items()}, header
 
 

@@ -37,6 +37,9 @@ CAMERAS = ("agentview", "wrist")
 PROPRIO_DIM = 8
 """position, orientation as axis-angle, two fingers"""
 
+MAX_IMAGE_SIZE = 2048
+"""largest height and width of the images in pixels"""
+
 RELATIVE_GAINS = (3.0, 20.0, 100.0)
 """1/m; the offset of a waypoint from the gripper is scaled in three ways, from dm to cm"""
 
@@ -66,9 +69,11 @@ class PolicyConfig:
         Raises:
             ValueError: If a size is out of its range.
         """
-        if self.image_size < 32 or self.image_size % 8:
+        # No weight has this size, so that a checkpoint could declare any.
+        if not 32 <= self.image_size <= MAX_IMAGE_SIZE or self.image_size % 8:
             raise ValueError(
-                f"`image_size` must be a multiple of 8 and at least 32, got {self.image_size}"
+                f"`image_size` must be a multiple of 8 in 32..{MAX_IMAGE_SIZE}, got "
+                f"{self.image_size}"
             )
         if len(self.channels) != 3 or any(n < 8 or n % 8 for n in self.channels):
             raise ValueError(f"`channels` must be three multiples of 8, got {self.channels}")
@@ -212,9 +217,13 @@ def load_policy(path: str | Path) -> SmallPolicy:
         config = PolicyConfig(
             **{**header["config"], "channels": tuple(header["config"]["channels"])}
         )
+        with torch.device("meta"):  # allocates nothing: the file may declare any size
+            expected = {n: value.shape for n, value in SmallPolicy(config).state_dict().items()}
+        if expected != {name: value.shape for name, value in weights.items()}:
+            raise RuntimeError("the shapes of the weights are not those of its `config`")
         policy = SmallPolicy(config)
         policy.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"checkpoint {str(path)!r} does not fit this policy: {error}") from error
     return policy
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from srpo_env.encoders.baselines import PixelEncoder, RandomProjectionEncoder
 from srpo_env.encoders.named import named_encoder, split_name
 from srpo_env.encoders.protocol import TrajectoryEncoder
+from srpo_env.files import read_json, sha256_of
 from srpo_env.types import even_indices
 
 Paths = npt.NDArray[np.float32]
@@ -162,7 +163,7 @@ def _digest_of_files(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*")):
         if file.suffix == ".json":
-            digest.update(json.dumps(json.loads(file.read_text()), sort_keys=True).encode())
+            digest.update(json.dumps(read_json(file), sort_keys=True).encode())
         elif file.suffix == ".safetensors":
-            digest.update(file.read_bytes())
+            digest.update(sha256_of(file).encode())
     return digest.hexdigest()

@@ -16,8 +16,10 @@ from srpo_env.benchmarks.reward import image_shifts
 from srpo_env.benchmarks.reward.encoder_rows import Paths, Row
 from srpo_env.benchmarks.reward.image_shifts import SHIFTS
 from srpo_env.benchmarks.reward.metrics import window_ends
+from srpo_env.files import sha256_of
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.libero.demos import recording_settings
+from srpo_env.readers.arrays import read_npz
 from srpo_env.types import Floats
 
 SHIFTED_WINDOWS = {f"{shift} windows": shift for shift in SHIFTS}
@@ -71,12 +73,11 @@ def task_latents(
         sequences = list(states)
     else:
         sequences = [episode.frames for episode in episodes]
-    digest = _digest([row.key, _file_digest(file), num_windows, _shift_constants()])
+    digest = _digest([row.key, sha256_of(file), num_windows, _shift_constants()])
     cached = cache / f"{row.name}-{digest}.npz"
     parts: dict[str, Paths] = {}
     if row.key is not None and cached.is_file():
-        with np.load(cached) as arrays:
-            parts = dict(arrays)
+        parts = _read_cached(cached)
     missing = [name for name in PARTS if name not in parts]
     if row.sees_states:
         missing = ["whole", "windows"]
@@ -129,7 +130,7 @@ def task_states(file: Path, episodes: Sequence[BehaviourEpisode], cache: Path) -
         ValueError: If the episodes cannot be replayed, or a replay differs from the recording.
     """
     recorded = states_file(file)
-    cached = recorded if recorded.is_file() else cache / f"states-{_file_digest(file)[:16]}.npz"
+    cached = recorded if recorded.is_file() else cache / f"states-{sha256_of(file)[:16]}.npz"
     if not cached.is_file():
         recording = recording_settings(file) or {}
         if "chunk" not in recording or "max_steps" not in recording:
@@ -143,8 +144,18 @@ def task_states(file: Path, episodes: Sequence[BehaviourEpisode], cache: Path) -
 
         chunk, max_steps = recording["chunk"], recording["max_steps"]
         save_states(cached, replay_states(episodes, chunk=chunk, max_steps=max_steps))
-    with np.load(cached) as arrays:
-        return np.split(arrays["states"], np.cumsum(arrays["lengths"])[:-1])
+    arrays = _read_cached(cached)
+    lengths = [len(episode.frames) for episode in episodes]
+    if (
+        arrays.keys() != {"states", "lengths"}
+        or arrays["lengths"].tolist() != lengths
+        or len(arrays["states"]) != sum(lengths)
+    ):
+        raise ValueError(
+            f"{cached} must hold states of {len(lengths)} episodes with {sum(lengths)} frames "
+            "together, as the file of the episodes: delete it, or record the episodes again"
+        )
+    return np.split(arrays["states"], np.cumsum(lengths)[:-1])
 
 
 def states_file(file: Path) -> Path:
@@ -167,12 +178,11 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _file_digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+def _read_cached(file: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        return read_npz(file)
+    except ValueError as error:
+        raise ValueError(f"{error}; delete it, and it is made again") from error
 
 
 def _save(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:

@@ -5,7 +5,6 @@ They are harder to rank than scripted failures, which follow the expert's path u
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from srpo_env.benchmarks.reward.latents import save_states, states_file
 from srpo_env.benchmarks.reward.simulator_states import state_of
+from srpo_env.files import sha256_of
 from srpo_env.libero.assets import resolve_assets
 from srpo_env.libero.behaviour_files import BehaviourEpisode, writing_behaviours
 from srpo_env.libero.behaviour_recording import SUITE
@@ -80,12 +80,11 @@ def record_policy(
     task, assets = get_task(SUITE, task_id), resolve_assets().kind
     path = folder / f"{task.name}_{assets}.hdf5"
     weights = resolve_checkpoint(recording.policy)
-    content = weights.with_name(f"{weights.name}.safetensors").read_bytes()
     settings: dict[str, Any] = {
         **asdict(recording),
         "init_states": list(recording.init_states),
         "visuals": check_visuals(recording.visuals),
-        "weights": hashlib.sha256(content).hexdigest(),
+        "weights": sha256_of(weights.with_name(f"{weights.name}.safetensors")),
         "assets": assets,
     }
     if path.exists():

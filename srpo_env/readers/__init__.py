@@ -1,0 +1,1 @@
+"""Readers of files from other people: as data, in bounded memory."""

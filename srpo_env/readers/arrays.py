@@ -1,0 +1,124 @@
+"""Reads arrays from npz archives and safetensors, which may be damaged or made to do harm.
+
+Nothing in a file is executed, and no memory is allocated for a size that a file only declares.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from srpo_env.files import DamagedFileError, regular_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = npt.NDArray[Any]
+
+TENSOR_TYPES = (
+    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"
+)  # fmt: skip
+"""Types of torch's tensors that all operations take; others can only be stored"""
+
+
+def read_npz(source: str | Path | bytes) -> dict[str, Array]:
+    """Reads an archive that `numpy.savez` wrote, of numbers and strings.
+
+    ``numpy.load`` allocates what the archive declares. Here, arrays together take no more memory
+    than the archive, because it must not be compressed.
+
+    Args:
+        source: The file, or its content.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or it is a folder or a pipe.
+        DamagedFileError: If it is not such an archive.
+    """
+    if isinstance(source, bytes):
+        return _read_archive(io.BytesIO(source), f"an archive of {len(source)} bytes")
+    with regular_file(source).open("rb") as stream:
+        return _read_archive(stream, str(source))
+
+
+def _read_archive(stream: Any, name: str) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            members = archive.infolist()
+            size = stream.seek(0, io.SEEK_END)
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise ValueError("it is compressed")
+            # Entries that overlap could be many times as large as the file.
+            if sum(member.file_size for member in members) > size:
+                raise ValueError("it declares more data than it has")
+            for member in members:
+                key = member.filename.removesuffix(".npy")
+                if key in arrays:
+                    raise ValueError(f"the array {key!r} occurs twice")
+                arrays[key] = _parse_array(archive.read(member), key)
+    # zipfile and numpy.lib.format raise many types for damaged content, and document few of them.
+    except Exception as error:
+        raise DamagedFileError(
+            f"{name} must be an archive of plain arrays as numpy.savez writes it, and is damaged "
+            f"or something else ({type(error).__name__}: {error})"
+        ) from error
+    return arrays
+
+
+def _parse_array(content: bytes, name: str) -> Array:
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"the array {name!r} has format version {version}")
+    shape, _, dtype = readers[version](stream)
+    if dtype.hasobject:
+        raise ValueError(f"the array {name!r} holds pickled objects, which could run code")
+    count, available = math.prod(shape), len(content) - stream.tell()
+    # Without bytes per item, any count fits; only a single empty string is written like that.
+    if min(shape, default=1) < 0 or count * dtype.itemsize != available or (
+        dtype.itemsize == 0 and count > 1
+    ):  # fmt: skip
+        raise ValueError(
+            f"the array {name!r} declares shape {shape} of {dtype} and has {available} bytes"
+        )
+    stream.seek(0)
+    array: Array = np.lib.format.read_array(stream, allow_pickle=False)
+    return array
+
+
+def read_safetensors(file: str | Path) -> dict[str, Tensor]:
+    """Reads the tensors of a safetensors file; the memory is mapped from the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DamagedFileError: If it is not a safetensors file, or is damaged.
+        ValueError: If a tensor is of a type that can only be stored.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = regular_file(file)
+    try:
+        tensors = load_file(file)
+    # KeyError: a type of numbers that torch does not have.
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise DamagedFileError(
+            f"{file} is not a safetensors file, or is damaged ({type(error).__name__}: {error})"
+        ) from error
+    for name, tensor in tensors.items():
+        if str(tensor.dtype).removeprefix("torch.") not in TENSOR_TYPES:
+            raise ValueError(
+                f"the tensor {name!r} of {file} must be of one of the types "
+                f"{', '.join(TENSOR_TYPES)}, got {tensor.dtype}"
+            )
+    return tensors
