@@ -5,7 +5,9 @@ Recorded files are only read. `write_rewards` writes the rewards into new files 
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +22,10 @@ from srpo_env.encoders.protocol import (
     encoder_settings,
     reward_for,
 )
+from srpo_env.files import write_file
+from srpo_env.readers.hdf5 import Hdf5Array, are_rows_from_below, open_hdf5
 from srpo_env.rewards.progress import ProgressReward, Relabeling, relabel
-from srpo_env.types import Ints, Video, even_indices
+from srpo_env.types import Video, checked_count, even_indices
 
 LEROBOT_CAMERA = "observation.images.image"
 """Third-person camera of LIBERO in LeRobot's datasets."""
@@ -131,39 +135,35 @@ def read_libero(
         FileNotFoundError: If there is no such file.
         ValueError: If it is not in LIBERO's layout, or its rewards are not 0 and 1.
     """
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "HDF5 files are read with h5py: run `pip install h5py`", name="h5py"
-        ) from error
-
+    checked_count("max_frames", max_frames, minimum=2)
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There are no recorded episodes at {str(path)!r}: no such file")
-    with h5py.File(path, "r") as file:
-        data = file.get("data")
-        if data is None or not len(data):
+    with open_hdf5(path) as file:
+        data = file.group("data")
+        names = [] if data is None else data.names()
+        if data is None or not names:
             raise ValueError(
                 "A file in LIBERO's layout must hold episodes at data/demo_0, data/demo_1, ..., "
                 f"{str(path)!r} has none"
             )
-        # OpenGL stores the lowest row first, and files that do not say are of that kind.
-        from_below = str(data.attrs.get("macros_image_convention", "opengl")) == "opengl"
+        from_below = are_rows_from_below(data)
         task = path.stem.removesuffix("_demo")
-        for name in sorted(data, key=lambda name: (len(name), name)):
-            group = data[name]
-            images, rewards = group.get(f"obs/{camera}"), group.get("rewards")
+        for name in sorted(names, key=lambda name: (len(name), name)):
+            place = f"data/{name} of {str(path)!r}"
+            group = data.group(name)
+            assert group is not None
+            images, rewards = group.array(f"obs/{camera}"), group.array("rewards")
             if images is None or rewards is None or not len(images):
+                obs = group.group("obs")
                 raise ValueError(
-                    f"data/{name} of {str(path)!r} must have `rewards` and images at "
-                    f"obs/{camera}; in obs it has {sorted(group.get('obs', ()))}"
+                    f"{place} must have `rewards` and images at obs/{camera}; in obs it has "
+                    f"{[] if obs is None else sorted(obs.names())}"
                 )
-            video = images[_evenly_spaced(len(images), max_frames)]
+            check_is_video(images, place)
+            video = images.read(even_indices(len(images), min(len(images), max_frames)))
             yield RecordedEpisode(
                 name=f"data/{name}",
                 task=task,
-                success=_success_of(np.asarray(rewards), f"data/{name} of {str(path)!r}"),
+                success=_success_of(rewards.read(), place),
                 video=np.ascontiguousarray(video[:, ::-1]) if from_below else video,
                 source=str(path),
             )
@@ -188,6 +188,7 @@ def read_lerobot(
     Raises:
         ValueError: If the camera is not clear, or nothing says which episodes succeeded.
     """
+    checked_count("max_frames", max_frames, minimum=2)
     camera = _lerobot_camera(dataset.meta.camera_keys, camera)
     labels = [key for key in ("next.success", "next.reward") if key in dataset.features]
     if successes is None and not labels:
@@ -210,7 +211,8 @@ def read_lerobot(
         else:
             assert values is not None
             success = _success_of(values[rows], f"{name} of {dataset.root}")
-        items = [dataset[int(row)] for row in rows[_evenly_spaced(len(rows), max_frames)]]
+        chosen = rows[even_indices(len(rows), min(len(rows), max_frames))]
+        items = [dataset[int(row)] for row in chosen]
         yield RecordedEpisode(
             name=name,
             task=str(items[0]["task"]),
@@ -220,13 +222,26 @@ def read_lerobot(
         )
 
 
-def _evenly_spaced(num_frames: int, max_frames: int) -> Ints:
-    if max_frames < 2:
-        raise ValueError(f"`max_frames` must be at least 2, got {max_frames}")
-    return even_indices(num_frames, min(num_frames, max_frames))
+def check_is_video(images: Hdf5Array, name: str) -> None:
+    """Checks that a dataset holds RGB frames.
+
+    Raises:
+        ValueError: If it has another shape or type.
+    """
+    shape = images.shape
+    if images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise ValueError(
+            f"The images of {name} must be uint8 of shape (num_frames, height, width, 3), got "
+            f"{images.dtype} of shape {shape}"
+        )
 
 
 def _success_of(rewards: npt.NDArray[Any], name: str) -> bool:
+    if rewards.ndim != 1 or not len(rewards):
+        raise ValueError(
+            f"The rewards of {name} must be one number per step, got an array of shape "
+            f"{rewards.shape}"
+        )
     if not np.isin(rewards, (0, 1)).all():
         raise ValueError(
             f"The rewards of {name} must be 0 or 1, to say whether it succeeded, got values from "
@@ -246,8 +261,14 @@ def _lerobot_camera(cameras: Sequence[str], camera: str | None) -> str:
 
 
 def _image_of(image: Any) -> Video:
-    """LeRobot's float image, ``(3, height, width)`` in [0, 1], as ours."""
+    """Converts LeRobot's float image, ``(3, height, width)`` in [0, 1], to uint8 with RGB last."""
     pixels = np.asarray(image, dtype=np.float32)
+    # NaN and values out of range would be cast to arbitrary pixels. The tolerance rounds to none.
+    if pixels.ndim != 3 or len(pixels) != 3 or not (np.abs(pixels - 0.5) <= 0.501).all():
+        raise ValueError(
+            "An image must have shape (3, height, width) and values in [0, 1], got shape "
+            f"{pixels.shape} and values from {pixels.min()} to {pixels.max()}"
+        )
     return np.ascontiguousarray((pixels.transpose(1, 2, 0) * 255.0).round().astype(np.uint8))
 
 
@@ -257,8 +278,36 @@ def _image_of(image: Any) -> Video:
 def rewards_file(source: str | Path) -> Path:
     """Where the rewards of a recorded file or folder go: beside it, ending in ``.srpo.npz``."""
     source = Path(source)
+    if source.name in ("", ".."):  # such as the present folder
+        source = source.resolve()
     name = source.name if source.is_dir() else source.stem
     return source.with_name(f"{name}.srpo.npz")
+
+
+def check_rewards_files(sources: Iterable[str | Path], *, overwrite: bool) -> dict[str, Path]:
+    """Returns the new file of each source, after checking that nothing would be lost.
+
+    Raises:
+        FileExistsError: If a file is there already and must not be replaced.
+        ValueError: If two sources have the same new file.
+    """
+    files = {str(source): rewards_file(source) for source in sources}
+    by_file: dict[Path, str] = {}
+    for source, file in files.items():
+        # Resolved, because one file can be named in several ways.
+        other = by_file.setdefault(file.parent.resolve() / file.name, source)
+        if other != source:
+            raise ValueError(
+                f"The rewards of {other!r} and {source!r} would both be written to {str(file)!r}: "
+                "they are one recording, or have one name; leave out or rename one of them"
+            )
+    # `lexists`: writing to a link that leads nowhere would create a file in another place.
+    present = [str(file) for file in files.values() if os.path.lexists(file)]
+    if present and not overwrite:
+        raise FileExistsError(
+            f"{', '.join(present)} exists already: move it away, or overwrite it (`--overwrite`)"
+        )
+    return files
 
 
 def write_rewards(result: RelabeledEpisodes, *, overwrite: bool = False) -> dict[str, Path]:
@@ -266,7 +315,7 @@ def write_rewards(result: RelabeledEpisodes, *, overwrite: bool = False) -> dict
 
     A file holds one row for each episode: ``names``, ``tasks``, ``successes``, ``rewards``,
     ``distances``, ``nearest_centers``, ``latents``; and ``settings``, a JSON text. ``np.load``
-    reads it without pickle.
+    reads it without pickle. Each file appears when it is complete.
 
     Args:
         result: From `relabel_episodes`.
@@ -277,18 +326,15 @@ def write_rewards(result: RelabeledEpisodes, *, overwrite: bool = False) -> dict
 
     Raises:
         FileExistsError: If one is there already; then none is written.
+        ValueError: If two sources have the same new file; then none is written.
     """
-    files = {source: rewards_file(source) for source in dict.fromkeys(result.sources)}
-    present = [str(file) for file in files.values() if file.exists()]
-    if present and not overwrite:
-        raise FileExistsError(
-            f"{', '.join(present)} exists already: move it away, or overwrite it (`--overwrite`)"
-        )
+    files = check_rewards_files(result.sources, overwrite=overwrite)
     sources = np.array(result.sources)
     for source, file in files.items():
         rows = np.flatnonzero(sources == source)
+        content = io.BytesIO()
         np.savez(
-            file,
+            content,
             names=np.array(result.names)[rows],
             tasks=np.array(result.tasks)[rows],
             successes=result.successes[rows],
@@ -298,4 +344,5 @@ def write_rewards(result: RelabeledEpisodes, *, overwrite: bool = False) -> dict
             latents=result.latents[rows],
             settings=np.array(json.dumps(result.settings)),
         )
+        write_file(file, content.getvalue())  # replaces a link, and not what it leads to
     return files

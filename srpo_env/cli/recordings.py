@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from srpo_env.offline import RecordedEpisode, read_lerobot, read_libero
+from srpo_env.readers.hdf5 import open_hdf5
 from srpo_env.types import checked_count, even_indices
 
 
@@ -39,10 +40,17 @@ def add_recordings(parser: argparse.ArgumentParser, metavar: str = "PATH") -> No
 def sources_of(paths: list[Path]) -> list[Path]:
     """Lists the recordings at these paths: HDF5 files and folders of LeRobot datasets.
 
+    A recording that is named twice, also by another path, is listed once: its episodes would be
+    compared with themselves.
+
     Raises:
         FileNotFoundError: If there is none at a path.
     """
-    return [source for path in paths for source in _sources_at(path)]
+    sources: dict[Path, Path] = {}
+    for path in paths:
+        for source in _sources_at(path):
+            sources.setdefault(source.resolve(), source)
+    return list(sources.values())
 
 
 def read_source(
@@ -74,19 +82,14 @@ def read_source(
 
 
 def _holds_behaviours(file: Path) -> bool:
-    import h5py
-
-    try:
-        with h5py.File(file, "r") as content:
-            data = content.get("data")
-            found = None if data is None else data.attrs.get("format")
-    except OSError as error:
-        raise ValueError(f"{str(file)!r} is not an HDF5 file, or is damaged: {error}") from error
+    with open_hdf5(file) as content:
+        data = content.group("data")
+        found = None if data is None else data.text("format")
     if found is None:
         return False
     from srpo_env.libero.behaviour_files import FORMAT  # needs the extra `libero`
 
-    return bool(found == FORMAT)
+    return found == FORMAT
 
 
 def _read_behaviours(file: Path, max_frames: int) -> Iterator[RecordedEpisode]:
@@ -110,7 +113,7 @@ def _sources_at(path: Path) -> list[Path]:
         raise FileNotFoundError(f"No recorded episodes at {str(path)!r}: no such path")
     if path.is_file() or (path / "meta" / "info.json").is_file():
         return [path]
-    files = sorted(path.glob("*.hdf5"))
+    files = sorted(file for file in path.glob("*.hdf5") if not file.is_dir())
     if not files:
         raise FileNotFoundError(
             f"A folder must contain *.hdf5 files or be a LeRobot dataset, got {str(path)!r}"

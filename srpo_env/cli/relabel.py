@@ -8,7 +8,12 @@ import numpy as np
 
 from srpo_env.cli.recordings import add_recordings, read_source, sources_of
 from srpo_env.encoders.named import HELP, WORLD_MODEL, named_encoder
-from srpo_env.offline import RelabeledEpisodes, relabel_episodes, rewards_file, write_rewards
+from srpo_env.offline import (
+    RelabeledEpisodes,
+    check_rewards_files,
+    relabel_episodes,
+    write_rewards,
+)
 from srpo_env.rewards.progress import ProgressReward
 
 
@@ -36,11 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the rewards and prints a table with one line per recording."""
     sources = sources_of(args.paths)
-    written = [rewards_file(source) for source in sources if rewards_file(source).exists()]
-    if written and not args.overwrite:  # checked before hours of encoding
-        raise FileExistsError(
-            f"{', '.join(map(str, written))} exists already: move it away, or pass --overwrite"
-        )
+    check_rewards_files(sources, overwrite=args.overwrite)  # before hours of encoding
     encoder = named_encoder(args.encoder)
     episodes = (
         episode
