@@ -14,13 +14,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize
 
 from srpo_env.files import write_file
+from srpo_env.readers.arrays import read_safetensors
 
 FILE = "pooler.safetensors"
 """Name of the file in a checkpoint's folder, next to the model"""
@@ -97,9 +96,11 @@ class MomentPooler(nn.Module):
                 "train one with agents/world_model_pooler.py, or pass pooling='mean'"
             )
         try:
-            weights = {name: value.float() for name, value in load_file(file).items()}
+            weights = {name: value.float() for name, value in read_safetensors(file).items()}
             latent_dim, width = weights["latent.weight"].shape
             token_size = len(weights["tokens.bias"])
+            if min(latent_dim, width, token_size) < 1:
+                raise ValueError("sizes must be at least 1")
             with torch.device("meta"):  # draws no random numbers, which would change a seeded run
                 pooler = cls(
                     num_tokens,
@@ -109,7 +110,7 @@ class MomentPooler(nn.Module):
                     latent_dim=latent_dim,
                 )
             pooler.load_state_dict(weights, assign=True)
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise ValueError(
                 f"{file} must be a pooler for {num_tokens} tokens of {hidden_size} dimensions, as "
                 "those of the model next to it, but it is damaged or belongs to another model "

@@ -7,6 +7,7 @@ this package does.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from srpo_env.files import read_json
 from srpo_env.types import Video, even_indices
 
 FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
@@ -24,6 +26,9 @@ FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processo
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Per channel (RGB), in [0, 1]. Source: torchvision's ImageNet models."""
+
+MAX_SIZE = 4096
+"""Largest size of the model's input in pixels: a file may ask for more than there is memory"""
 
 _MODES = {2: "bilinear", 3: "bicubic"}
 """Interpolations by Pillow's number, which the files contain, with torch's name"""
@@ -50,14 +55,21 @@ class VideoPreprocessing:
         Raises:
             ValueError: If a setting is out of range.
         """
-        if not 1 <= self.crop <= self.size:
-            raise ValueError(f"the crop must be in 1..{self.size} (the size), got {self.crop}")
+        if not 1 <= self.crop <= self.size <= MAX_SIZE:
+            raise ValueError(
+                f"crop and size must be in 1..{MAX_SIZE}, and the crop not above the size, got "
+                f"{self.crop} and {self.size}"
+            )
         if self.resample not in _MODES:
             raise ValueError(f"`resample` must be 2 or 3 (Pillow's numbers), got {self.resample}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        numbers = (*self.mean, *self.std, self.scale)
+        if len(self.mean) != 3 or len(self.std) != 3 or min(*self.std, self.scale) <= 0:
             raise ValueError(
-                f"mean and std must have three values, std above 0, got {self.mean}, {self.std}"
+                "mean and std must have three values, std and scale must be above 0, got "
+                f"{self.mean}, {self.std} and {self.scale}"
             )
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"mean, std and scale must be finite, got {numbers}")
 
     @classmethod
     def for_crop(cls, crop: int) -> VideoPreprocessing:
@@ -79,9 +91,9 @@ class VideoPreprocessing:
                 f"are resized and normalised, and {str(folder)!r} has none"
             )
         try:
-            content = json.loads(file.read_text())
+            content = read_json(file)
             return cls._parse(content.get("video_processor", content))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{file} does not describe a video processor: {error!r}") from error
 
     @classmethod

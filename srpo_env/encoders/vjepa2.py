@@ -5,7 +5,6 @@ SRPO measures progress with V-JEPA 2 (https://arxiv.org/abs/2506.09985).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -18,8 +17,7 @@ from srpo_env.machine import load_triton
 try:
     load_triton()  # before transformers does, in case MuJoCo was imported already
     import torch
-    from safetensors import SafetensorError
-    from transformers import VJEPA2Model
+    from transformers import VJEPA2Config, VJEPA2Model
     from transformers.utils import logging as transformers_logging
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -28,10 +26,28 @@ except ModuleNotFoundError as error:
 
 from srpo_env.encoders import pooler
 from srpo_env.encoders.preprocessing import VideoPreprocessing, stack_clips
+from srpo_env.files import read_json
+from srpo_env.readers.arrays import read_safetensors
 from srpo_env.rewards.distances import Distance, coverage_distance, distances_to_centers
 from srpo_env.types import Video
 
 Pooling = Literal["mean", "time", "moments"]
+
+SIZES = (
+    "patch_size", "crop_size", "frames_per_clip", "tubelet_size", "hidden_size", "in_chans",
+    "num_attention_heads", "num_hidden_layers", "drop_path_rate", "mlp_ratio", "layer_norm_eps",
+    "qkv_bias", "attention_probs_dropout_prob", "hidden_act", "initializer_range",
+    "attention_dropout", "num_pooler_layers", "pred_hidden_size", "pred_num_attention_heads",
+    "pred_num_hidden_layers", "pred_num_mask_tokens", "pred_zero_init_mask_tokens",
+    "pred_mlp_ratio",
+)  # fmt: skip
+"""Entries of config.json that are used"""
+
+MAX_EXCESS = 4
+"""How many times as many weights as there are a config.json may declare"""
+
+MAX_EXTENT = 4096
+"""Largest height, width and number of frames of a model's input"""
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 """Folder of the bundled checkpoints"""
@@ -221,25 +237,15 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
 def load_model(folder: Path, dtype: torch.dtype) -> VJEPA2Model:
     """Loads the model of a checkpoint's folder.
 
+    ``transformers`` gets the sizes and the weights, and not the folder: other entries of
+    ``config.json`` and other files can make it load adapters, kernels and pickles.
+
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged, or belongs to another type of model.
     """
-    try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"a checkpoint of V-JEPA 2 must contain config.json, and {str(folder)!r} does not"
-        ) from error
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from error
-    if kind != "vjepa2":
-        raise ValueError(f"{folder} must hold a model of type 'vjepa2', got {kind!r}")
-    if not any((folder / f"model.safetensors{ending}").is_file() for ending in ("", ".index.json")):
-        raise FileNotFoundError(
-            f"the weights of a checkpoint must be model.safetensors, and {str(folder)!r} has no "
-            "such file; other formats can run code and are not read"
-        )
+    weights = _read_weights(folder)
+    config = _read_config(folder / "config.json", weights)
     verbosity, bars = (
         transformers_logging.get_verbosity(),
         transformers_logging.is_progress_bar_enabled(),
@@ -248,16 +254,12 @@ def load_model(folder: Path, dtype: torch.dtype) -> VJEPA2Model:
     transformers_logging.disable_progress_bar()
     try:
         model, loading = VJEPA2Model.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
         )
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"the checkpoint {folder} cannot be read: it is damaged or cut short, or its weights "
-            f"and its config.json do not belong together ({type(error).__name__}: {error})"
+            f"the checkpoint {folder} cannot be read: its weights and its config.json do not "
+            f"belong together ({type(error).__name__}: {error})"
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -271,3 +273,64 @@ def load_model(folder: Path, dtype: torch.dtype) -> VJEPA2Model:
             f"and lack {len(missing)} tensors, such as {missing[0]}"
         )
     return model
+
+
+def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Reads ``model.safetensors``, or the files that ``model.safetensors.index.json`` lists."""
+    file, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if file.is_file():
+        return read_safetensors(file)
+    if not index.is_file():
+        raise FileNotFoundError(
+            f"the weights of a checkpoint must be model.safetensors, and {str(folder)!r} has no "
+            "such file; other formats can run code and are not read"
+        )
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not all(
+        isinstance(name, str) and name == Path(name).name and name.endswith(".safetensors")
+        for name in names.values()
+    ):
+        raise ValueError(f"{index} must have a `weight_map` of *.safetensors files next to it")
+    weights: dict[str, torch.Tensor] = {}
+    for name in sorted(set(names.values())):
+        weights |= read_safetensors(folder / name)
+    return weights
+
+
+def _read_config(file: Path, weights: dict[str, torch.Tensor]) -> VJEPA2Config:
+    """Reads the sizes of the model; refuses ones that take more memory than the weights do."""
+    try:
+        content = read_json(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"a checkpoint of V-JEPA 2 must contain config.json, and {str(file.parent)!r} does not"
+        ) from error
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    if kind != "vjepa2":
+        raise ValueError(f"{file.parent} must hold a model of type 'vjepa2', got {kind!r}")
+    sizes = {name: content[name] for name in SIZES if name in content}
+    try:
+        config = VJEPA2Config(**sizes)
+        layers = config.num_hidden_layers, config.pred_num_hidden_layers
+        extents = config.crop_size, config.frames_per_clip, config.tubelet_size, config.patch_size
+        if not all(1 <= count <= len(weights) for count in layers):
+            raise ValueError(f"it declares {layers} layers, with {len(weights)} tensors")
+        if not all(1 <= extent <= MAX_EXTENT for extent in extents):
+            raise ValueError(f"sizes of the video must be in 1..{MAX_EXTENT}, got {extents}")
+        with torch.device("meta"):  # allocates nothing
+            model = VJEPA2Model(config)
+    # StrictDataclassError, of huggingface_hub, is no ValueError.
+    except Exception as error:
+        raise ValueError(
+            f"{file} does not describe a V-JEPA 2 ({type(error).__name__}: {error})"
+        ) from error
+    # What the file lacks is allocated before it is noticed. The predictor may be left out.
+    available = sum(weight.numel() for weight in weights.values())
+    declared = sum(parameter.numel() for parameter in model.parameters())
+    if declared > MAX_EXCESS * available:
+        raise ValueError(
+            f"{file} declares {declared} weights, and the checkpoint has {available}: its files do "
+            "not belong together"
+        )
+    return config
