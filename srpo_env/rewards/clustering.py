@@ -84,12 +84,12 @@ def success_centers(latents: npt.ArrayLike) -> Clustering:
             eps=0.0,
         )
     # Imported here, because importing scikit-learn takes about a second.
+    from scipy.spatial.distance import cdist
     from sklearn.cluster import DBSCAN
-    from sklearn.metrics.pairwise import euclidean_distances
 
     points = values.reshape(num_points, -1)
-    # Centered first: scikit-learn expands the square, which loses digits far from the origin.
-    distances = euclidean_distances(points - points.mean(axis=0))
+    # Not scikit-learn's euclidean_distances: it expands the square, which loses half of the digits.
+    distances = cdist(points, points)
     min_samples = max(2, round(float(np.log(num_points))))
     # Column 0 of a sorted row is the point itself.
     neighbours = np.sort(distances, axis=1)[:, min_samples - 1]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from srpo_env.types import Floats, Ints
+from srpo_env.types import Floats, Ints, as_array
 
 Nearest = tuple[Floats, Ints]
 Distance = Callable[[Floats, Floats], Nearest]
@@ -57,15 +57,19 @@ def checked_distances(distance: Distance, latents: Floats, centers: Floats) -> N
     """
     shape = f"latents of shape {latents.shape} and centers of shape {centers.shape}"
     try:
-        result = distance(latents, centers)
-        distances, nearest = result
+        distances, nearest = map(as_array, distance(latents, centers))
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(
             f"the distance {_name_of(distance)} does not fit {shape}: {error}. Distances of "
             "srpo_env.rewards.distances other than `distances_to_centers` need latents that are "
             "paths, (num_times, dim)"
         ) from error
-    values, rows = np.asarray(distances, np.float64), np.asarray(nearest)
+    if distances.dtype.kind not in "biuf" or nearest.dtype.kind not in "iu":
+        raise ValueError(
+            f"the distance {_name_of(distance)} must return numbers and integer rows, got "
+            f"{distances.dtype} and {nearest.dtype} for {shape}"
+        )
+    values, rows = distances.astype(np.float64), nearest
     expected = (len(latents),)
     if values.shape != expected or rows.shape != expected:
         raise ValueError(
@@ -207,12 +211,12 @@ def _squared_steps(references: Floats) -> Floats:
 
 
 def _distances(points: Floats, others: Floats) -> Floats:
-    # Imported here, because importing scikit-learn takes about a second.
-    from sklearn.metrics.pairwise import euclidean_distances
+    # Imported here, because importing SciPy takes a while.
+    from scipy.spatial.distance import cdist
 
-    # Centered first: scikit-learn expands the square, which loses digits far from the origin.
-    middle = others.mean(axis=0)
-    distances: Floats = euclidean_distances(points - middle, others - middle)
+    # Not scikit-learn's euclidean_distances: it expands the square, which loses half of the digits,
+    # so that failures on the same path would get different rewards.
+    distances: Floats = cdist(points, others)
     return distances
 
 

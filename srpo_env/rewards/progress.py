@@ -21,7 +21,7 @@ from srpo_env.rewards.distances import (
     coverage_distance,
     distances_to_centers,
 )
-from srpo_env.types import Bools, Floats, Ints, as_key
+from srpo_env.types import Bools, Floats, Ints, as_array, as_key
 
 Formula = Literal["paper", "siirl"]
 
@@ -30,6 +30,9 @@ WEIGHTS: dict[str, float] = {"paper": 0.8, "siirl": 0.6}
 
 SIIRL_STEEPNESS = 10.0
 """Slope of the released code's sigmoid over min-max scaled distances."""
+
+MAX_LATENT = 1e100
+"""Largest absolute value in a latent: squares of larger ones overflow. float32 ends at 3.4e38."""
 
 EQUAL_DISTANCES = 1e-6
 """Distances whose range is below this fraction of the largest are equal: the precision of float32.
@@ -111,11 +114,13 @@ class ProgressReward:
         if not np.isfinite(d).all():
             raise ValueError(f"`distances` must be finite, got {d}")
         # A single failure, or equal distances: nothing to rank, so every failure gets the midpoint.
-        # Tested on the range, because the standard deviation of equal floats can be 1e-17.
-        if d.size == 0 or np.ptp(d) <= EQUAL_DISTANCES * np.abs(d).max():
-            return np.full_like(d, self.weight / 2)
         # In units of the largest, which changes no rank: squares of tiny distances would be 0.
-        d /= np.abs(d).max()
+        largest = np.abs(d).max(initial=0.0)
+        if largest > 0:
+            d /= largest
+        # Tested on the range, because the standard deviation of equal floats can be 1e-17.
+        if largest == 0 or np.ptp(d) <= EQUAL_DISTANCES:
+            return np.full_like(d, self.weight / 2)
         # Eq. 5 as printed grows with the distance; the text says the opposite. We follow the text.
         if self.formula == "paper":
             z = (d - d.mean()) / d.std()
@@ -216,12 +221,14 @@ def name_of(function: Any) -> str:
 
 
 def _checked(latents: npt.ArrayLike, successes: npt.ArrayLike) -> tuple[Floats, Bools]:
-    points = np.asarray(latents, dtype=np.float64)
-    succeeded = np.asarray(successes)
-    if points.ndim not in (2, 3):
+    values, succeeded = as_array(latents), np.asarray(successes)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"`latents` must be real numbers, got {values.dtype}")
+    points = values.astype(np.float64)
+    if points.ndim not in (2, 3) or 0 in points.shape[1:]:
         raise ValueError(
-            "`latents` must be (num_episodes, dim) or (num_episodes, num_times, dim), got shape "
-            f"{points.shape}"
+            "`latents` must be (num_episodes, dim) or (num_episodes, num_times, dim) with at least "
+            f"one number per episode, got shape {points.shape}"
         )
     if succeeded.shape != (len(points),):
         raise ValueError(
@@ -229,10 +236,11 @@ def _checked(latents: npt.ArrayLike, successes: npt.ArrayLike) -> tuple[Floats, 
         )
     if succeeded.dtype != np.bool_:
         raise ValueError(f"`successes` must be bool, got {succeeded.dtype}: {succeeded}")
-    broken = np.flatnonzero(~np.isfinite(points).reshape(len(points), -1).all(axis=1))
-    if len(broken):
+    # NaN is not below the limit either.
+    is_valid = (np.abs(points) <= MAX_LATENT).all(axis=tuple(range(1, points.ndim)))
+    if not is_valid.all():
         raise ValueError(
-            f"Latents must be finite, and those of episodes {broken.tolist()} are not: the encoder "
-            "failed on them"
+            f"Latents must be finite and at most {MAX_LATENT:g}, and those of episodes "
+            f"{np.flatnonzero(~is_valid).tolist()} are not: the encoder failed on them"
         )
     return points, succeeded

@@ -177,3 +177,15 @@ def test_wrapper_compares_paths_by_coverage():
     # The success has frames at 0, 1, 2 and 3; one failure stays at 0, the other reaches 2.
     measured = [episode.distance for episode in group.episodes]
     np.testing.assert_allclose(measured, [0, (0 + 1 + 2 + 3) / 4, 1 / 4], atol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize(
+    "distance", [distances.coverage_distance, distances.ordered_coverage_distance]
+)
+def test_paths_that_reach_every_moment_are_equally_near_to_the_last_digit(distance, offset):
+    rng = np.random.default_rng(0)
+    success = rng.normal(size=(6, 32)) + offset
+    slow = np.repeat(success, 2, axis=0)[:12:2]
+    detours = np.stack([success, slow, success[[0, 1, 2, 3, 4, 5]]])
+    assert (distance(detours, success[None])[0] == 0).all()

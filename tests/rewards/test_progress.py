@@ -237,3 +237,53 @@ def test_rewards_do_not_depend_on_order_scale_or_offset(seed, size, num_ids):
     moved = relabel(3.0 * latents[order] + 7.0, successes[order], ids[order])
     np.testing.assert_allclose(moved.rewards, plain.rewards[order], rtol=1e-6)
     np.testing.assert_allclose(moved.distances, 3.0 * plain.distances[order], atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 4, 2)])
+def test_no_episodes_have_no_rewards(shape):
+    result = relabel(np.zeros(shape), np.zeros(0, bool))
+    assert result.rewards.shape == (0,)
+    assert result.clusterings == {}
+
+
+@pytest.mark.parametrize("value", [1e101, -1e308, np.inf, -np.inf, np.nan])
+def test_latents_whose_squares_overflow_are_refused_by_episode(value):
+    with pytest.raises(ValueError, match=r"at most 1e\+100, and those of episodes \[1\] are not"):
+        relabel([[0.0], [value], [1.0]], [True, False, False])
+
+
+@pytest.mark.parametrize("latents", [np.zeros((2, 0)), np.zeros((2, 3, 0)), np.zeros((2, 0, 3))])
+def test_latents_without_numbers_are_refused(latents):
+    with pytest.raises(ValueError, match="at least one number per episode"):
+        relabel(latents, [True, False])
+
+
+@pytest.mark.parametrize(
+    "latents", [[["1"], ["2"]], [[1j], [2j]], np.array([[1], [2]], object), [[None], [None]]]
+)
+def test_latents_that_are_not_real_numbers_are_refused(latents):
+    with pytest.raises(ValueError, match="`latents` must be real numbers"):
+        relabel(latents, [True, False])
+
+
+@pytest.mark.parametrize(
+    ("distances", "rows"),
+    [
+        (["0", "1"], [0, 0]), ([None, None], [0, 0]), ([0j, 1j], [0, 0]),
+        ([0.0, 1.0], [0.0, 0.0]), ([0.0, 1.0], ["a", "b"]), ([0.0, 1.0], [True, False]),
+    ],
+)  # fmt: skip
+def test_distances_that_are_not_numbers_are_refused_with_the_name_of_the_distance(distances, rows):
+    def wrong(latents, centers):
+        return distances, rows
+
+    with pytest.raises(ValueError, match=r"wrong must return numbers and integer rows"):
+        relabel(np.zeros((2, 1)), [True, False], reward=ProgressReward(distance=wrong))
+
+
+@pytest.mark.parametrize("formula", ["paper", "siirl"])
+def test_distances_of_any_magnitude_are_ranked(formula):
+    reward = ProgressReward(formula)
+    expected = reward.rewards_of([-1.0, 0.0, 1.0])
+    for scale in (5e-324, 1e-300, 1e300, 1.7e308):
+        np.testing.assert_allclose(reward.rewards_of([-scale, 0.0, scale]), expected)
