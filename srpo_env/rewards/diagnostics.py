@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -148,6 +148,13 @@ def failures_above_success(group: Group) -> int:
     )
 
 
+class MonitorState(TypedDict):
+    """What `SignalMonitor.state` returns."""
+
+    silent: dict[str, int]
+    flat: int
+
+
 class SignalMonitor:
     """Logs a warning when group after group carries no signal, with the usual causes."""
 
@@ -175,11 +182,11 @@ class SignalMonitor:
             if _is_due(sum(self.silent.values())):
                 logger.warning("%s", self.message())
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> MonitorState:
         """Returns everything that `load` needs."""
         return {"silent": dict(self.silent), "flat": self.flat}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: MonitorState) -> None:
         """Restores what `state` returned."""
         self.silent, self.flat = state["silent"], state["flat"]
 

@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
@@ -71,6 +71,14 @@ class EndedEpisode:
     """The environment's own reward of that step: what the cell must hold."""
     progress_reward: float
     """What is added to it; 0 for successes and failures that were not compared."""
+
+
+class WriterState(TypedDict):
+    """What `RewardWriter.state` returns."""
+
+    ends: list[EndedEpisode]
+    forgotten_step: int
+    num_groups: int
 
 
 class RewardWriter:
@@ -179,7 +187,7 @@ class RewardWriter:
         self.ends = deque((end for end in self.ends if end.step >= first_step), maxlen=MAX_ENDS)
         return paid
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> WriterState:
         """Returns everything that `load` needs."""
         return {
             "ends": list(self.ends),
@@ -187,7 +195,7 @@ class RewardWriter:
             "num_groups": self._num_groups,
         }
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: WriterState) -> None:
         """Restores what `state` returned."""
         self.ends = deque(state["ends"], maxlen=MAX_ENDS)
         self.forgotten_step = state["forgotten_step"]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from srpo_env.encoders.protocol import (
     TrajectoryEncoder,
@@ -34,6 +35,16 @@ MANY_GROUPS = 1024
 
 MANY_INCOMPLETE = 64
 """Number of groups without a running episode that wait for more episodes before a warning"""
+
+
+class ScorerState(TypedDict):
+    """What `GroupScorer.state` returns."""
+
+    groups: list[OpenGroup]
+    complete: list[OpenGroup]
+    waiting: list[int]
+    unpaid: list[int]
+    memory: list[tuple[Hashable, list[Latent], list[Latent]]]
 
 
 class GroupScorer:
@@ -116,7 +127,7 @@ class GroupScorer:
         self.book.remove_ended()
         return groups
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> ScorerState:
         """Returns everything that `load` needs, as `serialization.pack` takes it."""
         return {
             "groups": self.book.groups,
@@ -126,21 +137,43 @@ class GroupScorer:
             "memory": [(task, *latents) for task, latents in self._memory.tasks.items()],
         }
 
-    def load(self, state: dict[str, Any]) -> list[OpenEpisode]:
-        """Restores what `state` returned.
+    def load(self, state: ScorerState) -> list[OpenEpisode]:
+        """Restores what `state` returned; changes nothing if it raises an error.
 
         Returns:
             The running episodes.
+
+        Raises:
+            ValueError: If the parts do not belong together.
         """
+        groups = [*state["complete"], *state["groups"]]
+        episodes = [episode for group in groups for episode in group.episodes]
+        by_id = {episode.episode_id: episode for episode in episodes}
+        memory = {task: (successes, failures) for task, successes, failures in state["memory"]}
+        if len(by_id) != len(episodes) or not by_id.keys() >= {*state["waiting"], *state["unpaid"]}:
+            raise ValueError("its episodes do not belong together")
+        waiting = [by_id[episode_id] for episode_id in state["waiting"]]
+        kept: list[npt.NDArray[Any]] = [
+            latent for pair in memory.values() for latents in pair for latent in latents
+        ]
+        kept += [episode.latent for episode in episodes if episode.latent is not None]
+        kept += [episode.center for episode in episodes if episode.center is not None]
+        if any(latent.shape != self.encoder.latent_shape for latent in kept):
+            raise ValueError(f"its latents are not of shape {self.encoder.latent_shape}")
+        for episode in episodes:
+            is_waiting = episode in waiting
+            frames = [*episode.recorder.kept, *([] if episode.video is None else episode.video)]
+            if (
+                episode.ended == (episode.video is None and episode.latent is None)
+                or is_waiting != (episode.video is not None)
+                or any(frame.shape != frames[0].shape or frame.ndim != 3 for frame in frames)
+            ):
+                raise ValueError(f"episode {episode.episode_id} is incomplete")
         self.book.groups, self._complete = state["groups"], state["complete"]
-        groups = [*self._complete, *self.book.groups]
-        by_id = {episode.episode_id: episode for group in groups for episode in group.episodes}
-        self._waiting = [by_id[episode_id] for episode_id in state["waiting"]]
+        self._waiting = waiting
         self._unpaid = [by_id[episode_id] for episode_id in state["unpaid"]]
-        self._memory.tasks = {
-            task: (successes, failures) for task, successes, failures in state["memory"]
-        }
-        return [episode for episode in by_id.values() if not episode.ended]
+        self._memory.tasks = memory
+        return [episode for episode in episodes if not episode.ended]
 
     # --- Scoring: encode and score first, change the state afterwards ---
 

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
+import types
+import typing
+from collections.abc import Hashable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from srpo_env.files import parse_json
+from srpo_env.readers.arrays import read_npz
+from srpo_env.types import as_key
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -45,13 +51,75 @@ def unpack(state: bytes, classes: tuple[type, ...] = ()) -> Any:
     """
     known = {cls.__name__: cls for cls in classes}
     try:
-        with np.load(io.BytesIO(state), allow_pickle=False) as archive:
-            arrays = dict(archive)
-        return _decode(json.loads(str(arrays[HEADER])), arrays, known)
-    except (zipfile.BadZipFile, EOFError, ValueError, KeyError, TypeError, OSError) as error:
+        arrays = read_npz(bytes(state))
+        header = parse_json(str(arrays[HEADER]), f"the array {HEADER!r}")
+        return _decode(header, arrays, known)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"Not a saved state, or a damaged one ({type(error).__name__}: {error})"
         ) from error
+
+
+def check_type(value: Any, hint: Any, place: str) -> None:
+    """Checks restored state against type hints, so that edited state fails when it is loaded.
+
+    Args:
+        value: What `unpack` returned.
+        hint: A class, dataclass or TypedDict, ``Hashable``, an array type, or list, tuple, dict and
+            union of these.
+        place: What an error calls the value.
+
+    Raises:
+        ValueError: If a part is of another type.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    is_right = True
+    if hint is Any:
+        return
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in arguments if _is_kind(value, option)]
+        is_right = bool(options)
+        if options:
+            check_type(value, options[0], place)
+    elif origin is list:
+        is_right = isinstance(value, list)
+        for index, item in enumerate(value if is_right else ()):
+            check_type(item, arguments[0], f"{place}[{index}]")
+    elif origin is tuple:
+        hints = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+        is_right = isinstance(value, tuple) and len(value) == len(hints)
+        for index, (item, inner) in enumerate(zip(value, hints, strict=True) if is_right else ()):
+            check_type(item, inner, f"{place}[{index}]")
+    elif origin is dict:
+        is_right = isinstance(value, dict)
+        for name, item in value.items() if is_right else ():
+            check_type(item, arguments[1], f"{place}[{name!r}]")
+    elif hint is Hashable:
+        as_key(value)
+    elif is_dataclass(hint) or typing.is_typeddict(hint):
+        content = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+        hints_of = typing.get_type_hints(hint)
+        is_right = _is_kind(value, hint) and hints_of.keys() <= content.keys()
+        for name, inner in hints_of.items() if is_right else ():
+            check_type(content[name], inner, f"{place}.{name}")
+    else:
+        is_right = _is_kind(value, hint)
+    if not is_right:
+        raise ValueError(f"{place} must be {hint}, got {type(value).__name__}")
+
+
+def _is_kind(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint) or hint
+    if origin is np.ndarray:
+        (scalar,) = typing.get_args(typing.get_args(hint)[1])
+        return isinstance(value, np.ndarray) and value.dtype == scalar
+    if typing.is_typeddict(origin):
+        return isinstance(value, dict)
+    if origin is None:
+        return value is None
+    # A bool is an int to Python, and an int is a number to JSON.
+    allowed = (int, float) if origin is float else origin
+    return isinstance(value, allowed) and (origin is bool or not isinstance(value, bool))
 
 
 def _encode(value: Any, arrays: Arrays) -> Any:

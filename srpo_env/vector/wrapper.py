@@ -8,8 +8,8 @@ and keys in `infos`, groups are scored in `scorer`, rewards are written into buf
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from srpo_env.encoders.named import default_encoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
-from srpo_env.rewards.diagnostics import SignalMonitor, group_info
+from srpo_env.rewards.diagnostics import MonitorState, SignalMonitor, group_info
 from srpo_env.rewards.progress import ProgressReward
 from srpo_env.types import Episode, Group, as_array
 from srpo_env.vector import serialization
@@ -28,8 +28,14 @@ from srpo_env.vector.frames import Frame, FrameRecorder, FrameSource
 from srpo_env.vector.grouping import OpenEpisode, OpenGroup
 from srpo_env.vector.infos import Info, Key, KeySource
 from srpo_env.vector.reset_check import check_options, check_partial_reset
-from srpo_env.vector.reward_buffer import PAY_ONE, EndedEpisode, RewardBuffer, RewardWriter
-from srpo_env.vector.scorer import GroupScorer, Reference
+from srpo_env.vector.reward_buffer import (
+    PAY_ONE,
+    EndedEpisode,
+    RewardBuffer,
+    RewardWriter,
+    WriterState,
+)
+from srpo_env.vector.scorer import GroupScorer, Reference, ScorerState
 from srpo_env.vector.step_reader import Change, Start, StepReader, Transition
 
 logger = logging.getLogger(__name__)
@@ -42,6 +48,22 @@ memory reference: 8192 episodes in groups of 8, 48 MB of latents of 1408 dimensi
 
 STATE = "srpo_env"
 """Name of the wrapper's state in `state_dict`"""
+
+
+class SavedState(TypedDict):
+    """What `SelfReferentialProgressWrapper.state_dict` packs."""
+
+    settings: dict[str, Any]
+    step_count: int
+    next_episode_id: int
+    resets_next: list[bool]
+    closed_groups: list[Group]
+    num_rewritten: int
+    last_rewrite: int
+    scorer: ScorerState
+    writer: WriterState
+    monitor: MonitorState
+    late_task: Hashable
 
 
 # Without type parameters: Gymnasium versions before they were added cannot subscript the class.
@@ -207,6 +229,8 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._resets_next = [False] * envs.num_envs
         self._closed_groups: list[Group] = []
         self._num_rewritten = 0
+        self._last_rewrite = 0
+        """Number of steps that were made when `rewrite` was called last."""
         self._transition: Transition | None = None
         self._last: tuple[Any, Any] | None = None
         """Observations and infos of the last step or reset, to compare frames with."""
@@ -429,7 +453,10 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             first_step = self._step_count - num_steps
         self._writer.check_steps(first_step, num_steps, self._step_count)
         groups = self._scorer.close()
-        del self._closed_groups[: self._num_rewritten]
+        # A repeated call, also after an error, keeps what the first one closed.
+        if self._last_rewrite != self._step_count:
+            del self._closed_groups[: self._num_rewritten]
+        self._last_rewrite = self._step_count
         self._settle(groups)
         self._num_rewritten = len(self._closed_groups)
         # With the memory reference, `step` returned the shaped rewards already.
@@ -450,24 +477,23 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         """
         if self._transition is not None:
             raise RuntimeError("The last `step` raised an error: repeat it, or call `reset`, first")
-        state = serialization.pack(
-            {
-                "settings": self._settings(),
-                "step_count": self._step_count,
-                "next_episode_id": self._next_episode_id,
-                "resets_next": list(self._resets_next),
-                "closed_groups": list(self._closed_groups),
-                "num_rewritten": self._num_rewritten,
-                "scorer": self._scorer.state(),
-                "writer": self._writer.state(),
-                "monitor": self._monitor.state(),
-                "late_task": self._late_task,
-            }
-        )
-        return {STATE: state}
+        state: SavedState = {
+            "settings": self._settings(),
+            "step_count": self._step_count,
+            "next_episode_id": self._next_episode_id,
+            "resets_next": list(self._resets_next),
+            "closed_groups": list(self._closed_groups),
+            "num_rewritten": self._num_rewritten,
+            "last_rewrite": self._last_rewrite,
+            "scorer": self._scorer.state(),
+            "writer": self._writer.state(),
+            "monitor": self._monitor.state(),
+            "late_task": self._late_task,
+        }
+        return {STATE: serialization.pack(state)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned, to the bit.
+        """Restores what `state_dict` returned, to the bit; changes nothing if it raises an error.
 
         Raises:
             ValueError: If this is not a state, or that of a wrapper with other settings, encoder
@@ -476,7 +502,11 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         classes = (FrameRecorder, OpenEpisode, OpenGroup, Episode, Group, EndedEpisode)
         if STATE not in state_dict:
             raise ValueError(f"Not a saved state: there is no {STATE!r} in {sorted(state_dict)}")
-        state = serialization.unpack(state_dict[STATE], classes)
+        state: SavedState = serialization.unpack(state_dict[STATE], classes)
+        try:
+            serialization.check_type(state, SavedState, "the state")
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"Not a saved state, or a damaged one: {error}") from error
         mine = self._settings()
         saved = state["settings"]
         differing = {
@@ -489,14 +519,31 @@ class SelfReferentialProgressWrapper(VectorWrapper):
                 "The state must come from a wrapper with the same settings; (saved, present) "
                 f"differ: {differing}"
             )
+        running: list[OpenEpisode | None] = [None] * self.num_envs
+        open_groups = [*state["scorer"]["groups"], *state["scorer"]["complete"]]
+        in_slots = [e.env_index for group in open_groups for e in group.running]
+        ends = state["writer"]["ends"]
+        closed = [e.env_index for group in state["closed_groups"] for e in group.episodes]
+        opened = [e.env_index for group in open_groups for e in group.episodes]
+        slots = {*opened, *(end.env_index for end in ends), *closed}
+        if (
+            len(state["resets_next"]) != self.num_envs
+            or len(set(in_slots)) != len(in_slots)
+            or not slots <= set(range(self.num_envs))
+        ):
+            raise ValueError("Not a saved state, or a damaged one: it names other environments")
+        try:
+            for episode in self._scorer.load(state["scorer"]):
+                running[episode.env_index] = episode
+        except ValueError as error:
+            raise ValueError(f"Not a saved state, or a damaged one: {error}") from error
+        self._running = running
         self._step_count = state["step_count"]
         self._next_episode_id = state["next_episode_id"]
         self._resets_next = state["resets_next"]
         self._closed_groups = state["closed_groups"]
         self._num_rewritten = state["num_rewritten"]
-        self._running = [None] * self.num_envs
-        for episode in self._scorer.load(state["scorer"]):
-            self._running[episode.env_index] = episode
+        self._last_rewrite = state["last_rewrite"]
         self._writer.load(state["writer"])
         self._monitor.load(state["monitor"])
         self._late_task = state["late_task"]

@@ -488,6 +488,17 @@ def test_second_rewrite_changes_nothing_even_after_pop_groups():
     np.testing.assert_array_equal(buffer, once)
 
 
+def test_a_repeated_rewrite_keeps_the_groups_that_the_first_one_closed():
+    envs = wrap(make_corridor(2), group_size=3)
+    envs.reset(seed=0)
+    rewards = np.array([result[1] for result in drive(envs, [[WALK, GIVE_UP], [WALK, STAY]])])
+    with pytest.raises(ValueError, match="must hold the reward"):
+        envs.rewrite(rewards + 0.5)
+    envs.rewrite(rewards)
+    envs.rewrite(rewards)
+    assert [len(group.episodes) for group in envs.pop_groups()] == [1]
+
+
 def test_rewrite_drops_the_groups_of_the_previous_rollout():
     envs = wrap(make_corridor(2, mode=AutoresetMode.SAME_STEP), group_size=2)
     envs.reset(seed=0)
