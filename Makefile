@@ -31,7 +31,7 @@ train: $(SETUP)
 	@$(PYTHON) agents/vla_grpo.py --env libero-object $(ARGS)
 
 test: $(SETUP)
-	@$(PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(SETUP)
 	@$(PYTHON) -m ruff check
