@@ -22,7 +22,7 @@ from srpo_env.encoders.protocol import (
     encoder_settings,
     reward_for,
 )
-from srpo_env.files import write_file
+from srpo_env.files import DamagedFileError, write_file
 from srpo_env.readers.hdf5 import Hdf5Array, are_rows_from_below, open_hdf5
 from srpo_env.rewards.progress import ProgressReward, Relabeling, relabel
 from srpo_env.types import Video, checked_count, even_indices
@@ -150,7 +150,8 @@ def read_libero(
         for name in sorted(names, key=lambda name: (len(name), name)):
             place = f"data/{name} of {str(path)!r}"
             group = data.group(name)
-            assert group is not None
+            if group is None:  # a damaged file can list a name that it does not find
+                raise DamagedFileError(f"{place} cannot be read: the file is damaged")
             images, rewards = group.array(f"obs/{camera}"), group.array("rewards")
             if images is None or rewards is None or not len(images):
                 obs = group.group("obs")

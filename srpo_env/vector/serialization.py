@@ -70,6 +70,7 @@ def check_type(value: Any, hint: Any, place: str) -> None:
         place: What an error calls the value.
 
     Raises:
+        TypeError: If a key is not hashable, or of a type that no key has.
         ValueError: If a part is of another type.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -96,6 +97,7 @@ def check_type(value: Any, hint: Any, place: str) -> None:
             check_type(item, arguments[1], f"{place}[{name!r}]")
     elif hint is Hashable:
         as_key(value)
+        hash(value)  # a list of numbers becomes a key, and is none
     elif is_dataclass(hint) or typing.is_typeddict(hint):
         content = value if isinstance(value, dict) else getattr(value, "__dict__", {})
         hints_of = typing.get_type_hints(hint)

@@ -132,6 +132,17 @@ def test_names_that_are_not_text_are_refused(tmp_path):
         list(read_source(file))
 
 
+def test_a_name_that_a_damaged_file_lists_and_does_not_have_is_refused(tmp_path):
+    file = tmp_path / "walk.hdf5"
+    with recording(file):
+        pass
+    content = file.read_bytes()
+    place = content.index(b"demo_0\0")
+    file.write_bytes(content[:place] + b"\0" + content[place + 1 :])
+    with pytest.raises(ValueError, match="damaged"):
+        list(read_source(file))
+
+
 def test_the_command_prints_one_sentence(tmp_path, secret, capsys):
     file = tmp_path / "walk_demo.hdf5"
     with recording(file) as content:

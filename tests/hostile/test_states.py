@@ -64,6 +64,8 @@ CHANGES = {
     "text as slot": in_episode("env_index", "0"),
     "no recorder": in_episode("recorder", None),
     "text as success": in_episode("success", "no"),
+    "empty list as key": in_episode("key", []),
+    "list as task": in_episode("task", [1, 2]),
     "array as key": in_episode("key", {"array": "array_0"}),
     "code as class": lambda header, arrays: header["scorer"].update({"class": "os.system"}),
     "another class": lambda header, arrays: header["scorer"].update({"class": "Group"}),
