@@ -15,7 +15,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from srpo_env.libero import placeholders
 from srpo_env.libero.cache import cache_folder, create_folder, remove_folder
 from srpo_env.libero.manifest import altered_files, first_few, missing_files
 from srpo_env.libero.suites import SUITES, package_folder
+from srpo_env.libero.worker_process import is_worker_process
 
 logger = logging.getLogger(__name__)
 
@@ -265,7 +265,7 @@ def _warn_about(assets: LiberoAssets) -> None:
 @functools.cache
 def _warn_once(message: str) -> None:
     # Workers of a vector environment repeat the warnings of their parent, so they only log them.
-    level = logging.INFO if multiprocessing.parent_process() else logging.WARNING
+    level = logging.INFO if is_worker_process() else logging.WARNING
     logger.log(level, "%s", message)
 
 

@@ -8,26 +8,26 @@ policy's batch size.
 from __future__ import annotations
 
 import logging
-import multiprocessing
+import os
+import pickle
+import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import replace
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnContext
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space, create_shared_memory, read_from_shared_memory
+from gymnasium.vector.utils import batch_space
 
 from srpo_env.libero.assets import check_suite, resolve_assets
 from srpo_env.libero.env import LiberoEnv
-from srpo_env.libero.progress import Progress, ProgressBar
+from srpo_env.libero.progress import ProgressBar
+from srpo_env.libero.shared_observations import SharedObservations
 from srpo_env.libero.suites import get_task
-from srpo_env.libero.worker import Call, Command, Failure, Outcome, Reset, SetAttr, Step, run_worker
+from srpo_env.libero.worker import Call, Command, Failure, Outcome, Reset, SetAttr, Setup, Step
+from srpo_env.libero.worker_process import END_SECONDS, WorkerProcess, WorkerStartError, dumps
 from srpo_env.machine import usable_cores
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 
     With autoreset disabled, an environment whose episode has ended waits for its reset: ``step``
     does nothing there, and returns the end of the episode again, with reward 0.
+
+    An exception during a call, such as a KeyboardInterrupt, loses the results of that call only:
+    after an interrupted ``reset`` or ``step``, all environments must be reset.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             ValueError: If an argument is out of its range.
             FileNotFoundError: If assets of the suite are missing.
             ModuleNotFoundError: If LIBERO is not installed.
+            WorkerStartError: If the system starts no process.
         """
         if num_workers is None:
             num_workers = max(1, min(num_envs, int(usable_cores())))
@@ -113,23 +117,27 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         """seconds that a worker may take for a command"""
         self._last: list[Outcome | None] = [None] * num_envs
         """result of each environment's last reset or step"""
-        # Spawned, because a fork of a process that has used threads of torch or OpenGL can hang.
-        context = multiprocessing.get_context("spawn")
-        self._memory = create_shared_memory(
-            self.single_observation_space,
-            n=num_envs,
-            ctx=context,  # type: ignore[arg-type]  # typed as the module `multiprocessing`
-        )
+        self._was_interrupted = False
+        self._lost: dict[int, Failure] = {}
+        """environments whose episode ended with its worker, which the next step returns"""
+        self._owner = os.getpid()
+        self._shared = SharedObservations(self.single_observation_space, num_envs)
         show_progress = ProgressBar()
-        self._workers = [
-            _Worker(self._env_kwargs, part.tolist(), self._memory, context, show_progress)
-            for part in np.array_split(np.arange(num_envs), num_workers)
-        ]
+        self._workers: list[_Worker] = []
+        try:
+            for part in np.array_split(np.arange(num_envs), num_workers):
+                setup = Setup(
+                    self._env_kwargs, tuple(part.tolist()), num_envs, self._shared.descriptor
+                )
+                self._workers.append(_Worker(setup, show_progress))
+        except BaseException:
+            self.close()
+            raise
 
     @property
-    def worker_pids(self) -> list[int | None]:
+    def worker_pids(self) -> list[int]:
         """Process id of each worker."""
-        return [worker.pid for worker in self._workers]
+        return [worker.process.pid for worker in self._workers]
 
     # --- Gymnasium's interface --------------------------------------------------------------------
 
@@ -144,6 +152,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         Raises:
             ValueError: If an option is unknown or of the wrong shape, or there is no such task or
                 initial state.
+            gymnasium.error.ResetNeeded: If the last reset or step was interrupted, and the mask
+                does not select all environments.
         """
         self._check_open()
         options = dict(options or {})  # a copy, so that the caller's is not changed
@@ -172,17 +182,23 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             }
             self._check_choice(chosen)
             commands[slot] = Reset(seeds[slot], chosen)
+        if not mask.all():
+            self._check_not_interrupted()
+        self._was_interrupted = True  # until all results are known
         outcomes = self._run(commands)
         failed = {
             slot: outcome for slot, outcome in outcomes.items() if "worker_error" in outcome.info
         }
         if failed:
+            self._was_interrupted = False
             report = next(iter(failed.values())).info["worker_error"]
             raise RuntimeError(f"environments could not be reset: {report}")
         infos: dict[str, Any] = {}
         for slot, outcome in outcomes.items():
             infos = self._add_info(infos, outcome.info, slot)
-        return self._read_observations(), infos
+        observations = self._shared.read()
+        self._was_interrupted = False
+        return observations, infos
 
     def step(self, actions: Array) -> tuple[Observations, Array, Array, Array, dict[str, Any]]:
         """Executes one chunk in every environment.
@@ -190,8 +206,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         Raises:
             ValueError: If the actions' shape is not ``(num_envs, chunk, 7)``, or they are not
                 finite.
-            gymnasium.error.ResetNeeded: Before the first reset, or when all episodes have ended and
-                autoreset is disabled.
+            gymnasium.error.ResetNeeded: Before the first reset, when all episodes have ended and
+                autoreset is disabled, or if the last reset or step was interrupted.
         """
         self._check_open()
         actions = np.asarray(actions)
@@ -205,6 +221,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             raise ValueError(
                 f"actions must be finite, got NaN or infinity for environments {bad.tolist()}"
             )
+        self._check_not_interrupted()
         if any(outcome is None for outcome in self._last):
             raise gymnasium.error.ResetNeeded(
                 "call `reset` for all environments before the first `step`"
@@ -221,6 +238,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             for slot in range(self.num_envs)
             if not (mode == AutoresetMode.DISABLED and ended[slot])
         }
+        self._was_interrupted = True  # until all results are known
         outcomes = self._run(commands)
         for slot in range(self.num_envs):
             if slot not in outcomes:
@@ -235,14 +253,19 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             outcomes, infos = self._reset_ended(outcomes, terminations | truncations)
         for slot in range(self.num_envs):
             infos = self._add_info(infos, outcomes[slot].info, slot)
-        return self._read_observations(), rewards, terminations, truncations, infos
+        observations = self._shared.read()
+        self._was_interrupted = False
+        return observations, rewards, terminations, truncations, infos
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Calls a method of each environment, or reads an attribute."""
+        """Calls a method of each environment, or reads an attribute.
+
+        Raises:
+            RuntimeError: If an environment raises an error; the other environments have executed
+                the call.
+        """
         self._check_open()
-        outcomes = self._run(
-            {slot: Call(name, args, kwargs) for slot in range(self.num_envs)}, must_work=True
-        )
+        outcomes = self._run({slot: Call(name, args, kwargs) for slot in range(self.num_envs)})
         return tuple(outcomes[slot].value for slot in range(self.num_envs))
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
@@ -256,7 +279,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             values = [values] * self.num_envs
         if len(values) != self.num_envs:
             raise ValueError(f"`values` must be one value or {self.num_envs}, got {len(values)}")
-        self._run({slot: SetAttr(name, value) for slot, value in enumerate(values)}, must_work=True)
+        self._run({slot: SetAttr(name, value) for slot, value in enumerate(values)})
 
     def render(self) -> tuple[Any, ...] | None:
         """Returns the agent view of each environment, or None without a ``render_mode``."""
@@ -264,42 +287,101 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the workers."""
+        if os.getpid() != self._owner:
+            return  # a fork of the process that uses the workers
         for worker in self._workers:
-            worker.ask_to_end()
+            worker.process.close_connection()
+        deadline = time.monotonic() + END_SECONDS
         for worker in self._workers:
-            worker.end()
+            worker.process.wait(max(0.0, deadline - time.monotonic()))
+            worker.process.kill()
+        self._shared.close()
 
     # --- Commands and their outcomes --------------------------------------------------------------
 
-    def _run(self, commands: dict[int, Command], must_work: bool = False) -> dict[int, Outcome]:
-        busy = [
-            worker for worker in self._workers if any(slot in commands for slot in worker.slots)
-        ]
-        for worker in busy:
-            worker.send({slot: commands[slot] for slot in worker.slots if slot in commands})
+    def _run(self, commands: dict[int, Command]) -> dict[int, Outcome]:
+        """Executes at most one command per environment.
+
+        A failure of a reset or a step becomes the end of the episode. All replies are received
+        before an error is raised.
+
+        Raises:
+            RuntimeError: If a call fails, or if a worker fails too often.
+            WorkerStartError: If the worker processes cannot be started.
+        """
+        for worker in self._workers:
+            if any(slot in commands for slot in worker.slots):
+                self._make_ready(worker)
+        answers: dict[int, Outcome | Failure] = {}
+        for slot, command in commands.items():
+            if isinstance(command, Step) and slot in self._lost:
+                answers[slot] = self._lost[slot]
+            if isinstance(command, Step | Reset):
+                self._lost.pop(slot, None)
+        requests = []
+        for worker in self._workers:
+            slots = [slot for slot in worker.slots if slot in commands and slot not in answers]
+            if slots:
+                pickled = dumps([commands[slot] for slot in slots])  # before anything is sent
+                requests.append((worker, slots, dumps((slots, pickled))))
+        try:
+            for worker, _, request in requests:
+                worker.process.send(request)
+            for worker, slots, _ in requests:
+                answers.update(self._receive(worker, slots, commands))
+        except WorkerStartError:  # the others would fail in the same way
+            self.close()
+            raise
         outcomes: dict[int, Outcome] = {}
-        for worker in busy:
-            may_compile = any(isinstance(commands.get(slot), Reset) for slot in worker.slots)
-            answers = worker.receive(self.timeout * (RESET_TIMEOUTS if may_compile else 1))
-            if isinstance(answers, Failure):
-                # The process has ended, and with it all of its episodes.
-                worker.replace()
-                answers = dict.fromkeys(
-                    (slot for slot in worker.slots if slot in commands), answers
-                )
-            for slot, answer in answers.items():
+        errors = []
+        for slot, answer in sorted(answers.items()):
+            if isinstance(commands[slot], Step | Reset):
                 if isinstance(answer, Failure):
-                    if must_work:
-                        raise RuntimeError(
-                            f"environment {slot} raised {answer.kind}: {answer.message}\n"
-                            f"{answer.traceback}"
-                        )
                     answer = self._worker_error(slot, answer)
-                outcomes[slot] = answer
-                if isinstance(commands[slot], Step | Reset):
-                    self._last[slot] = answer
-            self._check_failures(worker, [outcomes[slot] for slot in answers])
+                self._last[slot] = answer
+            elif isinstance(answer, Failure):
+                errors.append(
+                    f"environment {slot} raised {answer.kind}: {answer.message}\n{answer.traceback}"
+                )
+                continue
+            outcomes[slot] = answer
+        for worker, slots, _ in requests:
+            if all(slot in outcomes for slot in slots):
+                self._check_failures(worker, [outcomes[slot] for slot in slots])
+        if errors:
+            raise RuntimeError(errors[0])
         return outcomes
+
+    def _make_ready(self, worker: _Worker) -> None:
+        """Waits for the reply to an interrupted command, which is not returned to anybody."""
+        if worker.process.is_in_sync and worker.process.is_busy:
+            reply = worker.receive(self.timeout * RESET_TIMEOUTS)
+            if not isinstance(reply, Failure):
+                return
+        elif worker.process.is_in_sync:
+            return
+        self._replace(worker, Failure("Interrupted", "its worker was interrupted", ""))
+
+    def _receive(
+        self, worker: _Worker, slots: list[int], commands: dict[int, Command]
+    ) -> dict[int, Outcome | Failure]:
+        may_compile = any(isinstance(commands[slot], Reset) for slot in slots)
+        answers = worker.receive(self.timeout * (RESET_TIMEOUTS if may_compile else 1))
+        if not isinstance(answers, Failure):
+            return answers
+        # The process has ended, and with it all of its episodes, also those without a command.
+        self._replace(worker, answers)
+        for slot in slots:
+            if isinstance(commands[slot], Step | Reset):
+                self._lost.pop(slot, None)
+        return dict.fromkeys(slots, answers)
+
+    def _replace(self, worker: _Worker, failure: Failure) -> None:
+        for slot in worker.slots:
+            last = self._last[slot]
+            if last is not None and not (last.terminated or last.truncated):
+                self._lost[slot] = failure
+        worker.replace()
 
     def _worker_error(self, slot: int, failure: Failure) -> Outcome:
         last = self._last[slot]
@@ -339,7 +421,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         infos: dict[str, Any] = {}
         if not dones.any():
             return outcomes, infos
-        last = self._read_observations()
+        last = self._shared.read()
         ended = [int(slot) for slot in np.flatnonzero(dones)]
         for slot in ended:
             final = {
@@ -354,15 +436,18 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             ended = [slot for slot in ended if "worker_error" in outcomes[slot].info]
         return outcomes, infos
 
-    def _read_observations(self) -> Observations:
-        views = read_from_shared_memory(self.single_observation_space, self._memory, self.num_envs)
-        return deepcopy(dict(views))
-
     # --- Checks of arguments ----------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if self.closed:
             raise gymnasium.error.ClosedEnvironmentError("the environment is closed")
+
+    def _check_not_interrupted(self) -> None:
+        if self._was_interrupted:
+            raise gymnasium.error.ResetNeeded(
+                "the last `reset` or `step` was interrupted, and its results are lost: call "
+                "`reset` for all environments"
+            )
 
     def _per_env(self, name: str, value: Any, dtype: type) -> Array:
         values = np.asarray(value)
@@ -387,81 +472,40 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 
 
 class _Worker:
-    """One process and the pipe to it."""
+    """One process and its environments."""
 
-    def __init__(
-        self,
-        env_kwargs: dict[str, Any],
-        slots: list[int],
-        memory: Any,
-        context: SpawnContext,
-        show_progress: Callable[[Progress], object],
-    ) -> None:
-        self.slots = slots
+    def __init__(self, setup: Setup, show_progress: Callable[[Any], object]) -> None:
+        self.slots = setup.slots
         self.failures: list[str] = []
         """kinds of failures since the last successful command"""
-        self._env_kwargs, self._memory, self._context = env_kwargs, memory, context
-        self._show_progress = show_progress
-        self._start()
+        self._setup, self._show_progress = setup, show_progress
+        self.process = self._start()
 
-    def _start(self) -> None:
-        self._connection: Connection
-        self._connection, theirs = self._context.Pipe()
-        self._process: BaseProcess = self._context.Process(
-            target=run_worker,
-            args=(theirs, self._env_kwargs, self.slots, self._memory),
-            name=f"libero-{self.slots[0]}-{self.slots[-1]}",
-            daemon=True,
-        )
-        self._process.start()
-        theirs.close()
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    def send(self, commands: dict[int, Command] | None) -> None:
-        try:
-            self._connection.send(commands)
-        except (BrokenPipeError, ConnectionError):
-            pass  # `receive` reports the cause
+    def _start(self) -> WorkerProcess:
+        return WorkerProcess("srpo_env.libero.worker:serve", self._setup, [self._setup.memory])
 
     def receive(self, timeout: float) -> dict[int, Outcome | Failure] | Failure:
         """Returns the answers, or one failure if the process has died or hangs.
 
         Args:
             timeout: Seconds to wait for the answers, or for the next report of progress.
+
+        Raises:
+            WorkerStartError: If the process could not be started.
         """
         try:
-            while self._connection.poll(timeout):
-                answer: dict[int, Outcome | Failure] | Progress = self._connection.recv()
-                if isinstance(answer, Progress):
-                    self._show_progress(answer)
-                else:
-                    return answer
-            return Failure("TimeoutError", f"no answer from its worker for {timeout:g} s", "")
-        except (EOFError, ConnectionError):
-            self._process.join(timeout=5)
-            return Failure(
-                "WorkerDied",
-                f"its worker process ended with exit code {self._process.exitcode}",
-                "",
-            )
+            reply = self.process.receive(timeout, self._show_progress)
+        except TimeoutError as error:
+            return Failure("TimeoutError", str(error), "")
+        except EOFError:
+            code = self.process.wait(END_SECONDS)
+            return Failure("WorkerDied", f"its worker process ended with exit code {code}", "")
+        try:
+            answers: dict[int, Outcome | Failure] = pickle.loads(reply)
+        except Exception as error:  # an object that only the worker can import
+            return Failure(type(error).__name__, str(error), "")
+        return answers
 
     def replace(self) -> None:
-        self._kill()
-        self._start()
-
-    def ask_to_end(self) -> None:
-        if self._process.is_alive():
-            self.send(None)
-
-    def end(self) -> None:
-        self._process.join(timeout=5)
-        self._kill()
-
-    def _kill(self) -> None:
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self._connection.close()
+        self.process.kill()
+        self.process = self._start()

@@ -18,7 +18,6 @@ import functools
 import hashlib
 import importlib.metadata
 import logging
-import multiprocessing
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from scipy.ndimage import distance_transform_edt
 from srpo_env.libero.cache import cache_folder, lock, write_file
 from srpo_env.libero.decimation import NO_DECIMATOR, Mesh, decimate
 from srpo_env.libero.gl import choose_gl, has_gpu
+from srpo_env.libero.worker_process import is_worker_process
 
 choose_gl()  # before the first import of MuJoCo
 
@@ -78,7 +78,7 @@ def _default_visuals() -> Visuals:
     if choose_gl() == "egl" and has_gpu():
         return "exact"
     # Workers of a vector environment repeat the message of their parent.
-    level = logging.INFO if multiprocessing.parent_process() else logging.WARNING
+    level = logging.INFO if is_worker_process() else logging.WARNING
     logger.log(
         level,
         'No GPU for rendering: using software with visuals="fast" (decimated meshes, the same '

@@ -6,18 +6,18 @@ shared memory, everything else through a pipe.
 
 from __future__ import annotations
 
-import signal
+import pickle
 import traceback
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy.typing as npt
-from gymnasium.vector.utils import write_to_shared_memory
 from threadpoolctl import threadpool_limits
 
 from srpo_env.libero import progress
-from srpo_env.libero.env import LiberoEnv, Observation
+from srpo_env.libero.env import LiberoEnv
+from srpo_env.libero.shared_observations import SharedObservations
+from srpo_env.libero.worker_process import ParentConnection, dumps
 
 TRACEBACK_LINES = 15
 
@@ -78,51 +78,71 @@ class Failure:
     traceback: str
 
 
-def run_worker(
-    connection: Connection, env_kwargs: dict[str, Any], slots: list[int], memory: Any
-) -> None:
-    """Executes commands until it receives None.
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is started with."""
 
-    Args:
-        connection: The pipe to the parent process.
-        env_kwargs: Arguments of :class:`LiberoEnv`.
-        slots: Indices of this worker's environments in the vector environment.
-        memory: Shared memory for the observations of all environments.
-    """
-    # Ctrl-C reaches all processes of the terminal, and the parent handles it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    progress.listen(connection.send)
+    env_kwargs: dict[str, Any]
+    """arguments of :class:`LiberoEnv`"""
+    slots: tuple[int, ...]
+    """indices of this worker's environments in the vector environment"""
+    num_envs: int
+    """number of environments of the vector environment"""
+    memory: int
+    """file descriptor of the shared observations"""
+
+
+def serve(parent: ParentConnection, setup: Setup) -> None:
+    """Executes commands until the parent ends or closes the connection."""
+    progress.listen(parent.report)
     # With more threads than cores, products of 7 x 7 matrices are several times slower.
     with threadpool_limits(limits=1):
-        envs = {slot: LiberoEnv(**env_kwargs) for slot in slots}
-        while True:
-            try:
-                commands: dict[int, Command] | None = connection.recv()
-            except (EOFError, ConnectionError):
-                return  # the parent has ended
-            if commands is None:
-                break
-            connection.send(
-                {
-                    slot: _execute(envs[slot], slot, command, memory)
-                    for slot, command in commands.items()
-                }
-            )
+        envs = {slot: LiberoEnv(**setup.env_kwargs) for slot in setup.slots}
+        space = envs[setup.slots[0]].observation_space
+        shared = SharedObservations(space, setup.num_envs, setup.memory)
+        while (request := parent.receive()) is not None:
+            parent.reply(_answer(request, envs, shared))
         for env in envs.values():
             env.close()
-    connection.send("closed")
 
 
-def _execute(env: LiberoEnv, slot: int, command: Command, memory: Any) -> Outcome | Failure:
+def _answer(request: bytes, envs: dict[int, LiberoEnv], shared: SharedObservations) -> bytes:
+    """Executes the commands of a request: a pickled pair of slots and their pickled commands."""
+    slots, pickled = pickle.loads(request)
+    try:
+        commands: list[Command] = pickle.loads(pickled)
+    except Exception as error:  # a class that only the parent's main module has
+        return dumps(dict.fromkeys(slots, _failure(error)))
+    answers = {
+        slot: _execute(envs[slot], slot, command, shared)
+        for slot, command in zip(slots, commands, strict=True)
+    }
+    try:
+        return dumps(answers)
+    except Exception:  # a value that cannot be pickled
+        return dumps({slot: _picklable(answer) for slot, answer in answers.items()})
+
+
+def _picklable(answer: Outcome | Failure) -> Outcome | Failure:
+    try:
+        dumps(answer)
+    except Exception as error:
+        return _failure(error)
+    return answer
+
+
+def _execute(
+    env: LiberoEnv, slot: int, command: Command, shared: SharedObservations
+) -> Outcome | Failure:
     try:
         match command:
             case Reset(seed, options):
                 observation, info = env.reset(seed=seed, options=options)
-                _share(env, slot, observation, memory)
+                shared.write(slot, observation)
                 return Outcome(info=info)
             case Step(action):
                 observation, reward, terminated, truncated, info = env.step(action)
-                _share(env, slot, observation, memory)
+                shared.write(slot, observation)
                 return Outcome(reward, terminated, truncated, info)
             case Call(name, args, kwargs):
                 attribute = env.get_wrapper_attr(name)
@@ -133,10 +153,9 @@ def _execute(env: LiberoEnv, slot: int, command: Command, memory: Any) -> Outcom
                 env.set_wrapper_attr(name, value)
                 return Outcome()
     except Exception as error:  # the parent handles it
-        tail = "".join(traceback.format_exception(error)).strip().splitlines()[-TRACEBACK_LINES:]
-        return Failure(type(error).__name__, str(error), "\n".join(tail))
+        return _failure(error)
 
 
-def _share(env: LiberoEnv, slot: int, observation: Observation, memory: Any) -> None:
-    # Gymnasium's type hints accept only arrays, its code all spaces.
-    write_to_shared_memory(env.observation_space, slot, observation, memory)  # type: ignore[arg-type]
+def _failure(error: Exception) -> Failure:
+    tail = "".join(traceback.format_exception(error)).strip().splitlines()[-TRACEBACK_LINES:]
+    return Failure(type(error).__name__, str(error), "\n".join(tail))

@@ -1,13 +1,18 @@
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import time
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from srpo_env.libero import vector
 from srpo_env.libero.env import LiberoEnv
 from srpo_env.libero.vector import LiberoVectorEnv
 
@@ -136,6 +141,154 @@ def test_attributes_can_be_read_set_and_called(shared_envs):
     shared_envs.set_attr("settle_steps", 10)
 
 
+def check_in_sync(envs):
+    """Checks that each environment answers the command that it is sent."""
+    chosen = {"task_id": np.array([0, 1, 2]), "init_state_id": np.array([3, 4, 5])}
+    _, infos = envs.reset(options=chosen)
+    for name, ids in chosen.items():
+        np.testing.assert_array_equal(infos[name], ids)
+    *_, infos = envs.step(actions_for(envs))
+    np.testing.assert_array_equal(infos["control_steps"], [2, 2, 2])
+    assert "worker_error" not in infos
+
+
+@pytest.mark.parametrize("name", ["missing", "simulation", "_private"])
+def test_a_failing_call_leaves_no_reply_behind(shared_envs, name):
+    """A missing attribute, and one that cannot be pickled."""
+    shared_envs.reset(options={"task_id": 0})
+    with pytest.raises(RuntimeError, match=r"environment 0 raised (Attribute|Pickling|Type)Error"):
+        shared_envs.get_attr(name)
+    assert not shared_envs.step(actions_for(shared_envs))[3].any()
+    check_in_sync(shared_envs)
+
+
+def test_a_failing_argument_is_sent_to_no_environment(shared_envs):
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        shared_envs.set_attr("settle_steps", [10, 10, lambda: None])
+    check_in_sync(shared_envs)
+
+
+@pytest.mark.parametrize("call", ["reset", "step", "get_attr"])
+@pytest.mark.parametrize("num_before", [0, 1], ids=["first worker", "second worker"])
+def test_an_interrupted_call_leaves_no_reply_behind(shared_envs, monkeypatch, call, num_before):
+    """Ctrl-C while the parent waits for a worker."""
+    check_in_sync(shared_envs)
+    arguments = {"reset": (), "step": (actions_for(shared_envs),), "get_attr": ("suite",)}[call]
+    with interrupted(monkeypatch, "poll", num_before), pytest.raises(KeyboardInterrupt):
+        getattr(shared_envs, call)(*arguments)
+    if call != "get_attr":  # nobody has seen the results
+        with pytest.raises(gymnasium.error.ResetNeeded, match="interrupted"):
+            shared_envs.step(actions_for(shared_envs))
+        with pytest.raises(gymnasium.error.ResetNeeded, match="interrupted"):
+            shared_envs.reset(options={"reset_mask": np.array([True, True, False])})
+    assert shared_envs.get_attr("suite") == ("libero_object",) * 3
+    if call == "get_attr":
+        *_, infos = shared_envs.step(actions_for(shared_envs))
+        np.testing.assert_array_equal(infos["control_steps"], [4, 4, 4])
+    check_in_sync(shared_envs)
+
+
+@pytest.mark.parametrize(("method", "call"), [("send", "step"), ("recv", "get_attr")])
+def test_a_worker_is_replaced_if_a_transfer_was_interrupted(method, call, monkeypatch):
+    """Half a message may be left in the connection."""
+    envs = LiberoVectorEnv(
+        num_envs=3, num_workers=2, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS
+    )
+    check_in_sync(envs)
+    first, second = envs.worker_pids
+    arguments = {"step": (actions_for(envs),), "get_attr": ("suite",)}[call]
+    with interrupted(monkeypatch, method, 1), pytest.raises(KeyboardInterrupt):
+        getattr(envs, call)(*arguments)
+    if call == "get_attr":  # the episode of the second worker is lost
+        *_, truncations, infos = envs.step(actions_for(envs))
+        np.testing.assert_array_equal(truncations, [True, True, True])
+        np.testing.assert_array_equal(infos["_worker_error"], [False, False, True])
+    check_in_sync(envs)
+    assert envs.worker_pids[0] == first
+    assert envs.worker_pids[1] != second
+    envs.close()
+
+
+@contextmanager
+def interrupted(monkeypatch, method, num_before):
+    """Raises KeyboardInterrupt in a method of connections, after some calls that work."""
+    original, num_calls = getattr(Connection, method), 0
+
+    def interrupt(*args):
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls > num_before:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, method, interrupt)
+        yield
+
+
+def test_a_worker_that_dies_in_a_call_truncates_its_episodes():
+    envs = LiberoVectorEnv(num_envs=2, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS)
+    envs.reset(options={"task_id": 0, "init_state_id": 3})
+    for pid in envs.worker_pids:
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="environment 0 raised WorkerDied"):
+        envs.get_attr("suite")
+    *_, truncations, infos = envs.step(actions_for(envs))
+    assert truncations.all()
+    assert all("initial state 3) failed with WorkerDied" in text for text in infos["worker_error"])
+    envs.close()
+
+
+def test_a_masked_reset_whose_worker_dies_truncates_the_other_episodes():
+    envs = LiberoVectorEnv(
+        num_envs=2, num_workers=1, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS
+    )
+    envs.reset(options={"task_id": 0})
+    os.kill(envs.worker_pids[0], signal.SIGKILL)
+    masked = {"reset_mask": np.array([True, False]), "task_id": 0}
+    with pytest.raises(RuntimeError, match="could not be reset: environment 0"):
+        envs.reset(options=masked)
+    envs.reset(options=masked)
+    *_, truncations, infos = envs.step(actions_for(envs))
+    np.testing.assert_array_equal(truncations, [False, True])
+    assert "WorkerDied" in infos["worker_error"][1]
+    envs.close()
+
+
+SCRIPT = """
+import numpy as np
+from srpo_env.libero.vector import LiberoVectorEnv
+
+envs = LiberoVectorEnv(num_envs=2, num_workers=2, chunk=2, cameras=(), max_steps=4)
+envs.reset(options={"task_id": 0})
+print(envs.step(np.zeros((2, 2, 7)))[4]["control_steps"])
+envs.close()
+"""
+
+
+def test_a_script_needs_no_main_guard(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    process = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert process.stdout == "[2 2]\n"
+    assert "Traceback" not in process.stderr
+
+
+def test_workers_that_cannot_start_are_one_sentence(monkeypatch, capfd, tmp_path):
+    # In the workers, a module without the function shadows the installed package.
+    (tmp_path / "threadpoolctl.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    envs = LiberoVectorEnv(num_envs=2, num_workers=2, **SETTINGS)
+    with pytest.raises(RuntimeError, match=r"could not be started: ImportError: .*threadpool"):
+        envs.reset()
+    assert envs.closed
+    assert capfd.readouterr().err == ""
+
+
 def test_a_dead_worker_is_replaced_and_its_episodes_are_truncated(caplog):
     envs = LiberoVectorEnv(
         num_envs=2, num_workers=2, autoreset_mode=AutoresetMode.DISABLED, **SETTINGS
@@ -185,15 +338,16 @@ def test_a_failed_reset_within_a_step_is_repeated(monkeypatch):
     envs = LiberoVectorEnv(num_envs=1, autoreset_mode=AutoresetMode.SAME_STEP, **SETTINGS)
     envs.reset(options={"task_id": 0})
     envs.step(actions_for(envs))
-    read = vector.read_from_shared_memory
+    receive = Connection.recv
 
-    def read_and_kill(*arguments):  # between the step that ends the episode and the reset
-        monkeypatch.setattr(vector, "read_from_shared_memory", read)
+    def receive_and_kill(connection):  # between the step that ends the episode and the reset
+        monkeypatch.setattr(Connection, "recv", receive)
+        reply = receive(connection)
         os.kill(envs.worker_pids[0], signal.SIGKILL)
         time.sleep(0.2)
-        return read(*arguments)
+        return reply
 
-    monkeypatch.setattr(vector, "read_from_shared_memory", read_and_kill)
+    monkeypatch.setattr(Connection, "recv", receive_and_kill)
     *_, truncations, infos = envs.step(actions_for(envs))
     assert truncations[0]
     assert infos["final_info"]["control_steps"][0] == 4

@@ -224,19 +224,19 @@ class Ours(Implementation):
     ) -> None:
         """Starts the workers, by default one per environment."""
         self.name, self.num_envs = kind, num_envs
-        with _new_processes() as self.processes:
-            self._envs = LiberoVectorEnv(
-                task.suite,
-                num_envs,
-                num_workers=num_envs if num_workers is None else num_workers,
-                cameras=() if kind == "no camera" else tuple(CAMERAS),
-                chunk=CHUNK,
-                image_size=image_size,
-                visuals="fast" if kind == "no camera" else kind,
-                settle_steps=0,
-                autoreset_mode=AutoresetMode.DISABLED,
-                timeout=TIMEOUT,
-            )
+        self._envs = LiberoVectorEnv(
+            task.suite,
+            num_envs,
+            num_workers=num_envs if num_workers is None else num_workers,
+            cameras=() if kind == "no camera" else tuple(CAMERAS),
+            chunk=CHUNK,
+            image_size=image_size,
+            visuals="fast" if kind == "no camera" else kind,
+            settle_steps=0,
+            autoreset_mode=AutoresetMode.DISABLED,
+            timeout=TIMEOUT,
+        )
+        self.processes = self._envs.worker_pids
 
     def reset(self, work: Work) -> None:
         """Resets to the stored state; a task is compiled at its first reset only."""

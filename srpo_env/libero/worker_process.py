@@ -1,0 +1,288 @@
+"""Starts a process that answers numbered requests, and ends when its parent does.
+
+:class:`WorkerProcess` is the parent's side, :class:`ParentConnection` the worker's. What the
+requests mean is defined by the function that the worker runs.
+
+A process of :mod:`multiprocessing` would import the parent's main module again. That fails in
+scripts without ``if __name__ == "__main__"``, and daemonic processes could have no workers. Here,
+the worker is a new interpreter that imports only what it needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that workers ignore. A terminal or a scheduler sends them to all processes, and the
+parent decides what follows, for example that a checkpoint is saved before the workers end."""
+
+END_SECONDS = 5.0
+"""Seconds that a worker has to end by itself."""
+
+# Imports nothing from the current folder, and nothing but the standard library before `sys.path` is
+# the parent's.
+_PROGRAM = f"""
+import signal, sys
+for number in {[int(number) for number in SIGNALS]}:
+    signal.signal(number, signal.SIG_IGN)
+sys.path = [entry for entry in sys.path if entry]
+from multiprocessing.connection import Connection
+connection = Connection(int(sys.argv[1]))
+try:
+    sys.path = connection.recv()
+    from {__name__} import run
+except EOFError:
+    pass
+except Exception as error:
+    connection.send((0, "start failure", f"{{type(error).__name__}}: {{error}}"))
+else:
+    run(connection)
+"""
+
+_is_worker = False
+
+
+class WorkerStartError(RuntimeError):
+    """A worker process could not be started."""
+
+
+def is_worker_process() -> bool:
+    """Returns whether this process is a worker, whose parent shows warnings and progress."""
+    return _is_worker or multiprocessing.parent_process() is not None
+
+
+# --- The parent's side --------------------------------------------------------------------------
+
+
+class WorkerProcess:
+    """A worker process and the connection to it.
+
+    Each request has a number, and only the reply with that number is returned. So an exception
+    between :meth:`send` and :meth:`receive`, such as a KeyboardInterrupt, cannot make a later
+    request return the reply of an earlier one.
+    """
+
+    def __init__(self, function: str, setup: Any, pass_fds: Sequence[int] = ()) -> None:
+        """Starts the process; returns before it is ready.
+
+        Args:
+            function: What the process runs, as ``"module:name"``. It is called with a
+                :class:`ParentConnection` and ``setup``.
+            setup: Picklable argument of the function.
+            pass_fds: File descriptors that the process inherits, with their numbers.
+
+        Raises:
+            WorkerStartError: If the system starts no process.
+        """
+        self._connection, theirs = multiprocessing.Pipe()
+        # An empty entry is the current folder, which can change.
+        path = [os.path.abspath(entry) for entry in sys.path]
+        try:
+            with _signals_blocked():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), *pass_fds),
+                )
+        except OSError as error:
+            self._connection.close()
+            raise WorkerStartError(f"a worker process could not be started: {error}") from error
+        finally:
+            theirs.close()
+        # Runs also when the interpreter exits, but not in a fork of this process.
+        self._end = weakref.finalize(self, _end, os.getpid(), self._process, self._connection)
+        self._number, self._num_answered = 0, 0
+        self._is_in_sync = True
+        with suppress(OSError):  # it has died; `receive` raises the error
+            self._connection.send(path)
+            self._connection.send((os.getpid(), function, setup))
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code, negative if a signal ended the process; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def is_in_sync(self) -> bool:
+        """Whether the connection can be used.
+
+        False if sending or receiving a message was interrupted, so that half of it is left.
+        """
+        return self._is_in_sync
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a reply has not been received yet."""
+        return self._num_answered < self._number
+
+    def send(self, request: bytes) -> None:
+        """Sends a request; if the process has died, :meth:`receive` raises the error."""
+        self._number += 1
+        self._is_in_sync = False
+        try:
+            self._connection.send((self._number, request))
+        except OSError:
+            pass
+        self._is_in_sync = True
+
+    def receive(
+        self, timeout: float, on_report: Callable[[Any], object] = lambda report: None
+    ) -> bytes:
+        """Returns the reply to the last request; drops the replies to earlier ones.
+
+        Args:
+            timeout: Seconds to wait for the reply, or for the next report.
+            on_report: Called with each report that the worker sends while it works.
+
+        Raises:
+            TimeoutError: If there is neither a reply nor a report in time.
+            WorkerStartError: If the process could not import what it needs.
+            EOFError: If the process has died.
+        """
+        while True:
+            try:
+                is_ready = self._connection.poll(timeout)
+                if is_ready:
+                    self._is_in_sync = False
+                    number, kind, content = self._connection.recv()
+                    self._is_in_sync = True
+            except OSError as error:  # the connection is closed
+                raise EOFError(str(error)) from error
+            if not is_ready:
+                raise TimeoutError(f"no answer from its worker for {timeout:g} s")
+            if kind == "start failure":
+                raise WorkerStartError(f"a worker process could not be started: {content}")
+            if kind == "report":
+                on_report(content)
+                continue
+            self._num_answered = number
+            if number == self._number:
+                reply: bytes = content
+                return reply
+
+    def wait(self, timeout: float) -> int | None:
+        """Waits until the process has ended; returns its exit code, None if it still runs."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout)
+        return None
+
+    def close_connection(self) -> None:
+        """Closes the connection, upon which the process ends as soon as it is idle."""
+        if self._end.alive:
+            self._connection.close()
+
+    def kill(self) -> None:
+        """Ends the process if it still runs; may be called twice."""
+        self._end()
+
+
+def _end(owner: int, process: subprocess.Popen[bytes], connection: Connection) -> None:
+    if os.getpid() != owner:
+        return  # a fork of the parent
+    connection.close()
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Blocks :data:`SIGNALS` in this thread; a process that it starts inherits the block.
+
+    The worker would otherwise be killed by a signal that comes before it ignores them. The parent's
+    own signals are delivered after the block.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# --- The worker's side --------------------------------------------------------------------------
+
+
+@dataclass
+class ParentConnection:
+    """The connection of a worker to its parent."""
+
+    connection: Connection
+    number: int = 0
+    """of the last request"""
+
+    def receive(self) -> bytes | None:
+        """Waits for the next request; returns None when the parent has ended or wants no more."""
+        try:
+            self.number, request = self.connection.recv()
+        except (EOFError, OSError):
+            return None
+        content: bytes = request
+        return content
+
+    def reply(self, content: bytes) -> None:
+        """Answers the last request."""
+        with suppress(OSError):  # the parent has ended
+            self.connection.send((self.number, "reply", content))
+
+    def report(self, content: Any) -> None:
+        """Sends something that the parent shows while it waits for the reply."""
+        with suppress(OSError):
+            self.connection.send((self.number, "report", content))
+
+
+def run(connection: Connection) -> None:
+    """Runs the function that the parent names; the main function of a worker process."""
+    global _is_worker
+    _is_worker = True
+    parent = ParentConnection(connection)
+    try:
+        parent_id, function, setup = connection.recv()
+        _exit_with(parent_id)
+        module, _, name = function.partition(":")
+        getattr(importlib.import_module(module), name)(parent, setup)
+    except (EOFError, ConnectionError):
+        return  # the parent has ended
+    except Exception as error:
+        if parent.number > 0:
+            raise
+        # Raised by the parent. Printed here, the traceback would come from every worker.
+        with suppress(OSError):  # the parent has closed the connection
+            connection.send((0, "start failure", f"{type(error).__name__}: {error}"))
+
+
+def _exit_with(parent: int) -> None:
+    """Ends this process within a second after its parent's end, whatever it does.
+
+    The end of the connection is not enough: a fork of the parent can hold it open.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def dumps(content: Any) -> bytes:
+    """Returns the pickle of a request or reply."""
+    return pickle.dumps(content, protocol=pickle.HIGHEST_PROTOCOL)

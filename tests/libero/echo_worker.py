@@ -1,0 +1,24 @@
+"""Functions that the worker processes of the tests run."""
+
+import os
+import pickle
+import time
+
+
+def echo(parent, setup):
+    """Answers each request with the setup and the request; "sleep" takes half a second."""
+    while (request := parent.receive()) is not None:
+        content = pickle.loads(request)
+        if content == "sleep":
+            time.sleep(0.5)
+        if content == "hang":
+            time.sleep(600)
+        if content == "die":
+            os._exit(3)
+        if content == "report":
+            parent.report("half of it")
+        parent.reply(pickle.dumps((setup, content)))
+
+
+def fail(parent, setup):
+    raise ImportError("libEGL.so is missing")
