@@ -70,8 +70,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         Args:
             suite: ``libero_spatial``, ``libero_object``, ``libero_goal``, ``libero_10`` or
                 ``libero_90``.
-            chunk: Control steps (of 50 ms) per call of :meth:`step`.
-            cameras: Names of the images in the observation; empty: nothing is rendered.
+            chunk: Control steps (of 50 ms) per call of `step`.
+            cameras: Names of the images in the observation; if empty, nothing is rendered.
             image_size: Height and width of the images in pixels, at most 480.
             visuals: ``"exact"``: LIBERO's images, pixel for pixel; ``"fast"``: decimated meshes,
                 ten times faster, the same physics. Default: "exact" where a GPU renders, else
@@ -79,7 +79,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             settle_steps: Control steps without motion after a reset; not counted as steps.
             max_steps: Control steps before truncation; default: the suite's limit.
             true_progress: Adds ``max_progress`` to the info, measured by
-                :class:`~srpo_env.libero.oracle.OracleProgress`, to evaluate rewards from video;
+                `OracleProgress`, to evaluate rewards from video;
                 libero_object only.
             render_mode: ``"rgb_array"`` or None.
 
@@ -88,7 +88,12 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             ModuleNotFoundError: If LIBERO is not installed.
         """
         self.suite = check_suite_name(suite)
-        for name, value, minimum in (("chunk", chunk, 1), ("settle_steps", settle_steps, 0)):
+        max_steps = MAX_STEPS[self.suite] if max_steps is None else max_steps
+        for name, value, minimum in (
+            ("chunk", chunk, 1),
+            ("settle_steps", settle_steps, 0),
+            ("max_steps", max_steps, 1),
+        ):
             if value < minimum:
                 raise ValueError(f"`{name}` must be at least {minimum}, got {value}")
         if isinstance(cameras, str) or not set(cameras) <= set(CAMERAS):
@@ -100,7 +105,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self.chunk, self.image_size, self.settle_steps = chunk, image_size, settle_steps
         self.cameras = tuple(cameras)
         self.visuals = check_visuals(visuals)
-        self.max_steps = MAX_STEPS[self.suite] if max_steps is None else max_steps
+        self.max_steps = max_steps
         if true_progress and self.suite != "libero_object":
             raise ValueError(
                 f"`true_progress` is available for libero_object only, got suite {self.suite!r}"
@@ -122,7 +127,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Starts an episode; ``options`` may hold ``task_id`` and ``init_state_id``.
+        """Starts an episode; ``options`` may contain ``task_id`` and ``init_state_id``.
 
         Raises:
             ValueError: If an option is unknown, or there is no such task or initial state.
@@ -135,8 +140,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         init_state_id = self._choose(options, "init_state_id", len(states))
         if options:
             raise ValueError(
-                "`options` may hold task_id and init_state_id, "
-                f"got {', '.join(map(str, options))} too"
+                "`options` may contain only task_id and init_state_id, "
+                f"got also {', '.join(map(str, options))}"
             )
         self.close()
         shared = shared_simulation(self.suite, task_id, self.image_size, self.visuals)

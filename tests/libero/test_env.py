@@ -209,6 +209,8 @@ def test_a_reset_to_an_unknown_task_or_state_is_an_error(env, options, message):
     [
         ({"chunk": 0}, "chunk"),
         ({"image_size": 481}, "image_size"),
+        ({"max_steps": 0}, "`max_steps` must be at least 1, got 0"),
+        ({"max_steps": -1}, "`max_steps` must be at least 1, got -1"),
         ({"render_mode": "human"}, "render_mode"),
         ({"suite": "libero_goal", "true_progress": True}, "libero_object only"),
     ],
