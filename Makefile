@@ -18,7 +18,7 @@ help:
 	@echo 'make docs    build the documentation in site/; warnings are errors'
 	@echo 'make build   build the source archive and the wheel in dist/, and check them'
 	@echo
-	@echo 'All but setup run setup first if it is needed. PYTHON=... chooses the interpreter of .venv:'
+	@echo 'All targets except setup run setup first if needed. PYTHON=... chooses the interpreter of .venv:'
 	@echo 'PYTHON=/usr/bin/python3.12 make setup'
 
 setup: $(SETUP)

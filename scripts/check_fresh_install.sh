@@ -6,8 +6,8 @@
 #     bash scripts/check_fresh_install.sh core cpu-torch
 #
 # core: no extras. default-torch: PyPI's torch, with CUDA and triton. cpu-torch: the CPU build.
-# PYTHON=/path/to/python3 chooses the interpreter, TMPDIR the place of the environments, and
-# CPU_TORCH="torch==2.13.0" how pip gets the CPU build (default: from PyTorch's own index).
+# PYTHON=/path/to/python3 chooses the interpreter, and TMPDIR the folder of the environments.
+# CPU_TORCH="torch==2.13.0" sets pip's arguments for the CPU build (default: PyTorch's own index).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -111,4 +111,4 @@ for environment in "$@"; do
     *) fail "environments must be core, default-torch or cpu-torch, got $environment" ;;
     esac
 done
-echo "check: all is well"
+echo "check: passed"

@@ -9,8 +9,8 @@ fail() {
     exit 1
 }
 
-# Prints the first argument that is a Python new enough for us; pyenv and the like put names on
-# the PATH that do not run, so each is asked and not only looked up.
+# Prints the first argument that runs Python 3.10 or newer. Each one is executed, because pyenv and
+# similar tools put names on the PATH that do not run.
 first_python() {
     local candidate
     for candidate in "$@"; do
@@ -27,20 +27,20 @@ has_library() {
     "$python" -c 'import ctypes.util, sys; sys.exit(ctypes.util.find_library(sys.argv[1]) is None)' "$1"
 }
 
-# A bare container has none.
+# New containers have no package lists.
 refresh_package_lists() {
     [ -n "${refreshed:-}" ] || apt-get update -qq
     refreshed=yes
 }
 
-# Newer releases have OSMesa no more; there Mesa's EGL renders in software, at half the speed.
+# Newer releases have no OSMesa; there Mesa's EGL renders in software, at half the speed.
 is_osmesa_offered() {
     command -v apt-cache >/dev/null || return 0
     [ "$(id -u)" != 0 ] || refresh_package_lists </dev/null >/dev/null 2>&1
     apt-cache show libosmesa6 >/dev/null 2>&1
 }
 
-# Installs Debian or Ubuntu packages, or says which are missing; $1 says what for.
+# Installs Debian or Ubuntu packages, or prints which are missing. $1 describes them.
 install_packages() {
     local purpose=$1
     shift
@@ -87,18 +87,18 @@ if ! { first_python .venv/bin/python && .venv/bin/python -m pip --version; } >/d
     echo "set-up: creating .venv with $("$python" --version)"
     "$python" -m venv --clear .venv
 fi
-# No warnings about conflicts, as hf-libero misses requirements on purpose; see below.
+# No warnings about conflicts, because hf-libero is installed without its requirements; see below.
 pip_install=(.venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet
     --no-warn-conflicts --constraint constraints.txt)
 
 # PyPI's torch for Linux brings several GB of CUDA libraries. Without an NVIDIA GPU we want the CPU
-# build, which has an index of its own; `--retries 0` as that index may be out of reach.
+# build, which has a separate index; `--retries 0`, because that index may not be reachable.
 if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then
     echo "set-up: installing torch for the CPU"
     "${pip_install[@]}" --no-deps --retries 0 --timeout 30 \
         --extra-index-url https://download.pytorch.org/whl/cpu torch
 fi
-echo "set-up: installing srpo-env and what it needs, some minutes and 2 GB"
+echo "set-up: installing srpo-env and its requirements: some minutes, 2 GB"
 "${pip_install[@]}" --editable '.[encoders,libero,agents,sb3,dev]'
 # Its simulator without its training code, whose requirements are several GB.
 "${pip_install[@]}" --no-deps hf-libero

@@ -32,7 +32,7 @@ SPEED_VARIABLES = (
 """Environment variables that affect the simulation speed."""
 
 HF_LIBERO = "hf-libero==0.1.4"
-"""LIBERO's package; installed beside the extra ``libero``, because extras have no ``--no-deps``."""
+"""Requirement of LIBERO's package. It is no part of an extra: an extra cannot use ``--no-deps``."""
 
 INSTALL_HF_LIBERO = f"pip install --no-deps {HF_LIBERO}"
 
@@ -84,7 +84,7 @@ def install_command(*extras: str) -> str:
 
 def are_installed(*modules: str) -> bool:
     """Returns whether top-level modules can be found, without importing them."""
-    # A module in sys.modules is not searched: one that was put there by hand has no spec.
+    # `find_spec` raises an error for a loaded module without a spec, such as a fake of a test.
     return all(module in sys.modules or importlib.util.find_spec(module) for module in modules)
 
 
@@ -93,7 +93,7 @@ def require_extra(extra: str, user: str) -> None:
 
     Args:
         extra: A key of `EXTRAS`.
-        user: What needs it; the subject of the error's sentence.
+        user: Name of the feature that needs it; the subject of the error message.
 
     Raises:
         ModuleNotFoundError: If modules of the extra are missing, with the command that installs
@@ -177,7 +177,7 @@ def load_triton() -> None:
     Mesa's software renderers and triton both contain LLVM, in different versions that export the
     same symbols. Mesa's is loaded with ``RTLD_GLOBAL``: by PyOpenGL (OSMesa) or by Mesa itself (EGL
     and GLX drivers). A library that is loaded later then calls Mesa's LLVM instead of its own, and
-    Python dies of a segmentation fault inside ``import triton``, which torch executes on its own
+    Python stops with a segmentation fault inside ``import triton``, which torch runs by itself
     (``torch._dynamo``). A library that is loaded earlier keeps its own functions.
 
     Call this before MuJoCo is imported and before torch might import triton. It works in either
@@ -191,8 +191,8 @@ def load_triton() -> None:
         return
     mode = os.RTLD_NOW
     if LOADED_LIBRARIES.is_file() and "libLLVM" in LOADED_LIBRARIES.read_text():
-        # Mesa came first. With DEEPBIND, a library prefers its own functions to global ones. It is
-        # not the default because it also bypasses an allocator set with LD_PRELOAD.
+        # Mesa is loaded already. With DEEPBIND, a library prefers its own functions to global
+        # ones. It is not the default, because it also bypasses an allocator set with LD_PRELOAD.
         mode |= os.RTLD_DEEPBIND
     for library in libraries:
         with contextlib.suppress(OSError):  # a broken triton: its import will raise the error

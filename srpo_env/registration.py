@@ -1,4 +1,4 @@
-"""Registers LIBERO's suites with Gymnasium; loads nothing of LIBERO."""
+"""Registers LIBERO's suites with Gymnasium, without importing LIBERO."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SUITE_IDS = ("libero-spatial", "libero-object", "libero-goal", "libero-10", "lib
 
 
 def register_envs() -> None:
-    """Makes ``gymnasium.make("srpo_env/libero-object")`` work; may be called twice."""
+    """Registers the ids, such as ``srpo_env/libero-object``; may be called twice."""
     for suite in SUITE_IDS:
         env_id = f"srpo_env/{suite}"
         if env_id not in gymnasium.registry:

@@ -1,4 +1,4 @@
-"""The data types that the parts of the package exchange, and nothing that computes a reward."""
+"""Data types that the parts of the package exchange, and functions that validate them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Video = npt.NDArray[np.uint8]
-"""RGB frames of one camera, ``(num_frames, height, width, 3)``"""
+"""RGB frames of one camera, ``(num_frames, height, width, 3)``."""
 Latent = npt.NDArray[np.float32]
-"""What an encoder returns for one video: a point ``(dim,)`` or a path ``(num_times, dim)``"""
+"""Output of an encoder for one video: a point ``(dim,)`` or a path ``(num_times, dim)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,8 @@ class Group:
     """The episodes, at most ``group_size`` of them."""
     centers: Floats
     """Centers that the distances refer to, shape ``(num_centers, *latent_shape)``. With
-    ``reference="task"`` they are the task's, with ``"memory"`` those its episodes were nearest to.
-    """
+    ``reference="task"`` these are the centers of the task; with ``"memory"`` only those that are
+    nearest to an episode of the group."""
     num_clusters: int
     """Number of centers in the reference set that are the mean of several successes."""
     num_singles: int
@@ -79,7 +79,7 @@ class Group:
 
     @property
     def shaped(self) -> bool:
-        """Whether a failure in it was rewarded for its progress."""
+        """Whether one of its failures was rewarded for its progress."""
         return any(not e.success and not np.isnan(e.distance) for e in self.episodes)
 
     @cached_property
@@ -93,7 +93,7 @@ class Group:
         return np.stack([episode.latent for episode in self.episodes])
 
     def __repr__(self) -> str:
-        """One line, without the arrays."""
+        """Returns one line of text without the arrays."""
         rewards = ", ".join(f"{reward:.2f}" for reward in self.rewards)
         return (
             f"Group(key={self.key!r}, {self.num_successes} of {len(self.episodes)} succeeded, "
@@ -118,12 +118,12 @@ def even_indices(num_items: int, count: int) -> Ints:
 
 
 def as_array(value: Any) -> npt.NDArray[Any]:
-    """Returns an array or tensor, on any device, as a NumPy array; copies only from a device."""
+    """Returns an array or a tensor of any device as a NumPy array; does not copy CPU data."""
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 
 def checked_count(name: str, value: int, *, minimum: int = 1) -> int:
-    """Returns the value of a setting that counts something as a Python int.
+    """Validates the value of an integer setting and returns it as a Python int.
 
     Raises:
         ValueError: If it is not an integer, or below ``minimum``.

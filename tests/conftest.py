@@ -6,7 +6,7 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hypothesis import settings
 
-# A time limit for each example would test how busy the machine is.
+# No time limit for each example, because it would depend on the load of the machine.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 

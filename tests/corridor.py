@@ -1,4 +1,4 @@
-"""Fakes with known answers: a corridor whose frames tell its state, an encoder that reads them."""
+"""Fakes with known answers: a corridor whose frames show its state, an encoder that reads them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ GOAL = 3
 class Corridor(gymnasium.Env):
     """Walk right `GOAL` times to succeed; give up to fail at once; truncated after `limit` steps.
 
-    The frame tells everything: ``frame[0, 0] == (position, time, slot)``. ``options`` may hold a
-    ``task_id`` and an ``init_state_id``, or an array of them with one for each slot.
+    The frame shows the complete state: ``frame[0, 0] == (position, time, slot)``. ``options`` may
+    contain ``task_id`` and ``init_state_id``, each one value or an array with one for each slot.
     """
 
     metadata: ClassVar = {"render_modes": ["rgb_array"]}
@@ -67,7 +67,7 @@ class Corridor(gymnasium.Env):
 
 
 class ReadingEncoder:
-    """Latent ``(last position, number of frames)``, so that distances can be told by hand."""
+    """Latent ``(last position, number of frames)``, so that distances can be calculated by hand."""
 
     latent_shape = (2,)
 
@@ -86,13 +86,13 @@ def make_corridor(
     vector: Callable[..., VectorEnv] = SyncVectorEnv,
     **kwargs: Any,
 ) -> VectorEnv:
-    """Corridors in a vector environment; `kwargs` go to `Corridor`."""
+    """Makes a vector environment of corridors; `kwargs` are passed to `Corridor`."""
     makers = [partial(Corridor, slot, **kwargs) for slot in range(num_envs)]
     return vector(makers, autoreset_mode=mode)
 
 
 def drive(envs: VectorEnv, script: Sequence[Sequence[int]]) -> Iterator[tuple]:
-    """Steps through a script of shape ``(num_steps, num_envs)``; resets as DISABLED asks for it."""
+    """Executes actions ``(num_steps, num_envs)``; with DISABLED, resets the ended environments."""
     dones = np.zeros(envs.num_envs, bool)
     for actions in script:
         if envs.metadata["autoreset_mode"] is AutoresetMode.DISABLED and dones.any():

@@ -82,7 +82,7 @@ def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]
 
 
 def pins_for(python_version):
-    """The pinned packages of a Python version, in the order of the file."""
+    """Returns the pinned packages of a Python version, in the order of the file."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     constraints = [Requirement(line) for line in lines if not line.startswith("#")]
     environment = {"python_version": python_version}
@@ -90,7 +90,7 @@ def pins_for(python_version):
 
 
 def imported_modules(file):
-    """Top-level names that a file imports, anywhere in it."""
+    """Returns the top-level names of all imports in a file."""
     nodes = list(ast.walk(ast.parse(file.read_text())))
     plain = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
     from_imports = {

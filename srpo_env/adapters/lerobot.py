@@ -22,13 +22,13 @@ NUM_INIT_STATES = 50
 
 
 class LerobotLibero(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Adds what lerobot leaves to its evaluation loop.
+    """Adds the time limit and the infos that lerobot's environment lacks.
 
     * ``truncated`` after ``max_episode_steps``; lerobot's environment never truncates.
     * ``task_id`` and ``init_state_id`` in the info of each reset. lerobot returns the task only
-      from `step`, and the initial state not at all, so that episodes could not be grouped.
-    * ``reset(options={"init_state_id": ..})`` selects the initial state. Otherwise lerobot takes
-      another one at every reset, and the episodes of a group would start differently.
+      from `step`, and never returns the initial state, so that episodes could not be grouped.
+    * ``reset(options={"init_state_id": ..})`` selects the initial state. Otherwise lerobot uses
+      the next one at every reset, and the episodes of a group would start differently.
     """
 
     def __init__(

@@ -79,7 +79,7 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
             autoreset_mode: ``NEXT_STEP`` or ``DISABLED``. With ``DISABLED``, an environment whose
                 episode has ended waits for its reset, and a step returns its last result again with
                 reward 0.
-            timeout: Seconds after which a reset in a worker process counts as hung.
+            timeout: Maximum duration of a reset in a worker process, in seconds.
 
         Raises:
             ValueError: If an argument is out of its range, or ``venv`` steps asynchronously.
@@ -92,7 +92,10 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
                 f"{max_episode_steps} and {settle_steps}"
             )
         if venv.is_async:
-            raise ValueError("`venv` must be made without `wait_num` and `timeout`: it steps all")
+            raise ValueError(
+                "`venv` must be made without `wait_num` and `timeout`: with them, it does not step "
+                "all environments in each step"
+            )
         self.venv, self.num_envs = venv, len(venv)
         self.metadata = {"render_modes": [], "autoreset_mode": autoreset_mode}
         self.max_episode_steps, self.settle_steps = max_episode_steps, settle_steps
@@ -134,7 +137,8 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
         state_ids = self._per_env("init_state_id", options.pop("init_state_id", -1))
         if options:
             raise ValueError(
-                f"`options` may hold reset_mask and init_state_id, got {', '.join(options)} too"
+                "`options` may contain only reset_mask and init_state_id, got also "
+                f"{', '.join(options)}"
             )
         if seed is not None:
             self._rng = np.random.default_rng(seed)
@@ -229,7 +233,7 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
             for index, worker in zip(slots, workers, strict=True):
                 if not worker.parent_remote.poll(self._timeout):
                     worker.process.kill()
-                    worker.is_closed = True  # it cannot answer LIBERO's request to close
+                    worker.is_closed = True  # else LIBERO would wait for its answer when closing
                     raise RuntimeError(
                         f"Environment {index} was not reset within {self._timeout:g} s. LIBERO "
                         "repeats a reset that raises an error, without end or message: create the "
@@ -252,9 +256,8 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
             )
         picked = {name: np.asarray(raw[name]) for name in self._names}
         if "agentview_image" in raw:
-            picked["agentview"] = np.asarray(raw["agentview_image"])[
-                ::-1
-            ]  # OpenGL's lowest row first
+            # OpenGL stores the lowest row first.
+            picked["agentview"] = np.asarray(raw["agentview_image"])[::-1]
         return picked
 
     def _info(self, index: int) -> dict[str, Any]:
@@ -298,7 +301,7 @@ def _reset_here(env: Any) -> None:
         try:
             env.env.reset()
             return
-        except RandomizationError:  # a random placement did not fit, another may
+        except RandomizationError:  # a random placement did not fit; the next one may
             if attempt == RESET_ATTEMPTS:
                 raise
 

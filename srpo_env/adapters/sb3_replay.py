@@ -5,8 +5,8 @@ venv = wrap_vec_env(make_vec_env(...), encoder, group_size=32)
 SAC("MlpPolicy", venv).learn(100_000, callback=ShapedReplayRewards())
 ```
 
-A failure's reward exists only when its group is closed, many steps after its last transition went
-into the buffer. The callback finds that transition and adds the reward there. For SAC, TD3, DDPG
+A failure's reward is known only when its group is closed, many steps after its last transition was
+stored. The callback finds that transition and adds the reward there. For SAC, TD3, DDPG
 and DQN; algorithms with a rollout buffer need `ShapedRewards` of `adapters.stable_baselines3`.
 """
 
@@ -23,7 +23,7 @@ from srpo_env.rewards.diagnostics import group_statistics
 from srpo_env.types import Floats, Group, Ints
 from srpo_env.vector.reward_buffer import RewardWriter
 
-# After the adapter, which says how to install Stable-Baselines3 where it is missing.
+# Imported after the adapter, whose error names the command that installs Stable-Baselines3.
 from stable_baselines3.common.buffers import ReplayBuffer  # isort: skip
 from stable_baselines3.common.callbacks import BaseCallback  # isort: skip
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer  # isort: skip
@@ -38,17 +38,17 @@ class ShapedReplayRewards(BaseCallback):
 
     **Time limits.** A failure that is paid becomes a terminal transition, even if a time limit
     ended it: otherwise the value of its last observation would be added to its progress reward, and
-    failing slowly would be worth more than a success. A failure that is not paid, because its group
+    a slow failure could return more than a success. A failure that is not paid, because its group
     has no success, stays a truncated one, as in Stable-Baselines3 without shaped rewards.
 
-    The buffer keeps the rewards for long, and each is relative to the other failures of its own
-    group. As the policy improves, an old failure may so keep a higher reward than a newer, better
-    one. A smaller buffer forgets sooner.
+    A reward stays in the buffer until its transition is overwritten, and it is relative to the
+    other failures of its group. As the policy improves, an old failure can therefore have a higher
+    reward than a newer and better one. A smaller buffer reduces this effect.
 
     Logs the statistics of the groups as ``srpo/...``.
 
     Attributes:
-        groups: The groups that were closed in the last rollout in which one was.
+        groups: The groups that were closed in the last rollout that closed at least one.
         num_paid: Number of failures whose reward was added.
         num_missed: Number of failures whose last transition was not in the buffer any more.
     """
@@ -127,7 +127,7 @@ def add_to_replay_buffer(
         buffer: A replay buffer of Stable-Baselines3.
         steps: Number of the wrapper's step that each row of the buffer holds, counted from 0, -1 if
             unknown, shape ``(buffer_size,)``.
-        groups: From `SelfReferentialProgressWrapper.pop_groups`.
+        groups: Return value of `SelfReferentialProgressWrapper.pop_groups`.
 
     Returns:
         Number of failures that were paid, and of those whose last transition is not in the buffer.

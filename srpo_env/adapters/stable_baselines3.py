@@ -54,7 +54,7 @@ ADDED_INFOS = ("episode_id", "env_reward", "srpo")
 the info describes a reset."""
 
 MAX_UNFETCHED_EPISODES = 64
-"""Number of ended episodes after which a forgotten `ShapedRewards` is suspected."""
+"""Number of ended episodes after which a warning is issued if nothing fetches their rewards."""
 
 
 def wrap_vec_env(
@@ -120,8 +120,8 @@ class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):
         """Resets all sub-environments; ``options`` go to each of them.
 
         Raises:
-            ValueError: If asked for what Stable-Baselines3 cannot do: to reset only some of them,
-                or with seeds that do not count up from the first.
+            ValueError: If only some environments are selected, or the seeds are not consecutive;
+                Stable-Baselines3 supports neither.
         """
         if options is not None and "reset_mask" in options:
             raise ValueError(
@@ -133,7 +133,7 @@ class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):
             if np.ndim(seed) and seeds != [first + index for index in range(self.num_envs)]:
                 raise ValueError(
                     "`seed` must be a number, or a list that counts up from its first element, "
-                    f"because Stable-Baselines3 seeds its environments so, got {seed!r}"
+                    f"because Stable-Baselines3 seeds its environments this way, got {seed!r}"
                 )
             self.venv.seed(int(first))
         if options:
@@ -207,16 +207,16 @@ class GymnasiumToVecEnv(VecEnv):
     **Time limits.** Every end of an episode is final: ``info["TimeLimit.truncated"]`` is always
     False, and ``info["truncated"]`` tells whether a time limit ended the episode. Stable-Baselines3
     would otherwise add the discounted value of the last observation to the last reward (time-limit
-    bootstrapping), as if the episode went on after it was paid for its progress. The value function
-    would sum such payments without end, and failing slowly would be worth more than a success,
-    which ends with its reward of 1. In a replay buffer, `ShapedReplayRewards` sets only the ends
-    of paid failures to terminal.
+    bootstrapping), as if the episode continued after its progress reward. The value function would
+    sum such rewards without bound, and a slow failure could return more than a success, which ends
+    with its reward of 1. In a replay buffer, `ShapedReplayRewards` marks only the ends of rewarded
+    failures as terminal.
 
     Attributes:
         wrapper: The `SelfReferentialProgressWrapper` among the layers.
-        rewards_are_fetched: Whether something fetches the shaped rewards. `ShapedRewards` sets it,
-            and so must your own code if it calls `wrapper.rewrite` or `wrapper.pop_groups`; without
-            it, a warning says after some episodes that the shaped rewards are unused.
+        rewards_are_fetched: Whether something fetches the shaped rewards. `ShapedRewards` sets it.
+            Set it yourself if your code calls `wrapper.rewrite` or `wrapper.pop_groups`; otherwise
+            a warning is issued after some episodes.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
@@ -412,8 +412,8 @@ class GymnasiumToVecEnv(VecEnv):
 class ShapedRewards(BaseCallback):
     """Adds the shaped rewards to the rollout buffer, and to its advantages and returns.
 
-    Logs the statistics of the rollout's groups as ``srpo/...``. (Not as ``rollout/...``, where
-    Stable-Baselines3 logs a success rate of its own.)
+    Logs the statistics of the rollout's groups as ``srpo/...``, because Stable-Baselines3 already
+    logs a success rate as ``rollout/...``.
 
     Attributes:
         groups: The groups that were closed in the last rollout.
@@ -465,8 +465,8 @@ def _add_to_advantages(buffer: RolloutBuffer, added: Array) -> None:
     """Updates the advantages and returns of a buffer after rewards were added to it.
 
     The algorithm has computed them from the environment's rewards. Advantages are linear in the
-    rewards, so those of the added rewards alone are added. That needs no value of the last
-    observation, which each algorithm keeps elsewhere, if at all.
+    rewards, so the advantages of the added rewards alone are added. This needs no value of the last
+    observation, which not every algorithm keeps.
 
     Args:
         buffer: A full rollout buffer.

@@ -1,1 +1,1 @@
-"""What ``srpo-env benchmark`` measures. Imported by commands only."""
+"""Measurements of ``srpo-env benchmark`` and ``srpo-env check-reward``."""

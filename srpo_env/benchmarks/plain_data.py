@@ -11,7 +11,7 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """Converts nested data to what JSON can hold: lists, plain numbers, and null for NaN."""
+    """Converts nested data to types that JSON can store; NaN and infinity become null."""
     if isinstance(value, dict):
         return {name: plain(entry) for name, entry in value.items()}
     if isinstance(value, np.ndarray):

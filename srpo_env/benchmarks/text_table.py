@@ -14,7 +14,7 @@ def aligned_rows(rows: Sequence[Sequence[str]], num_left: int = 1) -> list[str]:
     """Joins the cells of each row with two spaces, so that columns are aligned.
 
     Args:
-        rows: Rows of equally many cells.
+        rows: Rows with the same number of cells.
         num_left: Number of columns, from the first, that are aligned to the left; the others are
             aligned to the right.
 

@@ -1,1 +1,1 @@
-"""The subcommands of ``srpo-env``, one module each; :mod:`srpo_env.cli.main` runs them."""
+"""The subcommands of ``srpo-env``, one module each; `srpo_env.cli.main` runs them."""

@@ -1,9 +1,9 @@
-"""Checks whether the progress reward is any good on your own recorded episodes.
+"""Checks on recorded episodes whether the progress reward follows progress.
 
-Needs success labels and no simulator. Every success is compared with the other successes of its
-task: does its progress rise with time, and are failures farther away? Prints tables, a verdict and
-the next step. The exit code is 0 if the reward is usable, 1 if it is not or if there is too little
-data, 2 after an error.
+Needs success labels and no simulator. Compares every success with the other successes of its task:
+its progress should rise with time, and failures should be farther away. Prints tables, a verdict
+and the next step. The exit code is 0 if the reward is usable, 1 if it is not or if there is too
+little data, 2 after an error.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoder", default=WORLD_MODEL, metavar="NAME", help=f"{HELP} (default: %(default)s)"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="picture to write (.png)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all figures")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="image file to write, such as check.png"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="JSON file to write all results to"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="random seed of the bootstrap (default: %(default)s)"
     )
@@ -51,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(to_json(check.as_dict()))
-        print(f"\nfigures written to {args.json}")
+        print(f"\nresults written to {args.json}")
     if args.plot is not None:
         args.plot.parent.mkdir(parents=True, exist_ok=True)
         draw(check).savefig(args.plot)
-        print(f"picture written to {args.plot}")
+        print(f"image written to {args.plot}")
     return 0 if check.verdict.status == "usable" else 1

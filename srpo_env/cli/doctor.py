@@ -32,9 +32,9 @@ TRAINING_EXTRAS = ("libero", "agents")
 MEMORY_OF_WORKER = 2**29  # bytes; a simulator process with one compiled task
 
 SPEED_SECONDS = 10
-"""how long the simulator's speed is measured"""
+"""Duration of the speed measurement, in seconds."""
 
-FIRST_FIX_THE_ABOVE = "fix what is wrong above first"
+FIX_ABOVE_FIRST = "fix the problems above first"
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Finding:
     """The result of a check, or the announcement of a slow one."""
 
     state: Literal["ok", "note", "wrong", "..."]
-    """``wrong``: training cannot run; ``note``: it can, but something is not as good as it could
-    be; ``...``: a check that takes seconds is starting"""
+    """``wrong``: training cannot run; ``note``: training can run, but something can be improved;
+    ``...``: a check that takes seconds is starting."""
     text: str
     fix: str = ""
-    """a command, or what to do where no command does it"""
+    """Command that fixes the problem, or a description of the fix."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds nothing: there are no options."""
+    """Adds no arguments."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,7 +125,7 @@ def _is_needed_for_training(requirement: str) -> bool:
 
 
 def check_graphics() -> Iterator[Finding]:
-    """Creates an OpenGL context and asks it which device renders, whatever was requested."""
+    """Creates an OpenGL context and reads which device renders."""
     if not _has_libero_extra():
         return
     from srpo_env.libero.gl import SOFTWARE_RENDERERS, has_gpu
@@ -194,7 +194,7 @@ def check_native_libraries() -> Iterator[Finding]:
 
 
 def check_assets() -> Iterator[Finding]:
-    """Finds the LIBERO assets in use, and a configuration that other programs would fail on."""
+    """Checks the LIBERO assets in use, and the user's LIBERO configuration."""
     if not (_has_libero_extra() and are_installed("libero")):
         return
     from srpo_env.libero.assets import asset_warnings_silenced, resolve_assets
@@ -215,7 +215,7 @@ def check_assets() -> Iterator[Finding]:
 
 
 def check_libero_configuration() -> Iterator[Finding]:
-    """Reads the user's LIBERO configuration, which may name folders that are gone."""
+    """Checks that the folders in the user's LIBERO configuration exist."""
     import yaml
 
     folder = os.environ.get("LIBERO_CONFIG_PATH") or os.path.expanduser("~/.libero")
@@ -232,7 +232,7 @@ def check_libero_configuration() -> Iterator[Finding]:
         if not lost:
             return
         reason = f"names folders that do not exist: {', '.join(f'{k}: {entries[k]}' for k in lost)}"
-    # srpo-env has a configuration of its own; LIBERO alone, or under lerobot, reads this one.
+    # srpo-env uses a separate configuration; LIBERO alone, or with lerobot, reads this one.
     yield Finding(
         "note", f"{file} {reason}; srpo-env does not use it, other programs do", f"rm {file}"
     )
@@ -247,7 +247,7 @@ def check_simulator() -> Iterator[Finding]:
     try:
         run_python("-c", f"{prepare}; import libero.libero.envs")
     except RuntimeError as error:
-        fix = FIRST_FIX_THE_ABOVE
+        fix = FIX_ABOVE_FIRST
         if ".so" in str(error):  # loaded by OpenCV, a requirement of robosuite
             fix = "apt-get install libgl1 libglib2.0-0"
         yield Finding("wrong", f"LIBERO's simulator cannot be imported: {error}", fix)
@@ -291,7 +291,7 @@ def check_speed() -> Iterator[Finding]:
         answer = run_python("-m", probe, str(num_workers), str(SPEED_SECONDS))
     except RuntimeError as error:
         text = f"speed: LIBERO cannot be stepped: {error}"
-        yield Finding("wrong", text, FIRST_FIX_THE_ABOVE)
+        yield Finding("wrong", text, FIX_ABOVE_FIRST)
         return
     for is_well, text, fix in judge(SpeedTest(**json.loads(answer)), cores):
         yield Finding("ok" if is_well else "note", text, fix)
@@ -307,7 +307,7 @@ CHECKS = (
     check_machine,
     check_speed,
 )
-"""In the order in which they are printed."""
+"""All checks, in the order in which they are printed."""
 
 
 # --- Helpers of the checks ----------------------------------------------------------------------
@@ -328,14 +328,14 @@ def has_nvidia_gpu() -> bool:
 
 
 def run_python(*arguments: str, **variables: str) -> str:
-    """Runs Python in a process of its own, because a check may crash or change global state.
+    """Runs Python in a separate process, because a check may crash or change global state.
 
     Args:
         *arguments: Command-line arguments of Python.
         **variables: Environment variables to set.
 
     Returns:
-        What it printed.
+        Its standard output.
 
     Raises:
         RuntimeError: If it fails or takes more than five minutes; with the last line of its error

@@ -1,4 +1,4 @@
-"""Measures the success rate of a policy on LIBERO, from initial states that are not trained on."""
+"""Measures a policy's success rate on LIBERO, from initial states that training does not use."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The command ``srpo-env``: runs the module of a subcommand and prints errors as one sentence.
 
-A subcommand is a module of :mod:`srpo_env.cli`, imported only when it is called. It has
+A subcommand is a module of `srpo_env.cli`, imported only when it is called. It has
 ``add_arguments(parser: argparse.ArgumentParser) -> None`` and
 ``run(args: argparse.Namespace) -> int``, which returns the exit code.
 """
@@ -28,7 +28,7 @@ COMMANDS = {
     "relabel": "compute progress rewards for recorded episodes, and write them to new files",
     "report": "draw the learning curves of training runs",
 }
-"""The subcommands, which are also the names of their modules, and what they do."""
+"""Description of each subcommand; the name with underscores is the name of its module."""
 
 NEEDED_EXTRAS: dict[str, tuple[str, ...]] = {
     "assets": ("libero",),
@@ -42,7 +42,7 @@ NEEDED_EXTRAS: dict[str, tuple[str, ...]] = {
 """The optional extras that a subcommand needs; the others need the core only."""
 
 EXPECTED_ERRORS = (ValueError, OSError, ImportError)
-"""Raised for wrong input, missing files and missing packages; printed without a traceback."""
+"""Types of errors for wrong input, missing files and missing packages; printed as one sentence."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,12 +96,12 @@ def error_message(error: Exception, extras: Sequence[str] = ()) -> str:
     """
     module = getattr(error, "name", None)
     if module is None or str(error) != f"No module named {module!r}":
-        return str(error)  # it is a complete sentence already
+        return str(error)  # the message is complete
     package = module.partition(".")[0]
     if not any(package in EXTRAS[extra] for extra in extras):
         extras = [extra for extra, modules in EXTRAS.items() if package in modules][:1]
     if not extras:
-        return f"{error}: run `pip install {package}`, or `srpo-env doctor` for all that is missing"
+        return f"{error}: run `pip install {package}`; `srpo-env doctor` lists all missing packages"
     return f"{error}: run `{install_command(*extras)}`"
 
 
@@ -125,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--traceback", action="store_true", help="print where an error was raised, for bug reports"
     )
-    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below")
+    parser.add_argument(
+        "command", metavar="COMMAND", choices=COMMANDS, help="one of the commands below"
+    )
     parser.add_argument(
         "arguments", metavar="...", nargs=argparse.REMAINDER, help="the options of the command"
     )

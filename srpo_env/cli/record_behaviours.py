@@ -1,9 +1,10 @@
 """Records successes and failures of many kinds with their oracle progress.
 
-The episodes serve to train world models and to judge rewards. The expert succeeds in several ways;
-failures stop at each stage, miss, drop the object, take another object, or move at random. There
-is one HDF5 file per task and kind of assets, so that several kinds can share a folder. An existing
-file is always complete: after an interruption, run the same command again.
+The episodes are used to train world models and to evaluate rewards. The expert succeeds in several
+ways; in failures it stops at one of the stages, misses or drops the object, grasps another object,
+or moves at random. There is one HDF5 file per task and kind of assets, so that several kinds can
+share a folder. An existing file is always complete: after an interruption, run the same command
+again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Encoders without training: baselines for a world model, and fast ones for a first try."""
+"""Encoders without training: baselines for world models, fast enough for first experiments."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PixelEncoder:
 
 
 class RandomProjectionEncoder:
-    """Projects the latents of `PixelEncoder` by a random matrix; nearly keeps their distances."""
+    """Projects the latents of `PixelEncoder` with a random matrix, which nearly keeps distances."""
 
     def __init__(self, *, latent_dim: int = 256, seed: int = 0, num_times: int = 8) -> None:
         """Draws the random matrix.

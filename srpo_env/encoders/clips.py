@@ -20,9 +20,9 @@ class DrawnClips(NamedTuple):
     """Clips, and the indices of their frames."""
 
     pixels: Tensor
-    """normalised, ``(batch, num_frames, 3, crop, crop)``"""
+    """Normalised, ``(batch, num_frames, 3, crop, crop)``."""
     frames: npt.NDArray[np.int64]
-    """frame indices in their videos, ``(batch, num_frames)``"""
+    """Frame indices in their videos, ``(batch, num_frames)``."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Clips:
     """Videos in memory, from which clips are drawn."""
 
     videos: Sequence[Tensor]
-    """resized, each ``(num_frames, 3, height, width)``, uint8"""
+    """Resized, each ``(num_frames, 3, height, width)``, uint8."""
     preprocessing: VideoPreprocessing
     num_frames: int
-    """frames of a clip"""
+    """Number of frames of a clip."""
     min_window: float = 1.0
-    """minimum length of a clip, as a share of its video"""
+    """Minimum length of a clip, as a share of its video."""
     shift: int = 0
-    """maximum offset of a clip's crop from the middle, in pixels"""
+    """Maximum offset of a clip's crop from the middle, in pixels."""
     jitter: float = 0.0
-    """maximum relative change of brightness; half of it for each colour"""
+    """Maximum relative change of brightness; half of it for each colour."""
 
     def draw(self, indices: Iterable[int], rng: np.random.Generator, device: str) -> DrawnClips:
         """Draws an augmented clip of each of the videos with these indices."""

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 MIN_SPREAD, MIN_RANK = 0.02, 2.0
-"""A model below either value has collapsed"""
+"""Minimum spread and rank; a model below either value has collapsed."""
 
 
 class Collapse(NamedTuple):
     """Measures of how much latents differ between clips."""
 
     spread: float
-    """standard deviation of a token between clips, as a share of the tokens' RMS value"""
+    """Standard deviation of a token between clips, as a share of the tokens' RMS value."""
     dead_dimensions: float
-    """share of the latents' dimensions that hardly vary"""
+    """Share of the latents' dimensions that hardly vary."""
     rank: float
-    """effective rank of the clips' mean latents; 1 if all are equal or on one line"""
+    """Effective rank of the clips' mean latents; 1 if all are equal or on one line."""
 
     @property
     def is_real(self) -> bool:

@@ -9,14 +9,14 @@ from srpo_env.encoders.baselines import PixelEncoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
 
 WORLD_MODEL = "libero-vjepa2"
-"""Name of the bundled world model, which is the default"""
+"""Name of the bundled world model, which is the default."""
 
 HELP = (
     "a checkpoint of V-JEPA 2 (a folder, the name of a bundled one, or an id of the Hugging Face "
     "hub), followed by @mean for the paper's pooling if that is not its default; pixels; or "
     "MODULE:NAME of a class or function that returns an encoder when called without arguments"
 )
-"""Description of the names for ``--help``"""
+"""Description of the names for ``--help``."""
 
 
 def named_encoder(name: str = WORLD_MODEL) -> TrajectoryEncoder:
@@ -28,7 +28,7 @@ def named_encoder(name: str = WORLD_MODEL) -> TrajectoryEncoder:
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
         ModuleNotFoundError: If torch, transformers or the named module is not installed.
-        ValueError: If the name does not give an encoder.
+        ValueError: If the name does not describe an encoder.
     """
     if name == "pixels":
         return PixelEncoder()
@@ -36,8 +36,8 @@ def named_encoder(name: str = WORLD_MODEL) -> TrajectoryEncoder:
     if colon and not Path(name).is_dir():
         factory = getattr(importlib.import_module(module), attribute, None)
         rule = (
-            "an encoder must be MODULE:NAME of what makes an object with `latent_shape` and "
-            f"`encode(videos)` when called without arguments, got {name!r}"
+            "MODULE:NAME must be a class or function that returns an object with `latent_shape` "
+            f"and `encode(videos)` when called without arguments, got {name!r}"
         )
         try:
             encoder = factory() if callable(factory) else None

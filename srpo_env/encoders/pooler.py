@@ -2,9 +2,9 @@
 
 The mean of an image's tokens loses positions, and a comparison of all tokens compares mostly the
 robot. The pooler is trained without labels and with a time-contrastive loss
-(`agents/world_model_pooler.py`): latents of the same moment under other light and crops should be
-equal, and differ from those of other moments of the episode. It therefore keeps what changes during
-an episode.
+(`agents/world_model_pooler.py`): latents of the same moment under different brightness and crops
+should be equal, and differ from those of other moments of the episode. The latents therefore
+contain what changes during an episode.
 
 Source: single-view time-contrastive learning, Sermanet et al., arXiv:1704.06888.
 """
@@ -22,7 +22,7 @@ from srpo_env.files import write_file
 from srpo_env.readers.arrays import read_safetensors
 
 FILE = "pooler.safetensors"
-"""Name of the file in a checkpoint's folder, next to the model"""
+"""Name of the file in a checkpoint's folder, next to the model."""
 
 
 class MomentPooler(nn.Module):
@@ -83,7 +83,12 @@ class MomentPooler(nn.Module):
 
     @classmethod
     def read(cls, folder: Path, num_tokens: int, hidden_size: int) -> MomentPooler:
-        """Reads the pooler of a checkpoint, for a model with tokens of this number and size.
+        """Reads the pooler of a checkpoint.
+
+        Args:
+            folder: Folder of the checkpoint.
+            num_tokens: Number of tokens of a moment of the model.
+            hidden_size: Dimensions of a token of the model.
 
         Raises:
             FileNotFoundError: If the checkpoint has no pooler.

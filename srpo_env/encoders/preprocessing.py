@@ -1,7 +1,7 @@
 """Converts frames to a video model's input, as the JSON file next to its weights describes.
 
-Implemented here because the processors of ``transformers`` need torchvision, which nothing else in
-this package does.
+Implemented here because the processors of ``transformers`` need torchvision, which this package
+does not require otherwise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from srpo_env.files import read_json
 from srpo_env.types import Video, even_indices
 
 FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
-"""Names of that file in ``transformers``, newest first"""
+"""Names of that file in ``transformers``, from the newest version to the oldest."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Per channel (RGB), in [0, 1]. Source: torchvision's ImageNet models."""
@@ -31,7 +31,7 @@ MAX_SIZE = 4096
 """Largest size of the model's input in pixels: a file may ask for more than there is memory"""
 
 _MODES = {2: "bilinear", 3: "bicubic"}
-"""Interpolations by Pillow's number, which the files contain, with torch's name"""
+"""Torch's names of the interpolations, by Pillow's number, which the files contain."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class VideoPreprocessing:
     """Settings to resize the shorter side, crop the middle, scale and normalise."""
 
     crop: int
-    """height and width of the model's input in pixels"""
+    """Height and width of the model's input in pixels."""
     size: int
-    """length in pixels that the shorter side is resized to before the crop"""
+    """Length in pixels that the shorter side is resized to before the crop."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     scale: float = 1 / 255
-    """factor of the pixel values before normalisation"""
+    """Factor of the pixel values before normalisation."""
     resample: int = 2
-    """Pillow's number of the interpolation: 2 bilinear, 3 bicubic"""
+    """Pillow's number of the interpolation: 2 bilinear, 3 bicubic."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -119,7 +119,7 @@ class VideoPreprocessing:
         )
 
     def write(self, folder: Path) -> None:
-        """Writes the file in the format of ``transformers``, which :meth:`read` reads."""
+        """Writes the file in the format of ``transformers``, which `read` reads."""
         content = {
             "video_processor_type": "VJEPA2VideoProcessor",
             "do_resize": True,

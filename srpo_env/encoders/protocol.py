@@ -1,4 +1,4 @@
-"""What an encoder is, and the check of what it returns."""
+"""The interface of encoders, and checks of encoders and their latents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TrajectoryEncoder(Protocol):
 
     A latent is a point ``(dim,)``, compared by L2, or a path ``(num_times, dim)``, compared by
     `coverage_distance`. An encoder with a method ``distance`` (see
-    `srpo_env.rewards.distances.Distance`) decides for itself how its latents are compared.
+    `srpo_env.rewards.distances.Distance`) determines how its latents are compared.
     """
 
     latent_shape: tuple[int, ...]
@@ -27,8 +27,8 @@ class TrajectoryEncoder(Protocol):
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
         """Encodes videos to finite latents, shape ``(len(videos), *latent_shape)``.
 
-        The videos may differ in length; ``num_frames >= 1``. Resampling, normalisation and batching
-        are the encoder's own work.
+        The videos may differ in length; ``num_frames >= 1``. The encoder resamples, normalises and
+        batches them.
 
         Args:
             videos: Each ``(num_frames, height, width, 3)``, RGB.
@@ -37,7 +37,7 @@ class TrajectoryEncoder(Protocol):
 
 
 def check_encoder(encoder: Any) -> None:
-    """Raises an error if an object is not an encoder.
+    """Checks that an object is an encoder.
 
     Raises:
         TypeError: If it lacks ``latent_shape`` or ``encode``, or is a class.
@@ -75,9 +75,9 @@ def reward_for(encoder: TrajectoryEncoder, reward: ProgressReward | None) -> Pro
 
 
 def encoder_settings(encoder: TrajectoryEncoder) -> dict[str, Any]:
-    """Returns what identifies an encoder, as JSON values: its class, latent shape and settings.
+    """Returns the class, the latent shape and the settings of an encoder, as JSON values.
 
-    An encoder with an attribute ``settings``, a dictionary of JSON values, adds these.
+    The settings are its attribute ``settings``, a dictionary of JSON values, if it has one.
     """
     return {
         "encoder": name_of(type(encoder)),
@@ -94,7 +94,7 @@ def encode_checked(
     Args:
         encoder: Any encoder.
         videos: Each ``(num_frames, height, width, 3)``.
-        names: What an error calls each video.
+        names: Name of each video in error messages.
 
     Returns:
         Latents, shape ``(len(videos), *latent_shape)``.

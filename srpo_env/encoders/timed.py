@@ -1,4 +1,4 @@
-"""Measures the time that an encoder takes."""
+"""Measures the time that an encoder needs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from srpo_env.types import Video
 
 
 class TimedEncoder:
-    """Wraps an encoder and sums the seconds that it takes."""
+    """Wraps an encoder and sums the seconds that it needs."""
 
     def __init__(self, encoder: TrajectoryEncoder) -> None:
-        """Starts at 0 seconds."""
+        """Initialises the time with 0 seconds.
+
+        Args:
+            encoder: The encoder to measure.
+        """
         self._encoder = encoder
         self.latent_shape = encoder.latent_shape
         self.distance = reward_for(encoder, None).distance
         self.settings = encoder_settings(encoder)
         self.seconds = 0.0
-        """time spent in `encode`; may be reset to 0"""
+        """Seconds spent in `encode`; may be reset to 0."""
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
         """Encodes videos with the wrapped encoder."""

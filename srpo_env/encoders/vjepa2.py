@@ -1,4 +1,4 @@
-"""V-JEPA 2 as an encoder: the bundled checkpoint, or any that ``transformers`` can read.
+"""V-JEPA 2 as an encoder: the bundled checkpoint, or any checkpoint that ``transformers`` reads.
 
 SRPO measures progress with V-JEPA 2 (https://arxiv.org/abs/2506.09985).
 """
@@ -50,7 +50,7 @@ MAX_EXTENT = 4096
 """Largest height, width and number of frames of a model's input"""
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-"""Folder of the bundled checkpoints"""
+"""Folder of the bundled checkpoints."""
 
 
 class VJEPA2Encoder:
@@ -112,7 +112,7 @@ class VJEPA2Encoder:
         model = load_model(self.checkpoint, dtype)
         self.preprocessing = VideoPreprocessing.read(self.checkpoint)
         config = model.config
-        # Position embeddings assume this size; tokens of another would get wrong positions.
+        # Position embeddings assume this size; with another size, tokens get wrong positions.
         if self.preprocessing.crop != config.crop_size:
             raise ValueError(
                 f"{self.checkpoint}: the crops of the processor and the model must be equal, "
@@ -186,7 +186,7 @@ class VJEPA2Encoder:
 
 
 def as_pooling(name: str) -> Pooling:
-    """Checks the name of a pooling.
+    """Validates the name of a pooling and returns it.
 
     Raises:
         ValueError: If there is no pooling of this name.
@@ -265,7 +265,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> VJEPA2Model:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-    # Missing weights would be random, without an error. The predictor is not used.
+    # Missing weights would be random without an error. The predictor is not used.
     missing = [name for name in loading["missing_keys"] if not name.startswith("predictor.")]
     if missing:
         raise ValueError(

@@ -34,17 +34,17 @@ class BehaviourEpisode:
     """One episode: frames of the camera, and the oracle progress at the same times."""
 
     task_id: int
-    """index in libero_object"""
+    """Index in libero_object."""
     init_state_id: int
     kind: str
     seed: int
     success: bool
     num_steps: int
-    """number of control steps"""
+    """Number of control steps."""
     frames: Frames
-    """``agentview`` at the start, after every chunk and at the end, upright; (T, H, W, 3)"""
+    """``agentview`` at the start, after every chunk and at the end, upright; (T, H, W, 3)."""
     progress: Floats
-    """oracle progress (:class:`~srpo_env.libero.oracle.OracleProgress`) at each frame, ``(T,)``"""
+    """Oracle progress (`OracleProgress`) at each frame, ``(T,)``."""
 
     @property
     def max_progress(self) -> float:
@@ -56,7 +56,7 @@ class BehaviourWriter:
     """Appends episodes to an open file."""
 
     def __init__(self, data: h5py.Group) -> None:
-        """Marks the group ``data`` of a new file as one of behaviours."""
+        """Marks the group ``data`` of a new file as a group of behaviours."""
         data.attrs["format"] = FORMAT
         self._data = data
 

@@ -22,23 +22,23 @@ BEHAVIOUR_VERSION = 1
 """Increased with each change of the behaviours, the expert or the oracle that alters episodes."""
 
 MAX_TRIES = 20
-"""Seeds that are tried for an episode until it ends as its kind intends."""
+"""Maximum number of seeds to try until an episode ends as its kind intends."""
 
 
 @dataclass(frozen=True)
 class BehaviourRecording(RecordingSettings):
-    """Which behaviours to record of each task."""
+    """Settings of the behaviours to record of each task."""
 
     successes: int = 32
-    """number of successes, spread evenly over their kinds"""
+    """Number of successes, spread evenly over their kinds."""
     failures: int = 36
-    """number of failures, spread evenly over their kinds"""
+    """Number of failures, spread evenly over their kinds."""
     chunk: int = 8
-    """control steps between two frames"""
+    """Number of control steps between two frames."""
     max_steps: int = 160
-    """control steps after which a failure is truncated, as in training with `agents/vla_grpo.py`"""
+    """Number of control steps after which a failure is truncated, as in `agents/vla_grpo.py`."""
     success_kinds: tuple[str, ...] = SUCCESSES
-    """kinds of the successes"""
+    """Kinds of the successes."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -61,8 +61,8 @@ class BehaviourRecording(RecordingSettings):
     def plan(self, task_id: int) -> list[tuple[str, int, int]]:
         """Returns kind, initial state and first seed of each episode of a task.
 
-        Successes and failures each go through the initial states in turn, so that every state has
-        both, and their episodes can be compared.
+        Successes and failures both cycle through the initial states, so that every state has both,
+        and their episodes can be compared.
         """
         rng = np.random.default_rng([self.seed, task_id])
         episodes = []

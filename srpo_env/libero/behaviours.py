@@ -1,8 +1,8 @@
 """Plays behaviours: episodes in which a scripted hand succeeds or fails in many ways.
 
-World models are trained on them and rewards are evaluated on them: each episode has its video and
-its oracle progress. Speed, noise, and where and how an episode fails are drawn from its own seed,
-so that any episode can be played again by itself.
+World models are trained and rewards are evaluated on them: each episode has its video and its
+oracle progress. Its speed, its noise, and where and how it fails depend on its own seed only, so
+that each episode can be replayed separately.
 """
 
 from __future__ import annotations
@@ -189,11 +189,11 @@ class Kind:
 
     actions: Callable[[Scene], Actions]
     succeeds: bool
-    """whether episodes of this kind are intended to succeed"""
+    """Whether episodes of this kind are intended to succeed."""
     min_speed: float = 0.5
-    """minimum speed of an episode, relative to the expert's; drawn from [min_speed, 1]"""
+    """Minimum speed of an episode, relative to the expert's; drawn from [min_speed, 1]."""
     max_noise: float = MAX_NOISE / 2
-    """maximum noise on an episode's executed motions; drawn from [0, max_noise]"""
+    """Maximum noise on an episode's executed motions; drawn from [0, max_noise]."""
 
 
 KINDS: dict[str, Kind] = {

@@ -20,8 +20,8 @@ from pathlib import Path
 def cache_folder() -> Path:
     """Returns this user's folder for generated files.
 
-    ``srpo-env`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; if that is not writable, a folder in the
-    system's temporary directory.
+    It is ``srpo-env`` in ``$XDG_CACHE_HOME`` or ``~/.cache``; if that is not writable, a folder in
+    the system's temporary directory.
     """
     home_cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     in_temporary = Path(tempfile.gettempdir()) / f"srpo-env-{_user_id()}"
@@ -50,7 +50,7 @@ def lock(file: Path, *, wait: bool) -> Iterator[bool]:
     """Holds a lock on a file's name while the ``with`` block runs; the file need not exist.
 
     Args:
-        file: A file in :func:`cache_folder`.
+        file: A file in `cache_folder`.
         wait: Waits if another process holds the lock.
 
     Yields:
@@ -89,7 +89,7 @@ def create_folder(folder: Path, fill: Callable[[Path], object]) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder; other processes see it whole or not at all."""
+    """Removes a folder atomically: other processes see the complete folder or none."""
     trash = Path(tempfile.mkdtemp(prefix=f".old-{folder.name}-", dir=folder.parent))
     try:
         os.rename(folder, trash / folder.name)
@@ -103,7 +103,7 @@ def _user_id() -> int:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether ``folder`` exists or can be created, belongs to this user and is writable."""
+    """Returns whether ``folder`` exists or can be created, is this user's and is writable."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.stat().st_uid != _user_id():

@@ -1,9 +1,9 @@
 """robosuite's operational-space controller without its overhead, equal to the last bit.
 
 Upstream's controller reads the same quantities from MuJoCo repeatedly and by name. Here they are
-read once per substep, and one compiled function turns them into joint torques. The arithmetic, its
-order and its memory layouts are robosuite's own, and so is the behaviour after a reset, see
-:meth:`OscController.reset`.
+read once per substep, and one compiled function computes the joint torques. The arithmetic, its
+order, its memory layouts and the behaviour after a reset (`OscController.reset`) are those of
+robosuite.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Floats = npt.NDArray[np.float64]
 
 ARM_JOINTS = 7
 NULLSPACE_KP = 10
-"""robosuite's default gain; compiled functions cannot call it with a default argument."""
+"""Default gain of robosuite; compiled functions cannot call it with a default argument."""
 
 
 class OscController:
-    """Turns actions (position, axis-angle, gripper; 7 numbers in [-1, 1]) into MuJoCo's controls.
+    """Converts actions (position, axis-angle, gripper; 7 numbers in [-1, 1]) to MuJoCo's controls.
 
     The first seven joints and actuators of the model must belong to the arm, and the next two
     actuators to the gripper, as in LIBERO's Panda.
@@ -63,7 +63,7 @@ class OscController:
         self.goal_ori = self._initial_ori.copy()
         self.fingers = np.zeros(2)
         # robosuite computes a controller's state at its creation, before the initial state is set,
-        # and not again in the first substep. So an episode's first torque is for the rest pose.
+        # and not again in the first substep. An episode's first torque is thus for the rest pose.
         self.fresh = True
 
     def set_goal(self, action: Floats) -> None:

@@ -23,25 +23,25 @@ MIN_FACES = 64
 """Meshes with at most this number of faces are not decimated."""
 
 NUM_SAMPLES = 4_000
-"""Random sample points per surface, in addition to four per face."""
+"""Number of random sample points per surface, in addition to four per face."""
 
 NUM_PROBES = 200
-"""Points at which the distance of one surface from the other is measured: so many by faces, which
-tests fine parts, and so many by area, which tests that no large face is missing."""
+"""Number of points at which the distance between two surfaces is measured, chosen by faces, which
+tests fine parts, and again by area, which tests that no large face is missing."""
 
 MAX_DEVIATING = 0.04
-"""Share of the probes by faces, and of those by area, that may exceed the tolerance. Not 0, because
-among slender faces the nearest face is not always a candidate."""
+"""Share of the points by faces, and of those by area, that may exceed the tolerance. It is
+not 0, because among slender faces the nearest face is not always a candidate."""
 
 NUM_ROUNDS = 5
-"""Steps of the bisection for the number of faces; the result is within 25% of the best one."""
+"""Number of bisection steps for the number of faces; the result is within 25% of the best one."""
 
 AGGRESSIVENESS = (3.0, 5.0, 7.0)
 """Settings of fast-simplification to try. 7 is its default; for round shapes, 3 needs a fifth of
 the faces that 7 needs."""
 
 NUM_CANDIDATES = 6
-"""Faces near a point that are searched for the nearest point of the surface."""
+"""Number of faces near a point that are searched for the nearest point of the surface."""
 
 NO_DECIMATOR = (
     'visuals="fast" needs fast-simplification: run `pip install fast-simplification`, or use '
@@ -54,13 +54,13 @@ class Mesh:
     """Triangles with a normal and, if textured, a texture coordinate at each corner."""
 
     points: Floats
-    """shape ``(num_points, 3)``, in metres"""
+    """Shape ``(num_points, 3)``, in metres."""
     faces: Ints
-    """indices into ``points``, shape ``(num_faces, 3)``"""
+    """Indices into ``points``, shape ``(num_faces, 3)``."""
     normals: Floats
-    """unit normals of the corners, shape ``(num_faces, 3, 3)``"""
+    """Unit normals of the corners, shape ``(num_faces, 3, 3)``."""
     texcoords: Floats | None
-    """texture coordinates of the corners, shape ``(num_faces, 3, 2)``"""
+    """Texture coordinates of the corners, shape ``(num_faces, 3, 2)``."""
 
     @property
     def corners(self) -> Floats:
@@ -236,7 +236,7 @@ class _Surface:
 
 
 def _probes(samples: Floats) -> Floats:
-    """Chooses from the points of :func:`_sample`: by faces first, then by area."""
+    """Chooses from the points of `_sample`: by faces first, then by area."""
     rng = np.random.default_rng(0)
     by_faces, by_area = samples[:-NUM_SAMPLES], samples[-NUM_SAMPLES:]
     return np.concatenate([rng.choice(by_faces, NUM_PROBES), by_area[:NUM_PROBES]])

@@ -27,12 +27,12 @@ HAND = "robot0_right_hand"
 
 @dataclass(frozen=True)
 class DemoRecording(RecordingSettings):
-    """Which demonstrations to record of each task."""
+    """Settings of the demonstrations to record of each task."""
 
     demos_per_task: int = 5
-    """number of successful episodes"""
+    """Number of successful episodes."""
     noise: float = 0.0
-    """standard deviation of the noise on executed actions; the labels are without noise"""
+    """Standard deviation of the noise on executed actions; the labels are without noise."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -66,7 +66,7 @@ def record_demos(
     """Records demonstrations of one task; a file recorded with the same settings is kept.
 
     Args:
-        suite: ``libero_object``; the expert cannot do other suites.
+        suite: ``libero_object``; the expert supports no other suite.
         task_id: The task, in LIBERO's order.
         folder: Folder for the file; created if needed.
         recording: Which demonstrations to record.
@@ -160,7 +160,7 @@ class _Rows:
         )
 
     def stacked(self) -> dict[str, Any]:
-        """Returns the collected arguments of :meth:`DemoWriter.add`."""
+        """Returns the collected arguments of `DemoWriter.add`."""
         columns = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
         top = {name: columns.pop(name) for name in ("states", "robot_states")}
         return {**top, "obs": columns}

@@ -1,10 +1,10 @@
 """Reads and writes demonstrations in LIBERO's own HDF5 layout, one file per task.
 
-:func:`read_demos` handles the differences between LIBERO's files (its `scripts/create_dataset.py`)
+`read_demos` handles the differences between LIBERO's files (its `scripts/create_dataset.py`)
 and those of this package:
 
 * **Rows.** robosuite returns images as OpenGL stores them, bottom row first, and both kinds of file
-  store them like that. The attribute ``macros_image_convention`` documents it.
+  store them in this order. The attribute ``macros_image_convention`` documents it.
 * **Time.** In LIBERO's files, row ``t`` of ``obs`` was observed *after* row ``t`` of ``actions``;
   in ours (and in files regenerated for OpenVLA), *before* it. ``states`` always precedes the
   action, so its joint positions show which of the two a file has.
@@ -48,13 +48,13 @@ class Demo:
 
     instruction: str
     images: dict[str, Images]
-    """``agentview`` and ``wrist``: upright, shape ``(num_steps, height, width, 3)``"""
+    """``agentview`` and ``wrist``: upright, shape ``(num_steps, height, width, 3)``."""
     proprio: npt.NDArray[np.float32]
-    """position (m), axis-angle (rad), two fingers (m), as in ``LiberoEnv``; ``(num_steps, 8)``"""
+    """Position (m), axis-angle (rad), two fingers (m), as in ``LiberoEnv``; ``(num_steps, 8)``."""
     actions: npt.NDArray[np.float32]
-    """shape ``(num_steps, 7)``, in [-1, 1]"""
+    """Shape ``(num_steps, 7)``, in [-1, 1]."""
     source: str
-    """file and group that it was read from"""
+    """File and group that it was read from."""
 
 
 def demo_file(folder: str | Path, task_name: str) -> Path:

@@ -46,7 +46,7 @@ DOWNWARD = Rotation.from_rotvec([np.pi, 0.0, 0.0])
 
 
 class PickAndPlaceExpert:
-    """Puts an object into the task's basket; one action per call of :meth:`act`."""
+    """Puts an object into the task's basket; one action per call of `act`."""
 
     def __init__(
         self, simulation: Simulation, target: str | None = None, clearance: float = CLEARANCE
@@ -199,9 +199,9 @@ class Attempt:
 
     success: bool
     actions: Floats
-    """the expert's actions, shape ``(num_steps, 7)``, in [-1, 1]"""
+    """The expert's actions, shape ``(num_steps, 7)``, in [-1, 1]."""
     executed_actions: Floats
-    """the same actions with noise, as they were executed"""
+    """The same actions with noise, as they were executed."""
 
 
 def run_expert(

@@ -1,6 +1,6 @@
 """Chooses the OpenGL library and the GPU that MuJoCo renders with. Imports nothing heavy.
 
-The choice must precede MuJoCo's import, so EGL is called through :mod:`ctypes`. EGL numbers devices
+The choice must precede MuJoCo's import, so EGL is called through `ctypes`. EGL numbers devices
 in its own order, which can include software; CUDA numbers only GPUs, and only those in
 ``CUDA_VISIBLE_DEVICES``. The extension ``EGL_NV_device_cuda`` relates the two.
 """
@@ -32,10 +32,10 @@ class EglDevice:
     """A device that EGL can render on."""
 
     index: int
-    """index among EGL's devices, as in ``MUJOCO_EGL_DEVICE_ID``"""
+    """Index among EGL's devices, as in ``MUJOCO_EGL_DEVICE_ID``."""
     is_software: bool
     cuda_index: int | None
-    """CUDA's index among all GPUs of the machine"""
+    """CUDA's index among all GPUs of the machine."""
 
 
 def choose_gl() -> str:
@@ -66,7 +66,7 @@ def has_osmesa() -> bool:
 
 
 def has_gpu() -> bool:
-    """Returns whether EGL offers a GPU; :mod:`srpo_env.libero.gl_probe` tests that it renders."""
+    """Returns whether EGL offers a GPU; `srpo_env.libero.gl_probe` tests that it renders."""
     # An empty CUDA_VISIBLE_DEVICES forbids the use of GPUs.
     return _visible_cuda_devices() != [] and bool(_gpus())
 

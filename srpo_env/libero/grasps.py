@@ -43,11 +43,11 @@ class Grasp:
     """A position and rotation of the hand."""
 
     position: Floats
-    """grip point in world coordinates, in metres, shape ``(3,)``"""
+    """Grip point in world coordinates, in metres, shape ``(3,)``."""
     yaw: float
-    """rotation about the vertical, in radians"""
+    """Rotation about the vertical, in radians."""
     width: float
-    """width of the object between the fingers, in metres"""
+    """Width of the object between the fingers, in metres."""
 
 
 class Shape:

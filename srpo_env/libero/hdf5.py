@@ -49,7 +49,7 @@ def find_files(source: str | Path | Iterable[str | Path], command: str) -> list[
 def whole_file(path: str | Path) -> Iterator[h5py.File]:
     """Opens a new file that appears at ``path`` if the block ends without an error.
 
-    So an existing file is always complete, and an interruption leaves nothing behind.
+    An existing file is therefore always complete, and an interruption leaves no partial file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def whole_file(path: str | Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(unfinished, "w") as file:
             yield file
-        # mkstemp lets only the owner read. A data set gets the permissions of any new file.
+        # mkstemp lets only the owner read. The result gets the permissions of other new files.
         os.chmod(unfinished, 0o666 & ~_umask())
         os.replace(unfinished, path)
     finally:

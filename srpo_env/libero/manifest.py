@@ -26,12 +26,12 @@ class AssetFile:
     """One of LIBERO's asset files."""
 
     path: str
-    """relative to the asset folder, with forward slashes"""
+    """Relative to the asset folder, with forward slashes."""
     size: int
-    """in bytes"""
+    """In bytes."""
     sha256: str
     suites: tuple[str, ...]
-    """suites with a task that loads the file; empty if none does"""
+    """Suites with a task that loads the file; empty if none does."""
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """Oracle progress of "pick up the X and place it in the basket": the simulator's ground truth.
 
-Rewards from videos are evaluated against it and never use it. The agent's ``--reward oracle`` pays
-by it, as an upper bound of what a reward from videos can reach.
+Rewards from videos are compared with it and never use it. The agent's ``--reward oracle`` rewards
+failures by it, as an upper bound for rewards from videos.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AT_HAND = 0.01
 """Distance of the grip point from the object's bounding box, in metres, that counts as reached."""
 
 CONTACT_MEMORY = 3
-"""Control steps without contact for which an object still counts as held."""
+"""Number of control steps without contact for which an object still counts as held."""
 
 
 class OracleProgress:

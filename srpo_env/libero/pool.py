@@ -1,7 +1,7 @@
 """Shares compiled tasks among the environments of a process.
 
-A compiled task is large (meshes and textures), and an episode's state is small. So a process keeps
-one simulation per task, and the episodes take turns in it.
+A compiled task is large (meshes and textures), and an episode's state is small. A process therefore
+keeps one simulation per task, and the episodes take turns in it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Progress:
-    """How many of a task's meshes and textures are ready."""
+    """The number of a task's meshes and textures that are ready."""
 
     suite: str
     task_id: int

@@ -1,8 +1,8 @@
 """Records episodes of LIBERO tasks into HDF5 files, one per task; shared by all recorders.
 
-:mod:`.demo_recording` and :mod:`.behaviour_recording` decide which episodes are played and what is
-stored of them. This module checks the settings, keeps a file that was recorded with the same ones,
-and lets a file appear only when it is complete.
+`demo_recording` and `behaviour_recording` decide which episodes are played and what is stored of
+them. This module checks the settings, keeps an existing file with the same settings, and writes
+files atomically.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class RecordingSettings:
     """Settings that all recorders have."""
 
     init_states: tuple[int, ...] = tuple(range(40))
-    """stored initial states to start from; 40-49 are reserved for evaluation"""
+    """Stored initial states to start from; 40-49 are reserved for evaluation."""
     image_size: int = 128
-    """height and width of the images in pixels"""
+    """Height and width of the images in pixels."""
     visuals: Visuals | None = None
-    """``"exact"`` or ``"fast"`` images; None: "exact" where a GPU renders, else "fast\""""
+    """Kind of the images, ``"exact"`` or ``"fast"``; None: exact if a GPU renders, else fast."""
     seed: int = 0
-    """random seed of the initial states and of everything else that is drawn"""
+    """Random seed of the initial states and of everything else that is drawn."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -53,9 +53,9 @@ class Recorded:
     file: Path
     num_episodes: int
     num_rejected: int = 0
-    """episodes that were played but not stored"""
+    """Number of episodes that were played but not stored."""
     skipped: bool = False
-    """whether the file existed, recorded with the same settings"""
+    """Whether the file existed, recorded with the same settings."""
 
 
 def record_file(
@@ -74,7 +74,7 @@ def record_file(
         path: The file to write; its folder is created if needed.
         task: The task to record.
         settings: The recorder's settings; stored in the file.
-        version: Version of the recorder, which changes when its episodes do.
+        version: Version of the recorder, which changes when its episodes change.
         num_episodes: Number of episodes that the file will hold.
         record: Plays the episodes in a simulation and writes them into the group ``data`` of the
             file; returns the number of rejected episodes.

@@ -3,8 +3,8 @@
 Upstream computes the simulator's derived quantities three times per substep and 39 observables 25
 times per control step. Here each substep is one pass (``mj_step1``, controller, ``mj_step2``),
 images are rendered on demand, and a reset writes a state into the compiled model instead of
-building the model again. The tasks, the goal predicates and the robot are LIBERO's and robosuite's
-own.
+building the model again. The tasks, the goal predicates and the robot are those of LIBERO and
+robosuite.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ class Snapshot:
 
     physics: Floats
     seen_qpos: Floats
-    """joint positions of the derived quantities, which in MuJoCo are one substep old"""
+    """Joint positions of the derived quantities, which in MuJoCo are one substep old."""
     observed_qpos: Floats
-    """joint positions in the images: one substep older, as upstream's"""
+    """Joint positions in the images: one substep older, as upstream's."""
     observed_alpha: Floats
-    """opacity of the sites in the images; a burner's light is visible one step after it is on"""
+    """Opacity of the sites in the images; a burner's light is visible one step after it is on."""
     goal_ori: Floats
     fingers: Floats
     fresh: bool
 
 
 class Simulation:
-    """A compiled task. :meth:`save` and :meth:`load` let several episodes take turns in it."""
+    """A compiled task. `save` and `load` let several episodes take turns in it."""
 
     def __init__(self, task: Task, image_size: int = 128, visuals: Visuals | None = None) -> None:
         """Builds the task.
@@ -163,7 +163,7 @@ class Simulation:
         return bool(self._env._check_success())
 
     def save(self) -> Snapshot:
-        """Returns the current state, for :meth:`load`."""
+        """Returns the current state, for `load`."""
         physics = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         mujoco.mj_getState(self.model, self.data, physics, _STATE)
         controller = self._controller
@@ -296,7 +296,7 @@ def _build_upstream(task: Task, visuals: Visuals) -> Any:
 
 
 def _initialize_sim(env: Any, task: Task, visuals: Visuals) -> None:
-    """Does what robosuite's method of this name does, with a model from :func:`load_model`."""
+    """Replaces robosuite's method of this name, and uses a model from `load_model`."""
     from robosuite.utils.binding_utils import MjSim
 
     def on_progress(num_ready: int, num_items: int) -> None:

@@ -39,9 +39,9 @@ class Task:
     suite: str
     task_id: int
     name: str
-    """file name of the task, without extension"""
+    """File name of the task, without extension."""
     instruction: str
-    """the policy's instruction, in lower case"""
+    """The policy's instruction, in lower case."""
     bddl_file: Path
     init_states_file: Path
 
@@ -101,7 +101,7 @@ def get_task(suite: str, task_id: int) -> Task:
 def package_folder() -> Path:
     """Returns the folder of the installed ``libero`` package, without importing it.
 
-    An import without :func:`srpo_env.libero.assets.prepare_libero` waits for standard input.
+    An import without `srpo_env.libero.assets.prepare_libero` waits for standard input.
 
     Raises:
         ModuleNotFoundError: If LIBERO is not installed.

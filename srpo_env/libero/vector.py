@@ -1,8 +1,8 @@
 """Runs LIBERO environments in parallel: one process per core, several environments in each.
 
 Compiled tasks take most of the memory and the start-up time, and the environments of a process
-share them. So the number of processes is chosen by the cores, and the number of environments by the
-policy's batch size.
+share them. The number of processes therefore depends on the cores, and the number of environments
+on the policy's batch size.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ Array = npt.NDArray[Any]
 Observations = dict[str, Array]
 
 MAX_FAILURES_IN_A_ROW = 3
-"""Failures of the same kind in one worker after which the environment raises an error."""
+"""Number of failures of the same kind in one worker after which the environment raises an error."""
 
 RESET_TIMEOUTS = 5
-"""Timeouts that a reset may take, because it may have to compile a task for each environment."""
+"""Multiple of the timeout for a reset, which may have to compile a task for each environment."""
 
 
 class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
-    """``num_envs`` :class:`LiberoEnv` of one suite, in ``num_workers`` processes.
+    """``num_envs`` `LiberoEnv` of one suite, in ``num_workers`` processes.
 
     Environments can have different tasks:
     ``reset(options={"task_id": .., "init_state_id": .., "reset_mask": ..})`` takes for each option
@@ -80,9 +80,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             num_workers: Number of processes; default: one per usable core (respecting a container's
                 CPU quota), at most ``num_envs``.
             autoreset_mode: Gymnasium's autoreset mode.
-            timeout: Seconds after which a worker that does not answer a command counts as hung;
-                five times as many for a reset, which may compile tasks.
-            **env_kwargs: Further arguments of :class:`LiberoEnv`.
+            timeout: Maximum time in seconds for a worker's answer to a command; five times as long
+                for a reset, which may compile tasks.
+            **env_kwargs: Further arguments of `LiberoEnv`.
 
         Raises:
             ValueError: If an argument is out of its range.
@@ -103,7 +103,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         assets = resolve_assets()
         check_suite(assets, single.suite)
         self.assets = assets.kind
-        """``"libero"``, ``"modified"`` or ``"placeholder"``: the kind of assets in use"""
+        """``"libero"``, ``"modified"`` or ``"placeholder"``: the kind of assets in use."""
         self.suite, self.num_tasks, self.num_envs = single.suite, single.num_tasks, num_envs
         self.num_workers = num_workers
         self.metadata = {**single.metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}
@@ -114,12 +114,12 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
         self.timeout = timeout
-        """seconds that a worker may take for a command"""
+        """Maximum time for a worker's answer to a command, in seconds."""
         self._last: list[Outcome | None] = [None] * num_envs
-        """result of each environment's last reset or step"""
+        """Result of each environment's last reset or step."""
         self._was_interrupted = False
         self._lost: dict[int, Failure] = {}
-        """environments whose episode ended with its worker, which the next step returns"""
+        """Environments whose worker ended during an episode: the next step ends the episode."""
         self._owner = os.getpid()
         self._shared = SharedObservations(self.single_observation_space, num_envs)
         show_progress = ProgressBar()
@@ -162,8 +162,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         state_ids = self._per_env("init_state_id", options.pop("init_state_id", -1), int)
         if options:
             raise ValueError(
-                "`options` may hold reset_mask, task_id and init_state_id, "
-                f"got {', '.join(map(str, options))} too"
+                "`options` may contain only reset_mask, task_id and init_state_id, "
+                f"got also {', '.join(map(str, options))}"
             )
         if isinstance(seed, Sequence):
             seeds = list(seed)
@@ -477,7 +477,7 @@ class _Worker:
     def __init__(self, setup: Setup, show_progress: Callable[[Any], object]) -> None:
         self.slots = setup.slots
         self.failures: list[str] = []
-        """kinds of failures since the last successful command"""
+        """Kinds of failures since the last successful command."""
         self._setup, self._show_progress = setup, show_progress
         self.process = self._start()
 

@@ -53,7 +53,7 @@ VERSION = 8
 """Increased with each change of this file or of decimation.py that alters the decimated models."""
 
 OnProgress = Callable[[int, int], object]
-"""Called with the number of meshes and textures that are ready, and the number of all."""
+"""Called with the number of meshes and textures that are ready, and their total number."""
 
 # Fields of a model that describe only meshes and textures. The bvh trees start with the bodies'
 # trees, which serve collisions and are compared below; the trees of meshes serve only ray casts.
@@ -296,9 +296,9 @@ def _texture_files(xml: str) -> dict[str, ET.Element]:
 
 class _Texture(NamedTuple):
     pixels: npt.NDArray[np.uint8]
-    """shape ``(height, width, channels)``"""
+    """Shape ``(height, width, channels)``."""
     colorspace: int
-    """linear or sRGB; MuJoCo finds it in the file"""
+    """Linear or sRGB; MuJoCo finds it in the file."""
 
 
 _ONE_PIXEL = _Texture(np.zeros((1, 1, 3), np.uint8), mujoco.mjtColorSpace.mjCOLORSPACE_LINEAR)
@@ -344,7 +344,7 @@ def _texture_triangles(model: mujoco.MjModel, name: str) -> npt.NDArray[np.float
 def _cached_texture(
     element: ET.Element, is_drawn: bool, triangles: npt.NDArray[np.float32] | None
 ) -> _Cached:
-    # Without the name, so that the same texture in several tasks is made once.
+    # The key has no name, so that the same texture in several tasks is made once.
     attributes = {key: value for key, value in element.items() if key not in ("name", "file")}
     content = _file_digest(str(element.get("file")))
     shown = "" if triangles is None else hashlib.sha256(triangles.tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""The process that runs several environments of a :class:`~srpo_env.libero.vector.LiberoVectorEnv`.
+"""The process that runs several environments of a `LiberoVectorEnv`.
 
 It receives one command per environment and sends one answer for each. Observations are sent through
 shared memory, everything else through a pipe.
@@ -66,7 +66,7 @@ class Outcome:
     truncated: bool = False
     info: dict[str, Any] = field(default_factory=dict)
     value: Any = None
-    """return value of a call"""
+    """Return value of a call."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker is started with."""
+    """Arguments of a worker process."""
 
     env_kwargs: dict[str, Any]
-    """arguments of :class:`LiberoEnv`"""
+    """Arguments of `LiberoEnv`."""
     slots: tuple[int, ...]
-    """indices of this worker's environments in the vector environment"""
+    """Indices of this worker's environments in the vector environment."""
     num_envs: int
-    """number of environments of the vector environment"""
+    """Number of environments of the vector environment."""
     memory: int
-    """file descriptor of the shared observations"""
+    """File descriptor of the shared observations."""
 
 
 def serve(parent: ParentConnection, setup: Setup) -> None:

@@ -20,7 +20,7 @@ from srpo_env.policy.tokens import NUM_BINS, actions_to_bins
 Floats = npt.NDArray[np.floating[Any]]
 
 WAYPOINT_WEIGHT = 20.0
-"""1/m; an error of one centimetre of the waypoints costs as much as 0.2 nats of every token"""
+"""Weight of the waypoint error, in 1/m: one centimetre costs as much as 0.2 nats of every token."""
 
 
 @dataclass
@@ -28,15 +28,15 @@ class ClonedFrames:
     """Frames of demonstrations with the targets of the policy; N is their number."""
 
     inputs: Inputs
-    """as `SmallPolicy.prepare` returns them, with N rows"""
+    """Return value of `SmallPolicy.prepare`, with N rows."""
     actions: Tensor
-    """(N, chunk, action_dim) in [-1, 1]"""
+    """Actions of the chunks in [-1, 1], ``(N, chunk, action_dim)``."""
     mask: Tensor
-    """(N, chunk), false after the end of the demonstration"""
+    """Mask of the actions, false after the demonstration's end, ``(N, chunk)``."""
     waypoints: Tensor
-    """(N, 2, 3), metres: where the gripper closes and where it opens"""
+    """Positions in metres where the gripper closes and opens, ``(N, 2, 3)``."""
     demos: Counter[str] = field(default_factory=Counter)
-    """number of demonstrations of each instruction"""
+    """Number of demonstrations of each instruction."""
 
     @classmethod
     def from_demos(cls, demos: Iterable[Demo], policy: SmallPolicy, stride: int) -> ClonedFrames:
@@ -73,7 +73,7 @@ class ClonedFrames:
         return cls(inputs, actions.float(), masks, places.float(), counts)
 
     def __len__(self) -> int:
-        """Number of frames."""
+        """Returns the number of frames."""
         return len(self.actions)
 
     def select(self, rows: Tensor) -> ClonedFrames:
@@ -120,7 +120,7 @@ def waypoint_targets(gripper: Floats, positions: Floats) -> Floats:
     grasp = close_at[:-1]
     for step in range(1, last + 1):
         if closed[step] and closed[step - 1]:
-            grasp[step] = grasp[step - 1]  # already closed: where it closed
+            grasp[step] = grasp[step - 1]  # still closed: the place where it closed
     release = open_at[np.maximum(grasp, np.arange(last + 1))]
     return np.stack([positions[grasp], positions[release]], axis=1)
 
@@ -159,7 +159,7 @@ def augment(inputs: Inputs, generator: torch.Generator, shift: int, jitter: floa
     """Shifts images by a few pixels, and changes their brightness, contrast and colours.
 
     Args:
-        inputs: As :meth:`SmallPolicy.prepare` returns them.
+        inputs: Return value of `SmallPolicy.prepare`.
         generator: Random number generator.
         shift: Maximum shift of the agent view in pixels; twice as far for the wrist view. Large
             shifts do harm, because the policy depends on positions in the images.

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from srpo_env.policy.text import MAX_WORDS, PADDING, VOCABULARY_SIZE
 
 WORKSPACE_CENTER = (0.0, 0.0, 0.15)
-"""metres; positions enter the network relative to this point"""
+"""Point, in metres, that positions are relative to in the network's input."""
 
 WORKSPACE_SCALE = 0.3
-"""metres; distance from the center that is scaled to 1"""
+"""Distance from the center, in metres, that is scaled to 1."""
 
 FINGER_SCALE = 0.04
-"""metres; position of an open finger"""
+"""Position of an open finger, in metres."""
 
 BODY_FEATURES = 11
-"""position, two columns of the rotation matrix, two fingers"""
+"""Number of features: position, two columns of the rotation matrix, two fingers."""
 
 
 class TextEncoder(nn.Module):
@@ -115,7 +115,7 @@ def body_features(proprio: Tensor) -> Tensor:
     """Computes features ``(B, BODY_FEATURES)`` of proprioception ``(B, 8)``.
 
     Orientations become two columns of the rotation matrix: near half a turn, where the gripper
-    points down, axis-angle vectors jump between opposite directions.
+    points down, axis-angle vectors change abruptly between opposite directions.
     """
     position, axis_angle, fingers = proprio[:, :3], proprio[:, 3:6], proprio[:, 6:]
     angle = axis_angle.norm(dim=-1, keepdim=True).clamp_min(1e-8)

@@ -35,33 +35,33 @@ from srpo_env.policy.tokens import NUM_BINS
 CAMERAS = ("agentview", "wrist")
 
 PROPRIO_DIM = 8
-"""position, orientation as axis-angle, two fingers"""
+"""Number of proprioception values: position, orientation as axis-angle, two fingers."""
 
 MAX_IMAGE_SIZE = 2048
 """largest height and width of the images in pixels"""
 
 RELATIVE_GAINS = (3.0, 20.0, 100.0)
-"""1/m; the offset of a waypoint from the gripper is scaled in three ways, from dm to cm"""
+"""Three scales, in 1/m, of a waypoint's offset from the gripper: from decimetres to centimetres."""
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Sizes of the network, which its checkpoints hold."""
+    """Sizes of the network; part of its checkpoints."""
 
     image_size: int = 128
-    """height and width in pixels to which images are resized"""
+    """Height and width in pixels to which images are resized."""
     chunk: int = 8
-    """control steps per decision"""
+    """Number of control steps per decision."""
     action_dim: int = 7
     channels: tuple[int, int, int] = (32, 48, 48)
-    """channels of the three convolutions of each camera"""
+    """Channels of the three convolutions of each camera."""
     heads: int = 8
-    """attention heads of each camera"""
+    """Number of attention heads of each camera."""
     text_width: int = 128
     width: int = 512
-    """width of the action head"""
+    """Width of the action head."""
     token_width: int = 64
-    """features of one token, from which its logits are computed"""
+    """Number of features of one token, from which its logits are computed."""
 
     def __post_init__(self) -> None:
         """Checks the sizes.
@@ -116,7 +116,7 @@ class SmallPolicy(Policy):
         self.bins = nn.Parameter(torch.empty(config.action_dim, config.token_width, NUM_BINS))
         self.bin_bias = nn.Parameter(torch.zeros(config.action_dim, 1, NUM_BINS))
         nn.init.normal_(self.bins, std=config.token_width**-0.5)
-        # The fastest memory order for convolutions on a CPU, and that of the images.
+        # This memory format is the fastest for convolutions on a CPU, and the images have it, too.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def prepare(

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 PADDING = 0
-"""token that fills an instruction up to `MAX_WORDS`"""
+"""Token that fills an instruction up to `MAX_WORDS`."""
 
 VOCABULARY_SIZE = 4096
-"""number of tokens with padding; LIBERO's 130 tasks have 79 words, each with its own token"""
+"""Number of tokens with padding; LIBERO's 130 tasks have 79 words, each with its own token."""
 
 MAX_WORDS = 32
-"""maximum number of words of an instruction; LIBERO's longest has 19"""
+"""Maximum number of words of an instruction; LIBERO's longest has 19."""
 
 _WORD = re.compile(r"[^\W_]+")
 

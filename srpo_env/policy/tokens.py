@@ -1,6 +1,6 @@
 """Converts between actions and tokens, and computes the probabilities of tokens.
 
-The same for every policy that returns token logits.
+Every policy that returns token logits uses these functions.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 NUM_BINS = 256
-"""number of values of an action token"""
+"""Number of values of an action token."""
 
 ZERO_BIN = 128
-"""token of an action of exactly 0; without one the arm drifts"""
+"""Token of an action of exactly 0; without such a token, the arm would drift."""
 
 _STEPS_TO_ONE = 127
 

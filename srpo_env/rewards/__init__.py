@@ -1,1 +1,1 @@
-"""The reward of SRPO: distances, clusters and progress rewards as pure NumPy."""
+"""The reward of SRPO: clusters, distances and progress rewards, in NumPy."""

@@ -50,17 +50,17 @@ def success_centers(latents: npt.ArrayLike) -> Clustering:
     The radius comes from the distances of the successes to their k-th nearest other success, where
     k is DBSCAN's ``min_samples - 1`` and ``min_samples`` the logarithm of their number, at least 2.
     The largest distance within `OUTLIER_FACTOR` medians is multiplied by `EPS_FACTOR`. The radius
-    therefore scales with the latents, and no constant has to fit an encoder.
+    therefore scales with the latents, and no constant depends on the encoder.
     `tests/benchmarks/clustering.py` prints how often this finds one and two strategies, from 2
     successes up and from 1 dimension to 1408.
 
-    DBSCAN's noise is kept: a success without neighbours is a center of its own. The environment
-    confirmed that it succeeded, so it is a rare strategy and not a measurement error. Dropping it
-    would put the failures near it far away from all centers.
+    DBSCAN's noise is kept: a success without neighbours becomes a separate center. The environment
+    confirmed that it succeeded, so it is a rare strategy and not a measurement error. Without it,
+    failures near it would be far away from all centers.
 
     Args:
         latents: Latents of the successes, shape ``(num_successes, *latent_shape)``. Paths are
-            clustered by L2 over all times.
+            clustered by their L2 distance over all times.
 
     Returns:
         The centers: none without a success, the success itself if there is one.

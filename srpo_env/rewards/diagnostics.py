@@ -1,7 +1,7 @@
 """Statistics of closed groups: do the rewards carry a training signal?
 
-A group whose episodes all got the same reward does not move a group-relative policy gradient. If
-that holds for every group, training makes no progress, and nothing else shows it.
+A group whose episodes all got the same reward contributes nothing to a group-relative policy
+gradient. If that holds for every group, training makes no progress, and no other metric shows why.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class GroupStatistics:
         return {prefix + name: float(value) for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
-        """One line of text."""
+        """Returns one line of text."""
         return (
             f"{self.num_groups} groups of {self.num_episodes} episodes, "
             f"{self.success_rate:.0%} succeeded: {self.shaped:.0%} shaped, "
@@ -101,7 +101,7 @@ def group_statistics(groups: Sequence[Group]) -> GroupStatistics:
 
 
 def group_info(group: Group) -> dict[str, Any]:
-    """Returns what ``infos["srpo"]`` reports of a group when it closes."""
+    """Returns the statistics of a closed group that ``infos["srpo"]`` reports."""
     return {
         "num_episodes": len(group.episodes),
         "success_rate": group.num_successes / len(group.episodes),
@@ -114,18 +114,21 @@ def group_info(group: Group) -> dict[str, Any]:
 
 
 def has_signal(group: Group) -> bool:
-    """Returns whether its episodes got different rewards."""
+    """Returns whether the episodes of a group got different rewards."""
     return bool(np.ptp(group.rewards) > 0)
 
 
 def is_flat(group: Group) -> bool:
-    """Returns whether it is shaped, and all of its failures, two or more, got the same reward."""
+    """Returns whether a group is shaped and its failures, two or more, got the same reward."""
     rewards = [e.progress_reward for e in group.episodes if not e.success]
     return group.shaped and len(rewards) > 1 and max(rewards) == min(rewards)
 
 
 def distance_spread(group: Group) -> float:
-    """Returns standard deviation over mean of its failures' distances; NaN with fewer than two."""
+    """Returns the standard deviation of the failures' distances divided by their mean.
+
+    NaN for a group with fewer than two measured failures.
+    """
     distances = np.array([episode.distance for episode in group.episodes if not episode.success])
     if len(distances) < 2 or np.isnan(distances).any():
         return float("nan")
@@ -133,10 +136,10 @@ def distance_spread(group: Group) -> float:
 
 
 def failures_above_success(group: Group) -> int:
-    """Returns the number of its failures whose shaped return exceeds that of one of its successes.
+    """Returns the number of a group's failures that return more than one of its successes.
 
-    Progress rewards alone cannot cause that. An environment that pays less than 1 for success, or
-    pays failures, can.
+    Progress rewards alone cannot cause this. An environment that pays less than 1 for a success, or
+    more than 0 for a failure, can.
     """
     successes = [episode.env_return for episode in group.episodes if episode.success]
     if not successes:
@@ -156,7 +159,7 @@ class MonitorState(TypedDict):
 
 
 class SignalMonitor:
-    """Logs a warning when group after group carries no signal, with the usual causes."""
+    """Logs a warning, with the usual causes, when many groups in a row carry no signal."""
 
     def __init__(self) -> None:
         """Initialises the counters with 0."""
@@ -166,7 +169,7 @@ class SignalMonitor:
         """Number of flat groups since the last one whose failures got different rewards."""
 
     def update(self, groups: Sequence[Group]) -> None:
-        """Counts closed groups; warns at `PATIENCE` in a row and whenever that number doubles."""
+        """Counts closed groups; logs a warning at `PATIENCE` in a row and at each doubling."""
         for group in groups:
             if is_flat(group):
                 self.flat += 1
@@ -191,7 +194,7 @@ class SignalMonitor:
         self.silent, self.flat = state["silent"], state["flat"]
 
     def message(self) -> str:
-        """Returns what was observed, and its usual causes."""
+        """Returns the text of the warning: the observation and its usual causes."""
         causes = "; ".join(f"{self.silent[kind]} {CAUSES[kind]}" for kind in self.silent)
         return (
             f"{sum(self.silent.values())} groups in a row carry no training signal, because all "
@@ -209,9 +212,9 @@ CAUSES = {
         "have no success (the policy cannot do the task: wrong checkpoint, image upside down, "
         "gripper sign; or the success flag is never set: run `srpo_env.check_wrapped`)"
     ),
-    "succeeded": "have no failure (these tasks are solved: draw others)",
+    "succeeded": "have no failure (these tasks are solved: train on others)",
 }
-"""Usual causes of groups without signal, by kind of group"""
+"""Usual causes of groups without signal, by kind of group."""
 
 FLAT_MESSAGE = (
     "In %d groups in a row all failures are equally far from the successes, so their rewards carry "

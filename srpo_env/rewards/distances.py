@@ -1,8 +1,8 @@
 """Distances between latents and the centers of successes.
 
 A latent is a point ``(dim,)``, as in the paper, or a path ``(num_times, dim)``: the latent at
-evenly spaced times of the video. A mean over time, as the paper takes it, hides the order of a path
-and its end.
+evenly spaced times of the video. The mean over time, which the paper uses, loses the order and the
+end of a path.
 
 A distance takes latents ``(N, *latent_shape)`` and centers ``(M, *latent_shape)``, M >= 1, and
 returns how far each latent is from its nearest center (lower is better) and the row of that center,
@@ -20,7 +20,7 @@ from srpo_env.types import Floats, Ints, as_array
 
 Nearest = tuple[Floats, Ints]
 Distance = Callable[[Floats, Floats], Nearest]
-"""Maps latents and centers to distances and rows of the nearest centers"""
+"""Maps latents and centers to distances and rows of the nearest centers."""
 
 END_SHARE = 0.25
 """Share of a path that counts as its end."""
@@ -32,7 +32,7 @@ MIN_SQUARED_STEP = 1e-150
 def distances_to_centers(latents: Floats, centers: Floats) -> Nearest:
     """Computes the L2 distance of each latent to its nearest center. Eq. 4 of the paper.
 
-    Paths are compared in step with each other: L2 over all times.
+    Paths are compared time by time: L2 over all times.
 
     Args:
         latents: Shape ``(num_episodes, *latent_shape)``.
@@ -91,14 +91,14 @@ def checked_distances(distance: Distance, latents: Floats, centers: Floats) -> N
 
 
 def end_distance(paths: Floats, references: Floats) -> Nearest:
-    """Computes L2 between the means of the last quarters: where a path ends."""
+    """Computes the L2 distance between the mean latents of the last quarters of two paths."""
     count = max(1, round(END_SHARE * paths.shape[1]))
     ends, others = paths[:, -count:].mean(axis=1), references[:, -count:].mean(axis=1)
     return _nearest(_distances(ends, others))
 
 
 def dtw_distance(paths: Floats, references: Floats) -> Nearest:
-    """Computes dynamic time warping: L2 over the best matching of times that keeps their order.
+    """Computes dynamic time warping: L2 under the best matching of times that keeps their order.
 
     Needs dtaidistance.
     """
@@ -125,10 +125,10 @@ def transport_distance(paths: Floats, references: Floats) -> Nearest:
 
 
 def remaining_share(paths: Floats, references: Floats) -> Nearest:
-    """Computes which share of the nearest reference lies after the end of the path, in [0, 1].
+    """Computes the share of the nearest reference that comes after the path's end, in [0, 1].
 
-    The whole path is warped onto a prefix of each reference, the prefix that fits best. The nearest
-    reference is the one whose prefix fits best. Needs dtaidistance.
+    The whole path is warped onto the prefix of each reference that fits best. The nearest reference
+    is the one whose prefix fits best. Needs dtaidistance.
     """
     dtw = _dtw()
     num_times = references.shape[1]
@@ -139,7 +139,7 @@ def remaining_share(paths: Floats, references: Floats) -> Nearest:
             # Any part of the reference's end may stay unmatched.
             free = (0, 0, 0, num_times)
             table[row, column], sums = dtw.warping_paths_fast(path, reference, psi=free)
-            # The library marks what comes after the best end with -1.
+            # The library marks times after the best end with -1.
             ends[row, column] = np.flatnonzero(sums[-1, 1:] >= 0)[-1]
     _, nearest = _nearest(table)
     share = 1.0 - ends[np.arange(len(paths)), nearest] / max(1, num_times - 1)
@@ -147,7 +147,7 @@ def remaining_share(paths: Floats, references: Floats) -> Nearest:
 
 
 def unreached_share(paths: Floats, references: Floats) -> Nearest:
-    """Computes which share of a reference lies beyond the path's furthest moment, in [0, 1].
+    """Computes the share of a reference beyond the furthest moment of the path, in [0, 1].
 
     Each moment of the path is located on the reference: the mean of the reference's times, weighted
     by a Gaussian of their distance to that moment, whose width is the reference's typical step. The
@@ -163,7 +163,7 @@ def unreached_share(paths: Floats, references: Floats) -> Nearest:
 
 
 def coverage_distance(paths: Floats, references: Floats) -> Nearest:
-    """Computes the smallest distance of the path to each moment of a reference, on average.
+    """Computes the mean, over the moments of a reference, of the path's smallest distance to it.
 
     This is one half of the Chamfer distance: moments of the reference that the path never reached
     increase it, and detours of the path do not.
@@ -172,7 +172,7 @@ def coverage_distance(paths: Floats, references: Floats) -> Nearest:
 
 
 def ordered_coverage_distance(paths: Floats, references: Floats) -> Nearest:
-    """Computes `coverage_distance` with the reference's moments reached in their order."""
+    """Computes `coverage_distance` if the reference's moments must be reached in their order."""
     steps = _step_distances(paths, references)
     # Smallest sum over the reference up to a time, matched at this moment of the path or before.
     sums = np.minimum.accumulate(steps[..., 0], axis=2)  # (N, M, times of path)
@@ -182,7 +182,7 @@ def ordered_coverage_distance(paths: Floats, references: Floats) -> Nearest:
 
 
 def unvisited_share(paths: Floats, references: Floats) -> Nearest:
-    """Computes which share of a reference the path never visited, in [0, 1].
+    """Computes the share of a reference that the path never visited, in [0, 1].
 
     Unlike `coverage_distance`, it does not depend on how far away the path was from a moment that
     it missed. A visit is weighted by a Gaussian of the distance, whose width is the reference's
@@ -197,7 +197,7 @@ def unvisited_share(paths: Floats, references: Floats) -> Nearest:
 
 
 def _step_distances(paths: Floats, references: Floats) -> Floats:
-    """Computes L2 between all moments, ``(N, M, times of a path, times of a reference)``."""
+    """Computes L2 between all moments, shape ``(N, M, path times, reference times)``."""
     (n, t, dim), (m, u, _) = paths.shape, references.shape
     table = _distances(paths.reshape(n * t, dim), references.reshape(m * u, dim))
     return table.reshape(n, t, m, u).transpose(0, 2, 1, 3)

@@ -1,4 +1,4 @@
-"""A bounded memory of earlier episodes, to reward a failure at the very step that ends it."""
+"""A bounded memory of earlier episodes, with which `step` rewards a failure at its last step."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class SuccessMemory:
     def with_new(
         self, task: Hashable, latents: list[Latent], successes: list[bool]
     ) -> tuple[Latent, Bools]:
-        """Returns what to compare new episodes with, and changes nothing.
+        """Returns the kept and the new episodes of a task, and changes nothing.
 
-        All of the new episodes are compared, even if they are more than the memory keeps.
+        All new episodes are returned, even if they are more than the memory keeps.
 
         Args:
             task: Task of the new episodes.

@@ -1,4 +1,4 @@
-"""The reward of SRPO: latents and successes in, one reward per episode out.
+"""The reward of SRPO: computes one reward per episode from latents and successes.
 
 Equations 3 to 5 of "Self-Referential Policy Optimization for Vision-Language-Action Models"
 (arXiv:2511.15605v2). Pure functions over arrays: no environment, no encoder, no state.
@@ -87,7 +87,7 @@ class ProgressReward:
             Distances and rows of ``centers``, each of shape ``(num_episodes,)``.
 
         Raises:
-            ValueError: If the distance does not fit the latents, or returns something else.
+            ValueError: If the distance does not fit the latents, or its return value is invalid.
         """
         distance = self.distance or default_distance(latents.shape[1:])
         return checked_distances(distance, latents, centers)
@@ -114,7 +114,7 @@ class ProgressReward:
         if not np.isfinite(d).all():
             raise ValueError(f"`distances` must be finite, got {d}")
         # A single failure, or equal distances: nothing to rank, so every failure gets the midpoint.
-        # In units of the largest, which changes no rank: squares of tiny distances would be 0.
+        # Divided by the largest, which changes no rank: squares of tiny distances would be 0.
         largest = np.abs(d).max(initial=0.0)
         if largest > 0:
             d /= largest
@@ -131,7 +131,7 @@ class ProgressReward:
         return np.minimum(rewards, np.nextafter(self.weight, 0.0))
 
     def settings(self) -> dict[str, Any]:
-        """Returns the settings as JSON values, to be compared and saved."""
+        """Returns the settings as JSON values, for comparing and saving them."""
         name = None if self.distance is None else name_of(self.distance)
         return {"formula": self.formula, "weight": self.weight, "distance": name}
 
@@ -166,7 +166,7 @@ def relabel(
             ``(num_episodes, num_times, dim)``.
         successes: Whether each episode succeeded, bool, shape ``(num_episodes,)``.
         group_ids: Group of each episode; ids are equal if their values are. None: one group.
-        reward: How failures are rewarded; None for the paper's way.
+        reward: How failures are rewarded; None for ``ProgressReward()``.
 
     Returns:
         Rewards, distances, nearest centers, and the centers of each group.
@@ -210,7 +210,7 @@ def relabel(
 
 
 def default_distance(latent_shape: tuple[int, ...]) -> Distance:
-    """Returns the distance of latents without one of their own: L2 for points, else coverage."""
+    """Returns the default distance for latents: L2 for points, `coverage_distance` for paths."""
     return distances_to_centers if len(latent_shape) == 1 else coverage_distance
 
 

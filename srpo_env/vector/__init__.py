@@ -1,1 +1,1 @@
-"""Everything that knows Gymnasium vector environments."""
+"""The wrapper for Gymnasium vector environments, its parts and its checks."""

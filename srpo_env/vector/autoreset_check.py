@@ -1,8 +1,8 @@
-"""Checks at run time that an environment resets as it declares.
+"""Checks at run time that an environment resets in the mode that it declares.
 
-A mis-declared `AutoresetMode`, or an array that an environment reuses, does not crash: the encoder
-would see a frame of the wrong episode, and training would go on with wrong rewards. The checks
-compare a few pixels when an episode ends, and raise an error once the evidence is clear.
+A wrong `AutoresetMode`, or an array that an environment reuses, raises no error: the encoder would
+get a frame of the wrong episode, and training would continue with wrong rewards. The checks compare
+some pixels when an episode ends, and raise an error if several ends in a row show the fault.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from srpo_env.types import Floats
 from srpo_env.vector.frames import Frame
 
 MIN_SAME = 3
-"""Number of ends in a row, from the first on, whose last frame is the next episode's first"""
+"""Number of ends in a row, from the first one, whose last frame equals the next episode's first."""
 
 MIN_JUMPS = 8
-"""Number of ends in a row, from the first on, whose last frame looks like one after a reset"""
+"""Number of ends in a row, from the first one, whose last frame looks like one after a reset."""
 
 JUMP_RATIO = 4.0
-"""How many times as large the change at the last step is as the change at the reset"""
+"""Minimum ratio of the image's change at the last step to its change at the reset."""
 
 MAX_PIXELS = 32
-"""Number of rows and of columns that are compared"""
+"""Maximum number of rows and of columns that are compared."""
 
 
 class AutoresetCheck:
@@ -48,15 +48,15 @@ class AutoresetCheck:
         self._num_returns = 0
 
     def end(self, index: int, first: Frame, previous: Frame, last: Frame) -> None:
-        """Notes the end of an episode.
+        """Records the end of an episode.
 
         Args:
             index: Index of its sub-environment.
             first: First frame of the episode.
             previous: A frame shortly before the last one.
-            last: What is taken for its last frame.
+            last: The frame that is used as its last one.
         """
-        # An episode that ends where it began cannot be told from a reset.
+        # If the image never changed, the end cannot be distinguished from a reset.
         moved = _change(first, last) > 0 or _change(first, previous) > 0
         self._ends[index] = (
             _End(_pixels(last), _change(previous, last), self._is_reset(index, last))
@@ -65,10 +65,10 @@ class AutoresetCheck:
         )
 
     def start(self, index: int, first: Frame) -> None:
-        """Notes the first frame of the next episode.
+        """Records the first frame of the next episode.
 
         Raises:
-            RuntimeError: If episodes end and begin in another step than the declared mode says.
+            RuntimeError: If episodes start in other steps than the declared mode implies.
         """
         if self._resets[index] is None:
             self._resets[index] = _pixels(first)
@@ -93,8 +93,8 @@ class AutoresetCheck:
             and max(self._num_jumps, self._num_returns) == self._num_ends == MIN_JUMPS
         ):
             raise RuntimeError(
-                f"In {MIN_JUMPS} episodes out of {MIN_JUMPS}, the image changes at the last step "
-                "as at a reset. The environment declares "
+                f"In {MIN_JUMPS} episodes out of {MIN_JUMPS}, the last frame looks like the first "
+                "frame after a reset. The environment declares "
                 f"{self._mode} and seems to return the next episode's first observation in the "
                 "step that ends an episode: set metadata['autoreset_mode'] to SAME_STEP and "
                 "provide infos['final_obs']"
@@ -107,14 +107,14 @@ class AutoresetCheck:
 
 @dataclass(frozen=True)
 class _End:
-    """What is remembered of an episode's end until the next one starts."""
+    """An episode's end, kept until the next episode of its sub-environment starts."""
 
     last: Floats
     """Pixels of the last frame."""
     change: float
     """Change at the last step."""
     returned: bool
-    """Whether the last frame is equal to one after a reset, though the image had changed."""
+    """Whether the last frame equals one after a reset, although the image had changed."""
 
 
 def _pixels(frame: Frame) -> Floats:

@@ -28,21 +28,21 @@ class Finding:
     level: Literal["ok", "warning", "error"]
     topic: str
     message: str
-    """What was observed and, if it is a problem, what to do."""
+    """Observation and, for a problem, its fix."""
 
     def __str__(self) -> str:
-        """One line."""
+        """Returns one line of text."""
         return f"{self.level:8}{self.topic:10}{self.message}"
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All findings of `check_wrapped`; print it."""
+    """All findings of `check_wrapped`; ``print`` shows one line for each."""
 
     findings: tuple[Finding, ...]
 
     def __str__(self) -> str:
-        """One line for each finding."""
+        """Returns one line of text for each finding."""
         return "\n".join(map(str, self.findings))
 
 
@@ -57,13 +57,13 @@ def check_wrapped(
 ) -> CheckReport:
     """Runs some episodes and checks everything that the reward depends on.
 
-    Frames, success flags, ends, rewards, group keys and latents. Use a wrapper made for this
-    purpose: it is reset, and the groups that it closes are removed.
+    Checks frames, success flags, ends of episodes, rewards, group keys and latents. Use a separate
+    wrapper for this check: it is reset, and the groups that it closes are removed.
 
     Args:
         envs: Wrapped environments.
         policy: Maps observations to actions; ``None`` for random actions. Random actions rarely
-            succeed, and what a success looks like can be checked only if there is one.
+            succeed, and some checks need a success.
         num_episodes: Number of ended episodes to wait for.
         max_steps: Maximum number of steps.
         seed: Seed of the reset and of the random actions.
@@ -83,8 +83,8 @@ def check_wrapped(
     """
     if not isinstance(envs, SelfReferentialProgressWrapper):
         raise TypeError(
-            "`envs` must be wrapped, outermost: check_wrapped(SelfReferentialProgressWrapper(envs, "
-            f"encoder)), got {envs}"
+            "`envs` must be a SelfReferentialProgressWrapper, without another wrapper around it: "
+            f"call check_wrapped(SelfReferentialProgressWrapper(envs, encoder)), got {envs}"
         )
     seen = _run(envs, policy, num_episodes, max_steps, seed, options or {})
     findings = [
@@ -128,7 +128,7 @@ class _Seen:
 
 
 class _Probe:
-    """Replaces the encoder, under its name, and keeps the videos that it gets."""
+    """Calls the encoder and keeps the videos that are passed to it."""
 
     def __init__(self, encoder: TrajectoryEncoder, videos: list[Video]) -> None:
         self.encoder, self.videos = encoder, videos
@@ -166,8 +166,8 @@ def _run(
             if envs.autoreset_mode is AutoresetMode.DISABLED and dones.any():
                 observations, infos = envs.reset(options={**options, "reset_mask": dones})
         envs.close_groups()
-    # Whatever the wrapper raises is a finding, and so is a callable of the user's that fails: it is
-    # chained to the AssertionError, whose traceback shows where.
+    # Every exception of the wrapper or of a user's callable becomes a finding. It is chained to the
+    # AssertionError, whose traceback shows where it was raised.
     except Exception as error:
         seen.error = error
     finally:
@@ -201,7 +201,7 @@ def _check_ends(seen: _Seen) -> list[Finding]:
             Finding(
                 "error",
                 "ends",
-                f"no episode ended in {seen.num_steps} steps, so no group would ever close; limit "
+                f"no episode ended in {seen.num_steps} steps, so no group can close; limit "
                 "each environment with gymnasium.wrappers.TimeLimit(env, max_episode_steps=...) "
                 "(lerobot's LiberoEnv, for example, never truncates); or pass a larger `max_steps`",
             )
@@ -216,8 +216,8 @@ def _check_ends(seen: _Seen) -> list[Finding]:
 
 def _check_success(seen: _Seen) -> list[Finding]:
     findings = []
-    wins = sum(episode.success for episode in seen.episodes)
-    if seen.episodes and not wins:
+    num_successes = sum(episode.success for episode in seen.episodes)
+    if seen.episodes and not num_successes:
         findings.append(
             Finding(
                 "warning",
@@ -227,7 +227,8 @@ def _check_success(seen: _Seen) -> list[Finding]:
             )
         )
     elif seen.episodes:
-        findings.append(Finding("ok", "success", f"{wins} of {len(seen.episodes)} episodes"))
+        text = f"{num_successes} of {len(seen.episodes)} episodes"
+        findings.append(Finding("ok", "success", text))
     if seen.early_flags:
         findings.append(
             Finding(
@@ -252,8 +253,8 @@ def _check_rewards(seen: _Seen) -> list[Finding]:
                 "warning",
                 "reward",
                 f"failed episodes returned {min(failed):g} to {max(failed):g}, and the progress "
-                "reward is added to that; it is meant for environments that pay 1 for success and "
-                f"else 0: {fix}",
+                "reward is added to that; it needs environments that pay 1 for a success and 0 "
+                f"otherwise: {fix}",
             )
         )
     elif failed:
@@ -287,7 +288,7 @@ def _check_frames(seen: _Seen) -> list[Finding]:
             Finding(
                 "error",
                 "frames",
-                "every frame has one single colour; is this the right camera?",
+                "every frame has a single colour; pass `frames` a camera that shows the task",
             )
         )
     elif all((video == video[0]).all() for video in seen.videos):

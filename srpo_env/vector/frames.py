@@ -1,4 +1,4 @@
-"""Frames of an episode: where an environment keeps them, and how a bounded number is recorded."""
+"""Finds the frames of an episode, and records a bounded number of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from srpo_env.types import Video, as_array, checked_count, even_indices
 from srpo_env.vector.infos import info_of, look_up
 
 FRAME_PATHS = ("agentview", "pixels/image", "agentview_image", "pixels")
-"""Third-person cameras by convention: this package and LIBERO, lerobot, robosuite"""
+"""Third-person cameras by convention: this package and LIBERO, lerobot, robosuite."""
 
 IN_INFO = "info/"
-"""Prefix of a path to frames that are in the info instead of the observation"""
+"""Prefix of a path to frames that are in the info instead of the observation."""
 
 Frame = npt.NDArray[np.uint8]
-"""RGB image, ``(height, width, 3)``"""
+"""RGB image, ``(height, width, 3)``."""
 FramesOf = Callable[[Any], Any]
 
 
@@ -45,7 +45,7 @@ class FrameSource:
             max_size: Largest height and width of a frame in pixels; larger ones are reduced.
 
         Raises:
-            TypeError: If ``frames`` is something else.
+            TypeError: If ``frames`` is none of these.
             ValueError: If no image, or more than one candidate, is found.
         """
         if not (frames is None or isinstance(frames, str) or callable(frames)):
@@ -59,7 +59,7 @@ class FrameSource:
         if self._render:
             _check_render(envs)
         elif isinstance(frames, str) and frames.startswith(IN_INFO):
-            # No space describes an info: the first `reset` shows whether the image is there.
+            # No space describes an info: only the first `reset` shows whether it has the image.
             self._info_path = frames.removeprefix(IN_INFO)
         elif not callable(frames):
             space = envs.single_observation_space
@@ -68,7 +68,7 @@ class FrameSource:
 
     @property
     def in_observations(self) -> bool:
-        """Whether the frames come from the observations, which every reset returns whole."""
+        """Whether the frames come from the observations, which each reset returns completely."""
         return not (self._render or self._info_path)
 
     def single(self, observation: Any, info: Mapping[str, Any]) -> Frame:
@@ -136,9 +136,9 @@ class FrameRecorder:
     """Keeps a video of any length in less than ``2 * max_frames`` frames.
 
     Every `stride`-th frame is kept. When ``2 * max_frames`` are kept, every other one is dropped
-    and the stride doubles. So there are always at least ``max_frames`` to choose from, and a chosen
-    frame is at most half a stride away from its even place. The last frame is passed at the end:
-    frames between the strides need not be copied, because none of them was the last.
+    and the stride doubles. There are therefore always at least ``max_frames`` to choose from, and a
+    chosen frame is at most half a stride away from its evenly spaced position. The last frame is
+    passed to `video`, so that frames between two strides need not be copied.
     """
 
     max_frames: int
@@ -167,7 +167,7 @@ class FrameRecorder:
         self.num_seen += 1
 
     def check(self, frame: Frame) -> None:
-        """Raises an error if a frame does not fit the recorded ones.
+        """Checks that a frame has the size of the recorded ones.
 
         Raises:
             ValueError: If its size differs from that of the first frame.
@@ -191,7 +191,7 @@ class FrameRecorder:
         self.check(last_frame)
         count = min(self.num_seen + 1, self.max_frames)
         places = even_indices(self.num_seen + 1, count)[:-1]
-        # Half up: rounding half to even could choose one frame for two places.
+        # Rounds half up: rounding half to even could choose one frame for two places.
         rows = (2 * places + self.stride) // (2 * self.stride)
         return np.stack([*(self.kept[row] for row in rows), last_frame])
 

@@ -1,4 +1,4 @@
-"""Which episodes belong together, from their start until their group is closed."""
+"""Assigns episodes to groups when they start, and keeps them until their group is closed."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class OpenEpisode:
     success: bool = False
     last_env_reward: float = 0.0
     video: Video | None = None
-    """Frames, until they are encoded."""
+    """Frames to encode; None before the end and after encoding."""
     latent: Latent | None = None
-    """Set when it is encoded."""
-    # Set at its end with the memory reference; else the group's closing sets them.
+    """Latent of the frames; None before they are encoded."""
+    # Set at its end with the memory reference; otherwise when its group is closed.
     distance: float = np.nan
     progress_reward: float = 0.0
     center: Floats | None = None
@@ -56,16 +56,16 @@ class OpenGroup:
 
     @property
     def running(self) -> list[OpenEpisode]:
-        """Its episodes that have not."""
+        """Its episodes that have not ended."""
         return [episode for episode in self.episodes if not episode.ended]
 
 
 class GroupBook:
-    """Gives each episode a place in a group, and finds the groups that are complete.
+    """Assigns each episode to a group, and finds the groups that are complete.
 
-    The place is given when an episode *starts*. Filled in the order of the ends, the first group
-    of many parallel episodes would get the short ones, which are the successes, and the last
-    group the failures.
+    An episode is assigned when it *starts*. If the groups of many parallel episodes were filled in
+    the order of their ends, the first group would get the short episodes, which are the successes,
+    and the last group the failures.
     """
 
     def __init__(self, group_size: int) -> None:
@@ -78,7 +78,7 @@ class GroupBook:
         self.groups: list[OpenGroup] = []
 
     def start(self, episode: OpenEpisode) -> None:
-        """Gives a new episode a place in the oldest group of its key that has one."""
+        """Assigns a new episode to the oldest group of its key that has a free place."""
         for group in self.groups:
             if group.key == episode.key and len(group.episodes) < self.group_size:
                 break
@@ -101,13 +101,14 @@ class GroupBook:
         return complete
 
     def with_an_end(self) -> list[OpenGroup]:
-        """Returns the groups of which an episode has ended."""
+        """Returns the groups with at least one ended episode."""
         return [group for group in self.groups if group.ended]
 
     def remove_ended(self) -> None:
-        """Removes all episodes that have ended, and groups the running ones again.
+        """Removes all episodes that have ended, and assigns the running ones to groups again.
 
-        In the order of their starts: what is left of two groups of one key may fill one.
+        They are assigned in the order of their starts, so that the running episodes of two groups
+        of one key can form one group.
         """
         running = [episode for group in self.groups for episode in group.running]
         self.groups = []

@@ -1,8 +1,8 @@
-"""What the infos of an environment say: success, task, group, and one sub-environment's part.
+"""Reads success flags, tasks and group keys from the infos of a vector environment.
 
-Environments differ, and a wrong guess would not crash but reward the wrong episodes. The defaults
-therefore know the conventions by name, and whatever is ambiguous is an error that says which
-argument to pass.
+Environments name these differently, and a wrong guess would reward the wrong episodes without an
+error. The defaults are therefore a list of known names, and anything ambiguous raises an error that
+names the argument to pass.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from srpo_env.types import as_array, as_key
 
 SUCCESS_KEYS = ("is_success", "success")
-"""Success flags by convention: this package, lerobot, Gymnasium-Robotics; Meta-World, ManiSkill"""
+"""Success flags by convention: this package, lerobot, Gymnasium-Robotics; Meta-World, ManiSkill."""
 
 ONCE = "once"
-"""Success setting: the flag was set in any step of the episode"""
+"""Success setting: the flag was set in any step of the episode."""
 
 BROKEN = "worker_error"
-"""In the info of an episode that ended because its simulator failed, which says nothing about the
-policy. This package's LIBERO environments set it to the report."""
+"""Key in the info of an episode that ended because its simulator failed. The episode is dropped,
+because its end does not depend on the policy. This package's LIBERO environments set the key to the
+error report."""
 
 FINAL_NAMES = {"final_obs": ("final_obs", "final_observation"), "final_info": ("final_info",)}
-"""Names under which SAME_STEP environments keep what belongs to an episode's last step"""
+"""Names of the observation and the info of an episode's last step in SAME_STEP environments."""
 
 Info = dict[str, Any]
 Key = Callable[[Info, int], Hashable]
-"""Maps the info of an episode's reset and the index of its sub-environment to a key"""
+"""Maps the info of an episode's reset and the index of its sub-environment to a key."""
 
 
 def info_of(infos: Any, index: int, num_envs: int) -> Info:
     """Returns the info of one sub-environment.
 
     Args:
-        infos: As a vector environment returns it: a dictionary of arrays and masks, or a list of
+        infos: Return value of a vector environment: a dictionary of arrays and masks, or a list of
             dictionaries. A key whose mask ``_key`` is False at ``index`` is left out. A string, a
-            scalar, or an array whose length is not ``num_envs`` holds for all sub-environments.
+            scalar, or an array whose length is not ``num_envs`` applies to all sub-environments.
         index: Index of the sub-environment.
         num_envs: Number of sub-environments.
     """
@@ -58,11 +59,11 @@ def info_of(infos: Any, index: int, num_envs: int) -> Info:
 
 
 def final_of(name: str, infos: Any, index: int, num_envs: int) -> Any:
-    """Returns what SAME_STEP keeps of an episode's last step, or None if the environment did not.
+    """Returns the last observation or info of an episode in SAME_STEP mode; None if it is missing.
 
     Args:
         name: ``"final_obs"`` or ``"final_info"``.
-        infos: As the vector environment returned it.
+        infos: Return value of the vector environment.
         index: Index of the sub-environment.
         num_envs: Number of sub-environments.
     """
@@ -152,12 +153,17 @@ def _flag(value: Any, name: str) -> bool:
 
 
 class KeySource:
-    """Says which group and which task an episode belongs to, from the info of its reset."""
+    """Determines the group and the task of an episode from the info of its reset."""
 
     def __init__(
         self, envs: VectorEnv[Any, Any, Any], group_key: Key | None, task_key: Key | None
     ) -> None:
-        """Chooses the keys; None for the default ones.
+        """Initialises the source.
+
+        Args:
+            envs: Vector environment; the default task key uses the names of its sub-environments.
+            group_key: Callable that returns the group key; ``None`` for the default.
+            task_key: Callable that returns the task key; ``None`` for the default.
 
         Raises:
             TypeError: If a key is not a callable.
@@ -179,12 +185,12 @@ class KeySource:
         return as_key(self._group_key(info, env_index)), as_key(self._task_key(info, env_index))
 
     def late_task(self, task: Hashable, info: Info, known: Hashable) -> Hashable:
-        """Returns the task that only the infos of episodes' ends name, if that is so.
+        """Returns the task of the episodes if only the infos of their last steps name it.
 
         Args:
             task: Task key of the episode, from its reset.
             info: Info of the episode's last step.
-            known: What earlier calls returned.
+            known: Return value of the last call for an earlier episode; None at first.
 
         Raises:
             ValueError: If episodes of different tasks would be compared with each other.
@@ -201,17 +207,17 @@ class KeySource:
         return late_task
 
     def _default_task(self, info: Info, env_index: int) -> Hashable:
-        """Task in the info; without one, the environment's name if the environments differ."""
+        """Returns the task in the info, or else the environment's name if the names differ."""
         task = task_in(info)
         return self._names[env_index] if task is None and self._names else task
 
     def _default_group(self, info: Info, env_index: int) -> Hashable:
-        """Task and initial state; what the info does not name is the same for all episodes."""
+        """Returns the task and the initial state, each None if the info does not name it."""
         return (self._task_key(info, env_index), info.get("init_state_id"))
 
 
 def task_in(info: Info) -> Any:
-    """Returns ``task_id``, else the text ``task``, else None: then all episodes are of one task."""
+    """Returns ``task_id`` or the text ``task`` of an info; None if it has neither."""
     task = info.get("task_id")
     if task is None and isinstance(info.get("task"), str):
         task = info["task"]
@@ -219,7 +225,7 @@ def task_in(info: Info) -> Any:
 
 
 def _names_of_different(envs: VectorEnv[Any, Any, Any]) -> list[str]:
-    """Returns the name of each sub-environment where they are not all of one kind, else nothing."""
+    """Returns the name of each sub-environment, or an empty list if all names are equal."""
     base = envs.unwrapped
     if not isinstance(base, (SyncVectorEnv, AsyncVectorEnv)):
         return []

@@ -1,4 +1,4 @@
-"""Rendered pictures for environments whose observations have none, in every autoreset mode."""
+"""Rendered frames for environments whose observations have no image, in every autoreset mode."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import gymnasium
 
 
 class RenderInInfo(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Puts what one environment renders into ``info["rendered"]``, for ``frames="info/rendered"``.
+    """Adds the rendered image of an environment to its info, for ``frames="info/rendered"``.
 
-    Unlike ``frames="render"`` this works with `AutoresetMode.SAME_STEP`, as CleanRL uses it: when a
-    step has returned, the episode's last picture can be rendered no more, but the info still has
-    it. And in an AsyncVectorEnv each process renders its own.
+    Unlike ``frames="render"``, this works with `AutoresetMode.SAME_STEP`, which CleanRL uses: there
+    a step that ends an episode also resets, so that the last frame can be rendered only inside the
+    step. In an AsyncVectorEnv, the worker processes render in parallel.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -30,11 +30,11 @@ class RenderInInfo(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Resets, and renders the first picture."""
+        """Resets the environment, and renders the first frame."""
         observation, info = self.env.reset(seed=seed, options=options)
         return observation, {**info, "rendered": self.env.render()}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Steps, and renders what came of it."""
+        """Steps the environment, and renders the next frame."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation, reward, terminated, truncated, {**info, "rendered": self.env.render()}

@@ -1,4 +1,4 @@
-"""Checks at run time that a partial reset resets what the caller means, and nothing else."""
+"""Checks at run time that a partial reset resets the selected sub-environments and no others."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from srpo_env.vector.frames import Frame
 from srpo_env.vector.grouping import OpenEpisode
 
 PARTIAL_RESET_OPTIONS = ("env_idx", "env_ids", "env_indices", "env_id", "indices", "mask")
-"""Options by which other libraries reset some of the sub-environments"""
+"""Options with which other libraries select the sub-environments to reset."""
 
 
 def check_options(options: dict[str, Any] | None) -> None:
-    """Raises an error if an option other than ``reset_mask`` seems to select sub-environments.
+    """Checks that no option other than ``reset_mask`` seems to select sub-environments.
 
     Raises:
         ValueError: If there is such an option.
@@ -40,24 +40,24 @@ def check_partial_reset(
 
     Args:
         running: The running episode of each sub-environment, or None.
-        chosen: Which sub-environments were to be reset.
+        chosen: Whether each sub-environment should have been reset, shape ``(num_envs,)``.
         before: Frame of each sub-environment before the reset.
         after: Frame of each sub-environment after it.
 
     Raises:
-        RuntimeError: If others were reset, or some of these were not.
+        RuntimeError: If other sub-environments were reset, or a chosen one was not.
     """
     for index, episode in enumerate(running):
-        # Where the image is that of the episode's start, a reset cannot be seen.
+        # A reset cannot be detected while the image equals the episode's first frame.
         if episode is None or np.array_equal(episode.recorder.kept[0], before(index)):
             continue
         is_equal = np.array_equal(before(index), after(index))
-        # An environment that returns one array for all steps shows nothing.
+        # If the environment reuses one array, the frame before the reset is lost.
         is_same = is_equal and not np.shares_memory(before(index), after(index))
         if chosen[index] and is_same:
             raise RuntimeError(
-                f"`reset` with options was to reset environment {index}, and its image did not "
-                "change: if an option selects sub-environments, pass "
+                f"`reset` with options should have reset environment {index}, but its image did "
+                "not change: if an option selects sub-environments, pass "
                 "options={'reset_mask': mask} instead, a bool for each"
             )
         if not chosen[index] and not is_equal:

@@ -1,4 +1,4 @@
-"""Writing shaped rewards into a rollout buffer, and checking what the buffer holds before."""
+"""Writes shaped rewards into a rollout buffer, after checking the rewards that it holds."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import numpy as np
 from srpo_env.types import Group
 
 MAX_ENDS = 2**16
-"""Ended episodes that are kept for `RewardWriter.write`; loops that pop groups never fetch them"""
+"""Maximum number of ended episodes kept for `write`, which loops with `pop_groups` never call."""
 
 SUCCESS_TOLERANCE = 1e-6
-"""By how much a success may return less than a failure, for rounding"""
+"""Tolerance, for rounding, when the return of a failure is compared with that of a success."""
 
 PAY_ONE = (
-    "The environment must pay 1 for success and else 0: wrap it with "
+    "The environment must pay 1 for a success and 0 otherwise: wrap it with "
     "gymnasium.wrappers.TransformReward, scale rewards only after `rewrite`, or train on "
     "`Group.rewards` (from `pop_groups`), in which a success is always 1"
 )
-"""Ends the message about an environment that pays too little for success"""
+"""Last part of the error messages about an environment that pays too little for a success."""
 
 
 class RewardBuffer(Protocol):
@@ -32,7 +32,7 @@ class RewardBuffer(Protocol):
 
     @property
     def shape(self) -> Any:
-        """Its ``(num_steps, num_envs)``."""
+        """Shape ``(num_steps, num_envs)``."""
         ...
 
     @property
@@ -41,11 +41,11 @@ class RewardBuffer(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Its ``num_steps``."""
+        """Returns ``num_steps``."""
         ...
 
     def __getitem__(self, index: tuple[int, int]) -> Any:
-        """One reward."""
+        """Returns one reward."""
         ...
 
     def __setitem__(self, index: tuple[int, int], value: Any) -> None:
@@ -68,9 +68,9 @@ class EndedEpisode:
     env_return: float
     """Sum of the environment's own rewards."""
     env_reward: float
-    """The environment's own reward of that step: what the cell must hold."""
+    """The environment's own reward of that step, which the cell must hold."""
     progress_reward: float
-    """What is added to it; 0 for successes and failures that were not compared."""
+    """Reward to add to it; 0 for successes and for failures that were not compared."""
 
 
 class WriterState(TypedDict):
@@ -82,18 +82,18 @@ class WriterState(TypedDict):
 
 
 class RewardWriter:
-    """Keeps what ended episodes are to be paid, until it is written into a buffer."""
+    """Keeps the rewards of ended episodes until they are written into a buffer."""
 
     def __init__(self, num_envs: int) -> None:
         """Initialises an empty writer."""
         self.num_envs = num_envs
         self.ends: deque[EndedEpisode] = deque(maxlen=MAX_ENDS)
         self.forgotten_step = -1
-        """Latest last step among failures that are no longer kept."""
+        """Last step of the latest failure that is no longer kept; -1 if all are kept."""
         self._num_groups = 0
 
     def add(self, groups: Iterable[Group]) -> None:
-        """Takes the episodes of closed groups."""
+        """Adds the episodes of closed groups."""
         for group in groups:
             self._num_groups += 1
             for episode in group.episodes:
@@ -132,10 +132,10 @@ class RewardWriter:
         return int(shape[0])
 
     def check_steps(self, first_step: int, num_steps: int, step_count: int) -> None:
-        """Checks which steps are to be paid, before anything is changed.
+        """Checks that the rewards of all steps in a buffer are kept.
 
         Raises:
-            ValueError: If some were never made, or their rewards are no longer kept.
+            ValueError: If a step has not been made yet, or its rewards are no longer kept.
         """
         if first_step < 0 or first_step + num_steps > step_count:
             raise ValueError(
@@ -152,17 +152,17 @@ class RewardWriter:
             )
 
     def write(self, rewards: RewardBuffer, first_step: int) -> int:
-        """Adds the progress rewards that fall into a buffer, and drops those of earlier steps.
+        """Adds the progress rewards of a buffer's steps to it, and drops those of earlier steps.
 
-        A cell that holds the sum already, as on a second call, is left as it is.
+        A cell that holds the sum already, as in a second call, is not changed.
 
         Returns:
             Number of failures that were paid.
 
         Raises:
             ValueError: If a cell in which an episode ended does not hold the environment's own
-                reward, or a failure would earn more than a success of its group. Nothing is
-                written then.
+                reward, or a failure would earn more than a success of its group. Then nothing is
+                written.
         """
         last_step = first_step + rewards.shape[0]
         due = [end for end in self.ends if first_step <= end.step < last_step]
@@ -240,7 +240,7 @@ def _mismatch(cell: tuple[int, int], found: float, end: EndedEpisode) -> str:
     return (
         f"`rewards`[{cell[0]}, {cell[1]}] must hold the reward {end.env_reward:g} that `step` "
         f"returned when episode {end.episode_id} {kind}, got {found:g}; nothing was written. "
-        "Likely causes: a wrapper outside of SelfReferentialProgressWrapper scales or shifts "
+        "Likely causes: a wrapper around SelfReferentialProgressWrapper scales or shifts "
         "rewards (put it inside, or scale after `rewrite`); a bonus or a bootstrapped value was "
         "added to the buffer (add it after `rewrite`); the buffer is transposed; or steps were "
         "made that are not in the buffer (pass `first_step`)"

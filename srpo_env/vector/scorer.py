@@ -1,7 +1,7 @@
-"""From ended episodes to closed groups: encodes videos in batches and rewards their episodes.
+"""Scores ended episodes: encodes their videos in batches, rewards them and closes their groups.
 
-Nothing here knows Gymnasium; the wrapper decides what an episode is. An exception in the encoder or
-the distance changes nothing: the episodes keep waiting, and the call can be repeated.
+Does not depend on Gymnasium: the wrapper decides where episodes start and end. An exception in the
+encoder or the distance changes nothing: the episodes still wait, and the call can be repeated.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 Reference = Literal["group", "task", "memory"]
 
 MANY_GROUPS = 1024
-"""Number of complete groups that wait to be closed before a warning"""
+"""Number of complete groups waiting to be closed at which a warning is logged."""
 
 MANY_INCOMPLETE = 64
-"""Number of groups without a running episode that wait for more episodes before a warning"""
+"""Number of incomplete groups without a running episode at which a warning is logged."""
 
 
 class ScorerState(TypedDict):
-    """What `GroupScorer.state` returns."""
+    """Return type of `GroupScorer.state`."""
 
     groups: list[OpenGroup]
     complete: list[OpenGroup]
@@ -50,8 +50,8 @@ class ScorerState(TypedDict):
 class GroupScorer:
     """Collects episodes and rewards them by the successes of their group, task or memory.
 
-    Videos wait until `group_size` of them are there, or a group closes, and are then encoded in one
-    call: large batches for the encoder, and never more than ``group_size + num_envs`` videos held.
+    Videos are encoded in one call when `group_size` of them wait or a group closes. The encoder
+    therefore gets large batches, and at most ``group_size + num_envs`` videos are held.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class GroupScorer:
         return len(self._waiting)
 
     def settings(self) -> dict[str, Any]:
-        """Returns what decides the rewards, as JSON values."""
+        """Returns the settings that determine the rewards, as JSON values."""
         return {
             **encoder_settings(self.encoder),
             **self.reward.settings(),
@@ -98,16 +98,20 @@ class GroupScorer:
         }
 
     def end(self, episodes: Sequence[OpenEpisode]) -> None:
-        """Takes the episodes that ended in one step. Runs no code of the user's."""
+        """Adds the episodes that ended in one step. Calls no user code."""
         self._waiting += episodes
         if self.reference == "memory":
             self._unpaid += episodes
         self._complete += self.book.take_complete()
 
     def score(self) -> list[Group]:
-        """Scores what is due after a step, and returns the groups that this closes.
+        """Scores ended episodes after a step.
 
-        With the memory reference, ended episodes have their rewards afterwards.
+        With the memory reference, all ended episodes are rewarded; otherwise those of complete
+        groups.
+
+        Returns:
+            The groups that were closed.
         """
         if self.reference == "memory":
             self._pay_from_memory()
@@ -128,7 +132,7 @@ class GroupScorer:
         return groups
 
     def state(self) -> ScorerState:
-        """Returns everything that `load` needs, as `serialization.pack` takes it."""
+        """Returns everything that `load` needs, in types that `serialization.pack` accepts."""
         return {
             "groups": self.book.groups,
             "complete": self._complete,
@@ -178,7 +182,7 @@ class GroupScorer:
     # --- Scoring: encode and score first, change the state afterwards ---
 
     def _scored(self, groups: Sequence[OpenGroup]) -> list[Group]:
-        """Returns the closed form of groups; leaves the groups themselves as they are."""
+        """Scores groups and returns them closed; the open groups are not changed."""
         if self.reference == "memory":
             self._pay_from_memory()
             return [self._closed_from_memory(group) for group in groups]
@@ -216,7 +220,7 @@ class GroupScorer:
         ]
 
     def _pay_from_memory(self) -> None:
-        """Rewards episodes that ended by the successes of their task in memory and among them."""
+        """Rewards the unpaid episodes by the successes of their task, old and new ones."""
         self._encode()
         by_task: dict[Hashable, list[OpenEpisode]] = {}
         for episode in self._unpaid:
@@ -226,9 +230,8 @@ class GroupScorer:
             latents = [_latent(episode) for episode in episodes]
             successes = [episode.success for episode in episodes]
             points, succeeded = self._memory.with_new(task, latents, successes)
-            results.append((task, episodes, latents, successes, relabel(
-                points, succeeded, reward=self.reward
-            )))  # fmt: skip
+            result = relabel(points, succeeded, reward=self.reward)
+            results.append((task, episodes, latents, successes, result))
         for task, episodes, latents, successes, result in results:
             self._memory.add(task, latents, successes)
             first = len(result.rewards) - len(episodes)
@@ -271,12 +274,12 @@ class GroupScorer:
         videos = [episode.video for episode in self._waiting if episode.video is not None]
         latents = encode_checked(self.encoder, videos, names)
         for episode, latent in zip(self._waiting, latents, strict=True):
-            # Copied, so that one latent that is kept for long does not keep its whole batch.
+            # Copied, because a view would keep the whole batch in memory.
             episode.latent, episode.video = latent.copy(), None
         self._waiting = []
 
     def _warn(self) -> None:
-        """Warns once of groups that are never closed."""
+        """Logs a warning, once, if many groups are not closed."""
         incomplete = sum(not group.running for group in self.book.groups)
         if self._warned or (len(self._complete) < MANY_GROUPS and incomplete < MANY_INCOMPLETE):
             return

@@ -1,4 +1,4 @@
-"""Packs nested state into bytes that are data only, and restores it to the bit.
+"""Packs nested state into bytes that hold data only, and restores it bit for bit.
 
 The bytes are an ``.npz`` archive, which is read without pickle: one JSON text, ``header``, and the
 arrays that it refers to.
@@ -40,14 +40,14 @@ def pack(tree: Any) -> bytes:
 
 
 def unpack(state: bytes, classes: tuple[type, ...] = ()) -> Any:
-    """Restores what `pack` was given.
+    """Restores the tree that was passed to `pack`.
 
     Args:
-        state: From `pack`.
-        classes: Dataclasses that may occur; no others are built.
+        state: Return value of `pack`.
+        classes: Dataclasses that the tree may contain; no other classes are created.
 
     Raises:
-        ValueError: If these are not bytes from `pack`.
+        ValueError: If the bytes do not come from `pack`.
     """
     known = {cls.__name__: cls for cls in classes}
     try:

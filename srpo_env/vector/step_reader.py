@@ -1,6 +1,6 @@
-"""Reads what `step` and `reset` of the environments returned: episodes that start, go on and end.
+"""Reads from the results of `step` and `reset` which episodes start, continue and end.
 
-Calls the user's callables (frames, success, keys) and changes nothing, so that an exception in one
+Calls the user's callables (frames, success, keys) and changes no state, so that an exception in one
 of them leaves the wrapper as it was.
 """
 
@@ -40,7 +40,7 @@ class Start:
 
 @dataclass
 class Change:
-    """What a step means for one sub-environment, before it is recorded."""
+    """Effect of a step on one sub-environment, before it is recorded."""
 
     index: int
     frame: Frame | None = None
@@ -59,7 +59,7 @@ class Change:
 
 @dataclass
 class Transition:
-    """What a step of the environments returned, until the wrapper's own `step` returns it."""
+    """Result of a step of the environments, kept until the wrapper's own `step` returns it."""
 
     actions: Any
     observations: Any
@@ -83,13 +83,13 @@ class StepReader:
         keys: KeySource,
         success: str | Callable[[Info], Any] | None,
     ) -> None:
-        """Keeps what finds frames, keys and success flags.
+        """Initialises the reader.
 
         Args:
             num_envs: Number of sub-environments.
-            mode: When they reset.
-            frames: Finds the camera image.
-            keys: Finds the group and the task.
+            mode: Autoreset mode of the environments.
+            frames: Source of the camera images.
+            keys: Source of the group keys and task keys.
             success: Where the success flag is; see `SelfReferentialProgressWrapper`.
         """
         self._num_envs, self._mode = num_envs, mode
@@ -101,12 +101,12 @@ class StepReader:
         running_episodes: Sequence[OpenEpisode | None],
         late_task: Hashable,
     ) -> list[Change]:
-        """Reads what a step means for each sub-environment.
+        """Reads the effect of a step on each sub-environment.
 
         Args:
-            step: What the environments returned.
+            step: Result of the environments' `step`.
             running_episodes: The running episode of each sub-environment, or None.
-            late_task: The task, if so far only the infos of episodes' ends named it.
+            late_task: The task, if only the infos of last steps have named it so far.
 
         Raises:
             RuntimeError: If the environment does not reset as it declares.
@@ -134,7 +134,7 @@ class StepReader:
     def _read_without_episode(
         self, change: Change, step: Transition, done: bool, frame_of: Callable[[int], Frame]
     ) -> None:
-        """With NEXT_STEP this step was the reset. With DISABLED the slot waits for its own."""
+        """Reads a step without a running episode: with NEXT_STEP, it was the reset."""
         index = change.index
         if self._mode is AutoresetMode.DISABLED:
             if not done:
@@ -145,11 +145,11 @@ class StepReader:
                     "metadata['autoreset_mode'] to NEXT_STEP or SAME_STEP"
                 )
         elif done:
-            # A reset can break like a step; then the next step tries again.
+            # The simulator can fail in a reset, too; then the next step resets again.
             if BROKEN not in info_of(step.infos, index, self._num_envs):
                 raise RuntimeError(
-                    f"Environment {index} ended again in the step that should have reset it, as "
-                    "AutoresetMode.NEXT_STEP promises. A wrapper that repeats an episode's last "
+                    f"Environment {index} ended again in the step that must reset it with "
+                    "AutoresetMode.NEXT_STEP. A wrapper that repeats an episode's last "
                     "transition (lerobot's FreezeAfterEpisodeEnd) does that; leave it out in "
                     "training"
                 )

@@ -43,15 +43,15 @@ logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 MANY_CLOSED = 1024
-"""Closed groups that wait to be fetched before a warning, and the most that are held with the
-memory reference: 8192 episodes in groups of 8, 48 MB of latents of 1408 dimensions"""
+"""Number of closed groups waiting to be fetched at which a warning is logged, and maximum number
+held with the memory reference: 8192 episodes in groups of 8, 48 MB of 1408-dimensional latents."""
 
 STATE = "srpo_env"
-"""Name of the wrapper's state in `state_dict`"""
+"""Name of the wrapper's state in `state_dict`."""
 
 
 class SavedState(TypedDict):
-    """What `SelfReferentialProgressWrapper.state_dict` packs."""
+    """State of a `SelfReferentialProgressWrapper` before it is packed."""
 
     settings: dict[str, Any]
     step_count: int
@@ -70,28 +70,28 @@ class SavedState(TypedDict):
 class SelfReferentialProgressWrapper(VectorWrapper):
     """Rewards a failed episode by how near its video comes to the successes of its group.
 
-    A failure's reward exists only when its group is closed, long after `step` returned. So `step`
-    passes the environment's rewards on unchanged, and the shaped ones are fetched: `pop_groups` for
-    code that trains on whole episodes, `rewrite` for code that fills a rollout buffer. With
-    ``reference="memory"`` the reward exists at an episode's last step, and `step` returns it.
+    A failure's reward is known only when its group is closed, after `step` has returned. Therefore
+    `step` returns the environment's rewards unchanged. Call `pop_groups` to train on whole
+    episodes, or `rewrite` to add the progress rewards to a rollout buffer. With
+    ``reference="memory"``, the reward is known at an episode's last step, and `step` returns it.
 
-    An episode takes its place in a group when it starts: the first `group_size` episodes of a key
-    are a group, the next ones another. If it is reset before its end, or its simulator breaks
-    (``infos["worker_error"]``), it is dropped and the next one of its key takes the place.
+    An episode is assigned to a group when it starts: the first `group_size` episodes of a key form
+    one group, the next ones another. If an episode is reset before its end, or its simulator fails
+    (``infos["worker_error"]``), it is dropped, and the next episode of its key takes its place.
 
-    Adds to ``infos``, with masks ``_key`` as everywhere in Gymnasium:
+    Adds to ``infos``, with the masks ``_key`` that Gymnasium uses:
 
     * ``episode_id``: the episode that this step belongs to, int64, shape ``(num_envs,)``; -1 and
-      masked for the resetting step of NEXT_STEP and for a slot that awaits its reset. If the
-      environment has an ``episode_id`` of its own, that is in ``env_episode_id``.
+      masked in the resetting step of NEXT_STEP and while a sub-environment waits for its reset. If
+      the environment itself sets ``episode_id``, its value is moved to ``env_episode_id``.
     * ``env_reward``: the environment's own rewards, float64, shape ``(num_envs,)``.
     * ``srpo``: when an episode's end closes its group, statistics of that group (`group_info`).
 
-    Frames are copied as they come, and less than ``2 * max_frames`` of an episode are held.
+    Frames are copied, and fewer than ``2 * max_frames`` frames of an episode are held.
 
-    If a callable that was passed (the encoder, a distance, a key, ...) raises an error in `step`,
-    nothing is lost: the environments were stepped, and the same call with the same actions
-    continues from there. All other methods can be repeated, too.
+    If a user's callable (the encoder, a distance, a key, ...) raises an error in `step`, nothing is
+    lost: the environments were stepped, and repeating the call with the same actions continues from
+    there. All other methods can be repeated, too.
 
     Examples:
         Three walkers: one succeeds after five steps, the others stop after 3 steps and 1 step.
@@ -155,17 +155,18 @@ class SelfReferentialProgressWrapper(VectorWrapper):
                 own distance.
             group_size: Number of episodes after which a group closes; the paper's M.
             group_key: Maps the info of an episode's reset and the index of its sub-environment to
-                what its group has in common; by default the task and ``init_state_id``, each
-                ``None`` if the info does not name it.
-            task_key: The same for the task, which the two wider references use; by default
-                ``task_id``, or ``task``, or the kind of sub-environment where these differ.
+                the key that all episodes of its group share; by default the task and
+                ``init_state_id``, each ``None`` if the info does not name it.
+            task_key: Maps the same arguments to the key of the task, which the references
+                ``"task"`` and ``"memory"`` use; by default ``task_id``, or ``task``, or the name of
+                the sub-environment if the names differ.
             reference: Which successes a failure is compared with: those of its ``"group"``; all of
                 the ``"task"`` up to `close_groups`; or earlier ones in a ``"memory"`` (not the
                 paper's method).
             frames: Where the camera image is: a path into the observation (``"pixels/image"``) or
                 into the info (``"info/image"``), ``"render"``, or a callable of one
                 sub-environment's observation; by default the third-person camera of LIBERO and
-                lerobot, or the only image there is.
+                lerobot, or the only image.
             success: Where the success flag is in the info of an episode's last step: a path, a
                 callable of that info, or ``"terminated"``; by default ``is_success`` or
                 ``success``. ``"once"``: the default flag was set in any step of the episode.
@@ -179,11 +180,12 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
         Raises:
             ModuleNotFoundError: If the default encoder is used without torch or transformers.
-            TypeError: If ``envs`` or ``encoder`` is not one, or a callable is something else.
+            TypeError: If ``envs`` is no vector environment, ``encoder`` no encoder, or a key no
+                callable.
             ValueError: If a setting is out of range, the autoreset mode is not declared, the camera
                 is not found, or the distance does not fit the encoder's latents.
         """
-        # First: older versions of Gymnasium close a wrapper whose construction failed.
+        # Set first, because older versions of Gymnasium close a wrapper whose construction failed.
         self._closed = True
         if not isinstance(envs, VectorEnv):
             raise TypeError(
@@ -194,13 +196,13 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._closed = False
         super().__init__(envs)
         mode = envs.metadata.get("autoreset_mode")
-        # Each mode puts an episode's last frame elsewhere. A wrong guess would not crash: it
-        # would encode the first frame of the next episode, and training would go on.
+        # Where an episode's last frame is depends on the mode. A wrong guess would raise no error:
+        # the first frame of the next episode would be encoded, and training would continue.
         if not isinstance(mode, AutoresetMode):
             raise ValueError(
                 f"{envs} must declare a gymnasium.vector.AutoresetMode as "
-                f"metadata['autoreset_mode'], got {mode!r}; if they reset by themselves and do not "
-                "declare it, set it to what they do: SAME_STEP if the step that ends an episode "
+                f"metadata['autoreset_mode'], got {mode!r}; if they do not declare their mode, "
+                "set it: SAME_STEP if the step that ends an episode "
                 "returns the next one's first observation, NEXT_STEP if the step after it does, "
                 "DISABLED if neither"
             )
@@ -240,7 +242,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
     @property
     def encoder(self) -> TrajectoryEncoder:
-        """Maps the frames of an episode to its latent; may be replaced by one of equal shape."""
+        """Encoder of the videos; can be replaced by one with the same `latent_shape`."""
         return self._scorer.encoder
 
     @encoder.setter
@@ -254,7 +256,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
     @property
     def success(self) -> str | Callable[[Info], Any] | None:
-        """Where the success flag is, as it was passed."""
+        """The argument ``success``: where the success flag is."""
         return self._reader.success
 
     @property
@@ -269,7 +271,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
     @property
     def step_count(self) -> int:
-        """Number of calls of `step` so far, which is also the number of the next one."""
+        """Number of calls of `step` so far; the next step has this number."""
         return self._step_count
 
     @property
@@ -309,11 +311,11 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
         Raises:
             ValueError: If another option selects sub-environments.
-            RuntimeError: If sub-environments outside the mask were reset, or some inside were not.
+            RuntimeError: If a sub-environment outside the mask was reset, or one inside it was not.
         """
         self._check_open()
-        # Read before passing it on, and a copy passed: Gymnasium 1.4.0 removes the mask from the
-        # dictionary that it is given.
+        # The mask is read first, and a copy of the options is passed on, because Gymnasium 1.4.0
+        # removes the mask from the dictionary.
         mask = None if options is None else options.get("reset_mask")
         check_options(options)
         options = None if options is None else dict(options)
@@ -322,7 +324,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         before = None if last is None else self._reader.frames.batch(*last)
         observations, infos = self.env.reset(seed=seed, options=options)
         if self._transition is not None:
-            # The caller gave up on a step that failed. It was made, so it counts.
+            # A `step` failed and was not repeated. The environments were stepped, so it counts.
             self._transition = None
             self._step_count += 1
         frame_of = self._reader.frames.batch(observations, infos)
@@ -337,7 +339,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         return observations, self._with_added(infos, {})
 
     def step(self, actions: Any) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
-        """Steps every sub-environment; the class documents what the rewards are.
+        """Steps every sub-environment; the documentation of the class describes the rewards.
 
         Raises:
             ResetNeeded: If `reset` was not called before.
@@ -357,7 +359,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             )
         transition = self._transition
         if not transition.recorded:
-            # All callables of the user's come first, then all changes.
+            # The user's callables are called first; the state changes afterwards.
             changes = self._reader.read_step(transition, self._running, self._late_task)
             transition.added = self._episode_ids()
             transition.ended = self._record(changes, transition)
@@ -408,7 +410,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
     # --- Shaped rewards ---
 
     def pop_groups(self) -> list[Group]:
-        """Returns the groups that were closed since the last call, in that order.
+        """Returns the groups that were closed since the last call, in the order of closing.
 
         `rewrite` drops those that were closed before the previous `rewrite`, so that a loop that
         only rewrites holds the groups of one rollout. With ``reference="memory"``, which needs
@@ -429,9 +431,10 @@ class SelfReferentialProgressWrapper(VectorWrapper):
     def rewrite(self, rewards: RewardBuffer, first_step: int | None = None) -> int:
         """Adds the progress rewards to a rollout buffer, in place.
 
-        Closes the open groups first: an episode that ended in this buffer can be paid nowhere
-        else. A failure's progress reward is added to the environment's own reward at its last step,
-        wherever the episode began. A second call changes nothing.
+        Closes the open groups first, because the reward of an episode that ended in this buffer
+        must be written into this buffer. A failure's progress reward is added to the environment's
+        own reward at the episode's last step, even if the episode started in an earlier buffer. A
+        second call changes nothing.
 
         Args:
             rewards: The rewards that `step` returned, floats, shape ``(num_steps, num_envs)``.
@@ -442,8 +445,8 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             Number of failures that were paid.
 
         Raises:
-            ValueError: If the buffer does not fit the environments, holds steps that were never
-                made or whose rewards are no longer kept, does not hold the environment's rewards
+            ValueError: If the shape or type of the buffer is wrong, a step has not been made yet or
+                its rewards are no longer kept, the buffer does not hold the environment's rewards
                 where episodes ended, or a failure would earn more than a success.
         """
         num_steps = self._writer.checked_length(rewards)
@@ -468,7 +471,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         """Returns the state of the wrapper between two steps, without that of the environments.
 
         Returns:
-            One entry, ``"srpo_env"``, an ``.npz`` archive: data only. ``torch.save`` stores it
+            One entry, ``"srpo_env"``, an ``.npz`` archive without code. ``torch.save`` stores it
             beside other states, and ``torch.load`` reads it with ``weights_only=True``; without
             torch, ``path.write_bytes(envs.state_dict()["srpo_env"])`` does.
 
@@ -493,11 +496,11 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         return {STATE: serialization.pack(state)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned, to the bit; changes nothing if it raises an error.
+        """Restores a state of `state_dict`, bit for bit; changes nothing if it raises an error.
 
         Raises:
-            ValueError: If this is not a state, or that of a wrapper with other settings, encoder
-                and distance included.
+            ValueError: If it is not the state of a wrapper with the same settings, encoder and
+                distance.
         """
         classes = (FrameRecorder, OpenEpisode, OpenGroup, Episode, Group, EndedEpisode)
         if STATE not in state_dict:
@@ -551,7 +554,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._transition = None
 
     def _settings(self) -> dict[str, Any]:
-        """Returns what decides the meaning of a saved state."""
+        """Returns the settings that must be equal when a state is loaded."""
         return {
             "num_envs": self.num_envs,
             "autoreset_mode": self._mode.name,
@@ -560,10 +563,10 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             **self._scorer.settings(),
         }
 
-    # --- Recording a step: changes the state, and calls nothing of the user's ---
+    # --- Recording a step: changes the state, and calls no user code ---
 
     def _record(self, changes: list[Change], step: Transition) -> list[OpenEpisode]:
-        """Records a step; returns the episodes that it ended."""
+        """Records a step, and returns the episodes that ended in it."""
         rewards = as_array(step.rewards)
         ended = []
         for change in changes:
@@ -640,7 +643,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._writer.add(groups)
         self._monitor.update(groups)
         if self.reference == "memory":
-            # Their episodes are paid already; nobody has to fetch them.
+            # Their episodes are paid already, so the groups need not be fetched.
             del self._closed_groups[:-MANY_CLOSED]
         elif len(self._closed_groups) >= MANY_CLOSED and not self._warned:
             self._warned = True
@@ -674,7 +677,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             raise ClosedEnvironmentError("The environments were closed; make new ones")
 
     def _below(self, name: str) -> Any:
-        """Returns a method of the nearest environment inside that has it; wrappers do not."""
+        """Returns a method of the outermost inner environment that has it; wrappers may not."""
         self._check_open()
         env: Any = self.env
         while not hasattr(env, name) and isinstance(env, VectorWrapper):

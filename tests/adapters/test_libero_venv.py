@@ -230,7 +230,7 @@ def test_wrong_options_and_actions_are_errors(dummy, states):
         envs.step(STILL)
     with pytest.raises(ValueError, match=r"0\.\.1, got 2"):
         start(envs, init_state_id=2)
-    with pytest.raises(ValueError, match="got init_state too"):
+    with pytest.raises(ValueError, match="got also init_state"):
         start(envs, init_state=0)
     with pytest.raises(ValueError, match=r"shape \(2, 7\)"):
         envs.step(np.zeros((2, 6)))

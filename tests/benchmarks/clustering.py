@@ -37,7 +37,7 @@ def draw(rng, sizes, separation, spectrum):
 
 
 def found(latents, sizes):
-    """Returns whether clusters equal strategies; a single success is a cluster of its own."""
+    """Returns whether clusters equal strategies; a single success is a separate cluster."""
     result = success_centers(latents)
     strategies = np.repeat(np.arange(len(sizes)), sizes)
     pairs = set(zip(strategies.tolist(), result.labels.tolist(), strict=True))

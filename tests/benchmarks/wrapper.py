@@ -2,7 +2,7 @@
 
     python tests/benchmarks/wrapper.py
 
-Prints figures and asserts nothing.
+Prints the results and asserts nothing.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def test_the_picture_can_be_drawn(result, tmp_path):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
-def test_a_second_run_gives_the_same_figures(files, result, tmp_path):
+def test_a_second_run_gives_the_same_results(files, result, tmp_path):
     options = ("mean", "coverage")
     settings = Settings(
         files, tmp_path, encoders=("pixels",), options=options, num_windows=4, num_samples=20
@@ -216,7 +216,7 @@ def test_an_untrained_vjepa_is_reproducible():
     ("names", "error", "message"),
     [
         (["pixels", "pixels"], ValueError, "each encoder must be given once, got pixels"),
-        (["own_encoders:nothing"], ValueError, "must be MODULE:NAME .* got 'own_encoders:nothing'"),
+        (["own_encoders:nothing"], ValueError, "MODULE:NAME must be .* got 'own_encoders:nothing'"),
         (["no-such-checkpoint"], FileNotFoundError, "the name of a bundled one"),
     ],
 )

@@ -124,7 +124,7 @@ def test_nested_calls_count_for_the_inner_part():
 
 
 class FakeImplementation(Implementation):
-    """Takes 0.1 s for every call, by its own clock."""
+    """Takes 0.1 s for every call, according to a fake clock."""
 
     name, num_envs = "fake", 2
 
@@ -229,7 +229,7 @@ def test_speed_ratios_are_computed_within_a_repeat():
 
 
 @pytest.mark.slow
-def test_the_command_writes_tables_figures_and_a_picture(tmp_path, monkeypatch, capfd):
+def test_the_command_writes_tables_a_json_file_and_an_image(tmp_path, monkeypatch, capfd):
     # Each implementation is profiled in a new process: leave out those that add nothing here.
     monkeypatch.setattr(benchmark, "BLOCKS", {"exact": ("no camera", "exact")})
     files = ["--json", str(tmp_path / "sim.json"), "--plot", str(tmp_path / "sim.png")]

@@ -21,7 +21,7 @@ def recording(tmp_path):
     return write_libero(tmp_path / "walk_demo.hdf5", ENDS, length=12)
 
 
-def test_it_prints_a_verdict_and_writes_figures_and_a_picture(recording, tmp_path, capsys):
+def test_it_prints_a_verdict_and_writes_a_json_file_and_an_image(recording, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     files = ["--json", str(tmp_path / "out" / "c.json"), "--plot", str(tmp_path / "out" / "c.png")]
     assert cli.main(["check-reward", str(recording.parent), *PIXELS, *files]) == 0

@@ -11,7 +11,7 @@ from srpo_env.cli import main as cli
 
 
 def results(check):
-    """The findings of a check without the announcements."""
+    """Returns the findings of a check without the announcements."""
     return [finding for finding in check() if finding.state != "..."]
 
 
@@ -275,7 +275,7 @@ def test_cpu_build_of_torch_beside_a_gpu_is_noted(monkeypatch):
 
 
 def stepped_at(monkeypatch, *, load=0.0, visuals="fast", one=250, four=900):
-    """Replaces the measured control steps per second; MuJoCo alone makes 400."""
+    """Replaces the measured control steps per second; those of MuJoCo alone are 400."""
     answer = {
         "visuals": visuals,
         "physics_steps_per_second": 400.0,
@@ -314,13 +314,13 @@ def test_expected_speed_is_proportional_to_that_of_mujoco_alone(monkeypatch):
         ({}, "srpo-env benchmark sim --parts profile"),
     ],
 )
-def test_likeliest_cause_of_slow_stepping_is_named(monkeypatch, found, fix):
+def test_most_likely_cause_of_slow_steps_is_named(monkeypatch, found, fix):
     one, _ = stepped_at(monkeypatch, one=79, **found)
     assert one.state == "note"
     assert fix in one.fix
 
 
-def test_user_setting_that_slows_rendering_is_to_be_unset(monkeypatch):
+def test_fix_unsets_a_user_setting_that_slows_rendering(monkeypatch):
     test = SpeedTest("fast", 400.0, 79.0, 1, 79.0, load=0.0)
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setenv("LP_NUM_THREADS", "16")

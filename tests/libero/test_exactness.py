@@ -4,7 +4,7 @@ Upstream's environment runs with the same actions as ours. Fixtures (cabinets, s
 no joints, so stored states do not contain their position: upstream draws it within some centimetres
 at each reset, and ours keeps that of seed 0. Here ours copies upstream's.
 
-``ControlEnv.reset`` is not called, because it loops for ever if something raises.
+``ControlEnv.reset`` is not called, because it loops forever if something raises.
 """
 
 import numpy as np
@@ -91,8 +91,8 @@ def check_observation(simulation, observation):
     np.testing.assert_allclose(quaternion, expected, atol=1e-6)
 
 
-def check_episode(suite, task_id, init_state_id, chunks, looks):
-    """Plays random chunks, and compares the observations after those in ``looks``."""
+def check_episode(suite, task_id, init_state_id, chunks, compared):
+    """Plays random chunks, and compares the observations after the chunks in ``compared``."""
     exact, fast = build(suite, task_id, "exact"), build(suite, task_id, "fast")
     upstream, observation = reset_upstream(exact.task, init_state_id)
     for simulation in (exact, fast):
@@ -103,7 +103,7 @@ def check_episode(suite, task_id, init_state_id, chunks, looks):
     rng = np.random.default_rng(task_id)
     for chunk in range(chunks):
         for step, action in enumerate(rng.uniform(-1.0, 1.0, (CHUNK, 7))):
-            cameras.switch_off(not (chunk in looks and step == CHUNK - 1))
+            cameras.switch_off(not (chunk in compared and step == CHUNK - 1))
             observation, reward, done, _ = upstream.step(action)
             for simulation in (exact, fast):
                 success = simulation.step(action)
@@ -113,14 +113,14 @@ def check_episode(suite, task_id, init_state_id, chunks, looks):
                     err_msg=f"{simulation.visuals}, chunk {chunk}, step {step}",
                 )
                 assert (float(success), success) == (reward, done)
-        if chunk in looks:
+        if chunk in compared:
             check_observation(exact, observation)
     upstream.close()
 
 
 @pytest.mark.parametrize(("suite", "task_id"), QUICK)
 def test_states_rewards_and_observations_equal_upstreams(suite, task_id):
-    check_episode(suite, task_id, init_state_id=1, chunks=3, looks=(0, 2))
+    check_episode(suite, task_id, init_state_id=1, chunks=3, compared=(0, 2))
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_states_rewards_and_observations_equal_upstreams(suite, task_id):
 @pytest.mark.parametrize("task_id", range(10))
 @pytest.mark.parametrize("suite", SUITES)
 def test_states_rewards_and_observations_equal_upstreams_over_200_chunks(suite, task_id):
-    check_episode(suite, task_id, init_state_id=0, chunks=200, looks=range(0, 200, 20))
+    check_episode(suite, task_id, init_state_id=0, chunks=200, compared=range(0, 200, 20))
 
 
 @pytest.mark.parametrize(("suite", "task_id"), QUICK[:2])

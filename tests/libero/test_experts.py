@@ -13,8 +13,8 @@ from srpo_env.libero.suites import get_task, tasks_of
 pytestmark = pytest.mark.libero
 
 TASKS = range(10)
-HURRY = 150
-"""Upper bound of the control steps of an expert without noise; the suite's limit is 280."""
+MAX_EXPERT_STEPS = 150
+"""Maximum number of control steps of an expert without noise; the suite's limit is 280."""
 
 
 @functools.cache
@@ -37,7 +37,7 @@ def test_it_solves_every_task(task_id):
     for init_state_id in (0, 12, 25, 37, 49):
         attempt = run_expert(simulation_of(task_id), init_state_id)
         assert attempt.success, init_state_id
-        assert len(attempt.actions) < HURRY
+        assert len(attempt.actions) < MAX_EXPERT_STEPS
 
 
 @pytest.mark.parametrize("task_id", TASKS)
@@ -52,7 +52,7 @@ def test_it_solves_every_task_under_noise(task_id):
 def test_it_solves_at_least_95_percent_of_all_initial_states(task_id):
     attempts = [run_expert(simulation_of(task_id), state) for state in range(50)]
     assert np.mean([attempt.success for attempt in attempts]) >= 0.95
-    assert np.mean([len(attempt.actions) for attempt in attempts]) < HURRY
+    assert np.mean([len(attempt.actions) for attempt in attempts]) < MAX_EXPERT_STEPS
 
 
 def test_its_actions_are_valid_and_its_gripper_closes_once():
@@ -102,7 +102,7 @@ def test_it_picks_up_a_dropped_object_again(started):
     while started.data.xpos[body][2] < 0.15:
         started.step(expert.act())
     started.data.qpos[position] = at_start  # out of the fingers, back to the start
-    assert any(started.step(expert.act()) for _ in range(HURRY))
+    assert any(started.step(expert.act()) for _ in range(MAX_EXPERT_STEPS))
 
 
 def test_it_lets_go_when_the_goal_is_reached(started):

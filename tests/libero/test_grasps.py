@@ -17,7 +17,7 @@ RIGHT_ANGLE = np.pi / 2
 
 
 def shapes(**boxes):
-    """Shapes of boxes on the floor by name; each box is (half sizes, x, y, yaw in degrees)."""
+    """Makes shapes of boxes on the floor; each box is (half sizes, x, y, yaw in degrees)."""
     bodies = "".join(
         f'<body name="{name}" pos="{x} {y} {half[2]}" euler="0 0 {turn}">'
         f'<geom type="box" size="{half[0]} {half[1]} {half[2]}"/></body>'

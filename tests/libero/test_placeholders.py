@@ -1,4 +1,4 @@
-"""Placeholders for LIBERO's assets: LIBERO's physics and sizes, textures of our own."""
+"""Placeholders for LIBERO's assets: LIBERO's physics and sizes, generated textures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def volume(mesh):
-    """Enclosed volume by the divergence theorem; positive when the faces look outwards."""
+    """Computes the enclosed volume by the divergence theorem; positive for outward faces."""
     a, b, c = (mesh.vertices[mesh.faces[:, corner]] for corner in range(3))
     return np.sum(a * np.cross(b, c)) / 6
 
@@ -54,7 +54,7 @@ def test_the_first_cap_of_a_stack_is_drawn_from_the_left_half():
     assert rows[~(below | above)].min() == 0.25
 
 
-def test_shading_keeps_edges_and_smooths_curves():
+def test_normals_keep_edges_and_smooth_curves():
     box = stack(rectangle(0.1), [(0.0, 1.0, 1.0), (1.0, 1.0, 1.0)], "z", 0.5)
     normals = box.corner_normals()
     assert np.allclose(np.abs(normals[np.ptp(box.vertices[box.faces, 2], axis=1) == 0]), [0, 0, 1])
@@ -179,7 +179,7 @@ def simulations(folder):
 
 
 def lowest_point(simulation, body):
-    """Height of the lowest corner of a body's contact boxes, in metres."""
+    """Returns the height of the lowest corner of a body's contact boxes, in metres."""
     model, data = simulation.model, simulation.data
     boxes = np.flatnonzero((model.geom_bodyid == body) & (model.geom_group == 0))
     upright = data.geom_xmat[boxes].reshape(-1, 3, 3)[:, 2]

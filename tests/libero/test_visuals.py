@@ -64,7 +64,7 @@ def test_images_have_the_brightness_of_the_exact_ones(pair):
 
 
 def grid(width, height, num, z=0.0):
-    """A flat rectangle of ``2 * num**2`` triangles."""
+    """Returns points and faces of a flat rectangle of ``2 * num**2`` triangles."""
     x, y = np.meshgrid(np.linspace(0, width, num + 1), np.linspace(0, height, num + 1))
     points = np.stack([x, y, np.full_like(x, z)], axis=-1).reshape(-1, 3)
     ids = np.arange(len(points)).reshape(num + 1, num + 1)
@@ -103,7 +103,7 @@ def test_a_large_part_of_few_faces_is_kept_beside_fine_parts():
     assert area(fewer) == pytest.approx(1.01, abs=0.05)
 
 
-def test_a_mesh_of_few_faces_is_left_alone():
+def test_a_mesh_of_few_faces_is_not_decimated():
     mesh = mesh_of(grid(1.0, 1.0, 4))
     assert decimate(mesh, tolerance=0.01) is mesh
 
@@ -116,7 +116,7 @@ def try_lock(results):
         results.put(is_locked)
 
 
-def test_a_locked_file_is_left_to_the_process_that_holds_the_lock():
+def test_a_lock_of_another_process_is_not_acquired():
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     with lock(cache_folder() / "some-mesh.npz", wait=True):

@@ -1,4 +1,4 @@
-"""Correlation, separation and spread of each task, from latents. Pure functions over arrays."""
+"""Computes correlation, separation and spread of each task from latents, in NumPy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from srpo_env.types import Floats
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over tasks and its 95% interval; all NaN where nothing could be measured."""
+    """A mean over tasks and its 95% interval; all NaN if nothing could be measured."""
 
     value: float
     low: float
@@ -40,20 +40,20 @@ class TaskCheck:
 
     task: str
     num_clusters: int
-    """centers that are the mean of several successes"""
+    """Number of centers that are the mean of several successes."""
     num_singles: int
-    """centers that are one success"""
+    """Number of centers that are one success."""
     success_distances: Floats
-    """from each success to the other successes, NaN if it is the only one; ``(num_successes,)``"""
+    """Distance of each success from the others, NaN if there are none; ``(num_successes,)``."""
     failure_distances: Floats
-    """from each failure to the successes, ``(num_failures,)``"""
+    """Distance of each failure from the successes, ``(num_failures,)``."""
     is_farther: Floats
-    """whether a failure (column) is farther than a success (row) from the other successes: 1, 0, or
-    0.5 for a tie; ``(num_successes, num_failures)``, no rows for a single success"""
+    """Whether a failure (column) is farther than a success (row) from the other successes: 1, 0, or
+    0.5 for a tie; ``(num_successes, num_failures)``, no rows for a single success."""
     curves: Floats
-    """progress of growing prefixes, from 0 to 1, ``(num_curves, num_prefixes)``"""
+    """Progress of growing prefixes, from 0 to 1, ``(num_curves, num_prefixes)``."""
     times: Floats
-    """share of the episode in each prefix, ``(num_curves, num_prefixes)``"""
+    """Share of the episode in each prefix, ``(num_curves, num_prefixes)``."""
 
     @property
     def num_successes(self) -> int:
@@ -88,7 +88,7 @@ class TaskCheck:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the failures' distances over their mean size; NaN below two."""
+        """Standard deviation of the failures' distances over their mean; NaN for fewer than 2."""
         distances = self.failure_distances
         if len(distances) < 2 or np.isnan(distances).any():
             return float("nan")
@@ -184,8 +184,8 @@ def _check_task(task: str, encoded: EncodedEpisodes, rows: npt.NDArray[np.intp])
         success_distances.append(own)
         if not len(others):
             continue
-        # With the same references as the success, or failures would have one more success to be
-        # near to, and random latents would not come out at 0.5.
+        # Failures are compared with the same references as the success. With one more reference,
+        # they would be nearer, and the separation of random latents would not be 0.5.
         is_farther.append((np.sign(distances(latents[failed], others) - own) + 1) / 2)
         if row in encoded.prefixes:
             curves.append(progress_curve(distances(encoded.prefixes[row], others)))

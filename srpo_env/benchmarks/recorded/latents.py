@@ -14,10 +14,10 @@ from srpo_env.rewards.progress import ProgressReward
 from srpo_env.types import Bools, Floats
 
 NUM_PREFIXES = 10
-"""Number of growing prefixes per success"""
+"""Number of growing prefixes per success."""
 
 MAX_CURVES = 20
-"""Number of successes per task whose prefixes are encoded; limits the cost"""
+"""Number of successes per task whose prefixes are encoded; limits the cost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,16 +26,16 @@ class EncodedEpisodes:
 
     encoder: str
     reward: ProgressReward
-    """Measures distances as the wrapper does with this encoder"""
+    """Measures distances as the wrapper does with this encoder."""
     tasks: tuple[str, ...]
     successes: Bools
-    """shape ``(num_episodes,)``"""
+    """Shape ``(num_episodes,)``."""
     latents: Floats
-    """shape ``(num_episodes, *latent_shape)``"""
+    """Shape ``(num_episodes, *latent_shape)``."""
     prefixes: Mapping[int, Floats]
-    """latents of the prefixes of some successes, by row, each ``(num_prefixes, *latent_shape)``"""
+    """Latents of the prefixes of some successes, by row, each ``(num_prefixes, *latent_shape)``."""
     times: Mapping[int, Floats]
-    """share of the episode in each prefix, in (0, 1], by row, each ``(num_prefixes,)``"""
+    """Share of the episode in each prefix, in (0, 1], by row, each ``(num_prefixes,)``."""
 
 
 def encode_episodes(

@@ -1,4 +1,4 @@
-"""Text and picture of the results of ``srpo-env check-reward``."""
+"""Formats and draws the results of ``srpo-env check-reward``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ENCODER, PIXELS, SUCCESS, FAILURE = "#0072B2", "#999999", "#009E73", "#D55E00"
 
 MAX_NAME = 40
-"""Maximum number of characters of a task's name"""
+"""Maximum number of characters of a task's name."""
 
 COLUMNS = ("successes", "failures", "clusters", "correlation [95%]", "separation [95%]", "spread")
 
@@ -74,7 +74,7 @@ def _task_cells(task: TaskCheck) -> tuple[str, ...]:
 
 
 def _left_out(check: EncoderCheck) -> list[str]:
-    """Names what could not be measured, and why."""
+    """Returns lines that name what could not be measured, and why."""
     lines = []
     for reason, tasks in (
         (
@@ -120,7 +120,7 @@ def draw(check: RewardCheck) -> Figure:
     _draw_figures(figures, check)
     for axes in (curves, distances, figures):
         axes.spines[["top", "right"]].set_visible(False)
-    # By label, since several panels draw the same encoder.
+    # By label, because several panels draw the same encoder.
     entries: dict[str, Any] = {}
     for axes in (figures, curves, distances):
         handles, labels = axes.get_legend_handles_labels()
@@ -189,4 +189,4 @@ def _draw_figures(axes: Axes, check: RewardCheck) -> None:
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(-0.1, 1.05)
-    axes.set_title("Figures with 95% intervals", fontsize=10, loc="left")
+    axes.set_title("Means over tasks with 95% intervals", fontsize=10, loc="left")

@@ -49,7 +49,7 @@ class RewardCheck:
 
     encoder: EncoderCheck
     pixels: EncoderCheck | None
-    """the pixel baseline on the same episodes; None if it is itself the encoder"""
+    """The pixel baseline on the same episodes; None if it is itself the encoder."""
     verdict: Verdict
 
     def as_dict(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def check_reward(
     seed: int = 0,
     progress: Callable[[], object] | None = None,
 ) -> RewardCheck:
-    """Checks the reward that an encoder gives on recorded episodes, beside the pixel baseline.
+    """Checks the reward of an encoder on recorded episodes, and compares it with pixels.
 
     Args:
         episodes: Successes and failures of any number of tasks; at most ``batch_size`` are held in
@@ -117,7 +117,7 @@ def check_reward(
 
 
 def below_threshold(check: EncoderCheck) -> list[str]:
-    """Names the figures that are below their thresholds; one that was not measured is not."""
+    """Returns the names of the measures below their thresholds, except those not measured."""
     figures = {
         "correlation": (check.correlation.value, MIN_CORRELATION),
         "separation": (check.separation.value, MIN_SEPARATION),
@@ -133,20 +133,20 @@ def judge(check: EncoderCheck, pixels: EncoderCheck | None = None) -> Verdict:
         check: Figures of the encoder.
         pixels: Figures of the pixel baseline on the same episodes, unless it is the encoder.
     """
-    most = max(task.num_successes for task in check.tasks)
-    if most < MIN_SUCCESSES:
+    max_successes = max(task.num_successes for task in check.tasks)
+    if max_successes < MIN_SUCCESSES:
         return Verdict(
             "too little data",
-            f"Too few successes: at least one task must have {MIN_SUCCESSES}, and the most that a "
-            f"task has is {most}.",
+            f"Too few successes: at least one task must have {MIN_SUCCESSES}, but no task has more "
+            f"than {max_successes}.",
             ("Record more successes of the same task, or pass more files (demonstrations count).",),
         )
     too_low = below_threshold(check)
     if "correlation" in too_low:
         return Verdict(
             "not usable",
-            "The encoder does not see progress on this data: while a success goes on, its distance "
-            "to the other successes does not fall steadily (rank correlation with time "
+            "The encoder does not see progress on this data: in the course of a success, its "
+            "distance to the other successes does not fall steadily (rank correlation with time "
             f"{check.correlation}, at least {MIN_CORRELATION} needed).",
             _steps_if_not_usable(check, pixels, check.correlation.high >= MIN_CORRELATION),
         )
@@ -222,5 +222,5 @@ def _steps_if_usable(check: EncoderCheck, pixels: EncoderCheck | None) -> tuple[
         pixels.separation.value >= check.separation.value
         and pixels.correlation.value >= check.correlation.value
     ):
-        steps.append("The pixel baseline does as well here: compare it in training, it is cheaper.")
+        steps.append("The pixel baseline is as good here and cheaper: compare both in training.")
     return tuple(steps)

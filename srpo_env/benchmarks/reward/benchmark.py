@@ -1,6 +1,6 @@
 """Measures how well progress rewards rank failures, for ``srpo-env benchmark reward``.
 
-Nothing here prints; :func:`measure` describes the result, which is plain data.
+Prints nothing; `measure` describes the result, which is plain data.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from srpo_env.libero.demos import recording_settings
 from srpo_env.machine import commit
 
 PAPER = "mean"
-"""Name of the paper's option"""
+"""Name of the paper's option."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,20 @@ class Settings:
     """Settings of the benchmark."""
 
     files: tuple[Path, ...]
-    """files of ``srpo-env record-behaviours``, one task in each"""
+    """Files of ``srpo-env record-behaviours``, one task in each."""
     cache: Path
-    """folder of cached latents"""
+    """Folder of cached latents."""
     encoders: tuple[str, ...] = tuple(BASELINES)
     options: tuple[str, ...] = tuple(OPTIONS)
     all_centers: tuple[str, ...] = (PAPER,)
-    """options that are measured with every kind of centers; the others use DBSCAN's only"""
+    """Options that are measured with every kind of centers; the others use DBSCAN's only."""
     group_size: int = 8
     num_windows: int = 10
-    """number of growing windows per episode, for the progress curves"""
+    """Number of growing windows per episode, for the progress curves."""
     num_samples: int = 1000
-    """number of bootstrap samples"""
+    """Number of bootstrap samples."""
     seed: int = 0
-    """random seed of the bootstrap"""
+    """Random seed of the bootstrap."""
 
     def __post_init__(self) -> None:
         """Checks the settings.
@@ -86,12 +86,12 @@ class _Measured:
 
     labels: list[TaskLabels] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """tasks with fewer than two successes or two failures"""
+    """Tasks with fewer than two successes or two failures."""
     distances: dict[tuple[str, str, Centers], list[TaskDistances]] = field(default_factory=dict)
 
 
 def num_measurements(settings: Settings) -> int:
-    """Returns how often :func:`measure` calls ``progress``."""
+    """Returns how often `measure` calls ``progress``."""
     return len(settings.files) * len(settings.encoders) * (len(PARTS) + len(settings.columns()))
 
 
@@ -100,7 +100,7 @@ def measure(settings: Settings, progress: Callable[[str], object]) -> dict[str, 
 
     Args:
         settings: What to measure.
-        progress: Called with a description after each of :func:`num_measurements` steps.
+        progress: Called with a description after each of `num_measurements` steps.
 
     Returns:
         Data for JSON: ``settings``, ``definitions``, ``versions``, ``episodes`` (counts, and tasks
@@ -203,7 +203,7 @@ def _report(progress: Callable[[str], object], row: Row, part: str) -> None:
     progress(f"{row.name}: {part}")
 
 
-# --- Definitions of the figures -------------------------------------------------------------------
+# --- Definitions of the results -------------------------------------------------------------------
 
 DEFINITIONS: dict[str, Any] = {
     "options": {name: option.description for name, option in OPTIONS.items()},
@@ -226,7 +226,7 @@ DEFINITIONS: dict[str, Any] = {
         "placement": "compared with successes from other initial states only",
     },
 }
-"""Definitions of the figures with all constants; part of the JSON"""
+"""Definitions of the results, with all constants; part of the JSON."""
 
 
 def _counts(labels: Sequence[TaskLabels], files: Sequence[Path]) -> dict[str, Any]:

@@ -23,10 +23,10 @@ class Option:
     distance: Distance
     description: str
     pooled: bool = False
-    """whether the mean over the times is taken first, as in the paper"""
+    """Whether the mean over the times is taken first, as in the paper."""
 
     def points(self, paths: Paths) -> Floats:
-        """Returns what is clustered and compared: the paths, or their means if ``pooled``.
+        """Returns the latents to cluster and compare: the paths, or their means if ``pooled``.
 
         Args:
             paths: Shape ``(N, num_times, dim)``.
@@ -50,7 +50,7 @@ OPTIONS: dict[str, Option] = {
     "transport": Option(path_distances.transport_distance, "optimal transport between the times"),
     "remaining": Option(
         path_distances.remaining_share,
-        "share of the nearest success that was still to come, by time warping",
+        "share of the nearest success that comes after the path's end, by time warping",
     ),
     "unreached": Option(
         path_distances.unreached_share,
@@ -68,7 +68,7 @@ OPTIONS: dict[str, Option] = {
         "coverage, with the success's moments visited in their order",
     ),
 }
-"""All options by name"""
+"""All options by name."""
 
 
 def distances(
@@ -80,8 +80,8 @@ def distances(
         option: The distance to use.
         paths: Shape ``(N, num_times, dim)``.
         successes: Shape ``(M, num_times, dim)``, at least one.
-        centers: What represents the successes: the means of DBSCAN's clusters, each success, or
-            the mean of all successes.
+        centers: Representation of the successes: the means of DBSCAN's clusters, each success,
+            or the mean of all successes.
 
     Returns:
         Shape ``(N,)``, lower is better.
@@ -96,14 +96,14 @@ def distances(
 
 
 def cluster(option: Option, successes: Paths) -> Clustering:
-    """Clusters the successes with DBSCAN, as the option compares them."""
+    """Clusters the successes with DBSCAN, in the latents that the option compares."""
     return success_centers(_flat(option.points(successes)))
 
 
 def centers_without(option: Option, successes: Paths, clustering: Clustering, index: int) -> Floats:
     """Returns the centers without one success, for leave-one-out comparisons.
 
-    The clusters stay the same; only the mean of that success's cluster is taken over its others.
+    The clusters do not change; only the mean of that success's cluster is computed without it.
 
     Returns:
         Shape ``(num_centers, num_times, dim)``, with no rows if there is no other success.

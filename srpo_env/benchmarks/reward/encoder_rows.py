@@ -28,10 +28,10 @@ BASELINES = {
     "state": "positions of hand, object and fingers from the simulator: an upper bound",
     "random-vjepa": "an untrained V-JEPA 2 with random weights, as large as the bundled one",
 }
-"""Rows that need no training, and descriptions of their latents"""
+"""Rows that need no training, and descriptions of their latents."""
 
 NUM_TIMES = 16
-"""Number of times in a path if no model sets it: the number of frames of the bundled V-JEPA 2"""
+"""Default number of times in a path: the number of frames of the bundled V-JEPA 2."""
 
 SMALL_MODEL: dict[str, Any] = {
     "crop_size": 112,
@@ -46,7 +46,7 @@ SMALL_MODEL: dict[str, Any] = {
     "pred_num_attention_heads": 3,
     "pred_num_mask_tokens": 1,
 }
-"""Configuration of the untrained V-JEPA 2 if no checkpoint provides one"""
+"""Configuration of the untrained V-JEPA 2 if no checkpoint provides one."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Row:
 
     name: str
     encode_paths: Callable[[Sequences], Paths]
-    """encodes videos, or sequences of states, to ``(N, num_times, dim)``"""
+    """Encodes videos, or sequences of states, to ``(N, num_times, dim)``."""
     key: str | None = None
-    """cache key of the latents: equal keys give equal latents; None if they are not cached"""
+    """Cache key of the latents: equal keys give equal latents; None if they are not cached."""
     sees_states: bool = False
-    """whether it encodes states instead of videos"""
+    """Whether it encodes states instead of videos."""
 
 
 def make_rows(names: Sequence[str]) -> list[Row]:
@@ -81,7 +81,7 @@ def make_rows(names: Sequence[str]) -> list[Row]:
 
 
 def bundled_checkpoints() -> list[str]:
-    """Lists the bundled checkpoints of V-JEPA 2, with the paper's pooling and with their own."""
+    """Lists the bundled checkpoints of V-JEPA 2, with the paper's and with their own pooling."""
     from srpo_env.encoders import vjepa2
 
     names = sorted(file.parent.name for file in vjepa2.WEIGHTS.glob("*/config.json"))
@@ -117,7 +117,7 @@ def _make_row(name: str, checkpoints: Sequence[str]) -> Row:
         is_path = len(encoder.latent_shape) == 2
         return Row(label, encoder.encode if is_path else lambda v: encoder.encode(v)[:, None])
     key = None
-    # Not for user code: its latents may depend on more than its name.
+    # Latents of user code are not cached: they may depend on more than its name.
     if ":" not in name:
         from srpo_env.encoders.vjepa2 import VJEPA2Encoder
 

@@ -16,22 +16,22 @@ from srpo_env.types import Video
 Shift = Callable[[Video], Video]
 
 MAX_ANGLE = 5.0
-"""Maximum rotation of the camera in degrees, to either side; the minimum is half of it"""
+"""Maximum rotation of the camera in degrees, to either side; the minimum is half of it."""
 
 ZOOM = (1.16, 1.24)
-"""Minimum and maximum magnification; large enough that no corner of the rotated image is empty"""
+"""Minimum and maximum magnification; large enough that no corner of the rotated image is empty."""
 
 MAX_OFFSET = 0.03
-"""Maximum translation in either direction, as a share of the image size"""
+"""Maximum translation in either direction, as a share of the image size."""
 
 MAX_DIMMING = 0.4
-"""Maximum relative change of brightness, darker or brighter; the minimum is half of it"""
+"""Maximum relative change of brightness, darker or brighter; the minimum is half of it."""
 
 MAX_TINT = 0.15
-"""Maximum additional relative change of each colour"""
+"""Maximum additional relative change of each colour."""
 
 NOISE = 0.06
-"""Standard deviation of the noise on every pixel and colour channel, where white is 1"""
+"""Standard deviation of the noise on every pixel and colour channel, where white is 1."""
 
 
 def camera(task_id: int) -> Shift:
@@ -86,7 +86,7 @@ def noise(task_id: int) -> Shift:
 
 
 SHIFTS: dict[str, Callable[[int], Shift]] = {"camera": camera, "light": light, "noise": noise}
-"""Makers of a task's shift, by name"""
+"""Makers of a task's shift, by name."""
 
 
 def _pixels(values: npt.NDArray[np.floating]) -> Video:

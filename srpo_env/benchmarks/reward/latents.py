@@ -1,4 +1,4 @@
-"""Latents of a file's episodes: whole, over growing windows, and with shifted frames; cached."""
+"""Encodes a file's episodes: whole, in growing windows and with shifted frames; with a cache."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from srpo_env.readers.arrays import read_npz
 from srpo_env.types import Floats
 
 SHIFTED_WINDOWS = {f"{shift} windows": shift for shift in SHIFTS}
-"""Names of the windows with shifted frames, and of their shifts"""
+"""Names of the windows with shifted frames, and of their shifts."""
 
 PARTS = ("whole", "windows", *SHIFTS, *SHIFTED_WINDOWS)
-"""Parts of the episodes that are encoded"""
+"""Parts of the episodes that are encoded."""
 
 MAX_SHIFTED = 20
-"""Successes of a task whose windows are encoded with shifted frames; bounds the cost"""
+"""Number of successes per task whose windows are encoded with shifted frames; limits the cost."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class TaskLatents:
     """Latents of the episodes of one file by one row."""
 
     whole: Paths
-    """``(num_episodes, num_times, dim)``"""
+    """Whole episodes, ``(num_episodes, num_times, dim)``."""
     windows: Paths
-    """growing windows from the episode's start, ``(num_episodes, num_windows, ...)``"""
+    """Growing windows from the episode's start, ``(num_episodes, num_windows, ...)``."""
     shifted: dict[str, Paths]
-    """whole episodes with shifted frames, by the name of the shift; empty for states"""
+    """Whole episodes with shifted frames, by the name of the shift; empty for states."""
     shifted_windows: dict[str, Paths]
-    """windows of the first `MAX_SHIFTED` successes with shifted frames, by the name of the shift"""
+    """Windows of the first `MAX_SHIFTED` successes with shifted frames, by name of the shift."""
 
 
 def task_latents(
@@ -139,7 +139,7 @@ def task_states(file: Path, episodes: Sequence[BehaviourEpisode], cache: Path) -
                 "`chunk` and `max_steps` in that file to replay its episodes, and both are "
                 "missing: leave out the row 'state'"
             )
-        # Imported here: everything else runs without a simulator.
+        # Imported here, because everything else runs without a simulator.
         from srpo_env.benchmarks.reward.simulator_states import replay_states
 
         chunk, max_steps = recording["chunk"], recording["max_steps"]

@@ -1,7 +1,7 @@
-"""Metrics of a progress reward: pure functions over arrays.
+"""Metrics of a progress reward, as functions of arrays.
 
-First the ranking of failures, which is what training uses; then the paper's five metrics of
-progress curves over growing windows of an episode.
+The first part measures the ranking of failures, which training uses. The second part has the
+paper's five metrics of progress curves over growing windows of an episode.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from scipy.stats import spearmanr
 from srpo_env.types import Floats, Ints
 
 STAGE = 0.2
-"""Oracle progress of one of a task's five stages"""
+"""Oracle progress of one of a task's five stages."""
 
 MMD_BANDWIDTH = 0.1
-"""Standard deviation of the Gaussian kernel, in units of progress, which is in [0, 1]"""
+"""Standard deviation of the Gaussian kernel, in units of progress, which is in [0, 1]."""
 
 JS_BINS = 20
-"""Number of bins of equal width over [0, 1]"""
+"""Number of bins of equal width over [0, 1]."""
 
 
 # --- Ranking of failures --------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def correct_pairs(
 
 
 def overpaid(oracle: Floats, scores: Floats, *, min_gap: float = STAGE) -> int:
-    """Counts failures that score higher than one that came further by at least ``min_gap``.
+    """Counts failures that score higher than one with at least ``min_gap`` more progress.
 
     Args:
         oracle: Oracle progress of ``n`` failures, ``(n,)``.
@@ -160,7 +160,7 @@ def progress_curve(distances: Floats) -> Floats:
         distances: Distance of each window from the successes, ``(num_windows,)``.
 
     Returns:
-        Progress in [0, 1], ``(num_windows,)``; 0.5 throughout if all distances are equal.
+        Progress in [0, 1], ``(num_windows,)``; all 0.5 if all distances are equal.
 
     Source: SRPO (arXiv:2511.15605v2), appendix B.
     """

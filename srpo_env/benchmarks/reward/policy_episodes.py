@@ -1,6 +1,6 @@
 """Records episodes of a policy, with groups of several episodes per initial state as in training.
 
-They are harder to rank than scripted failures, which follow the expert's path until they stop.
+Their failures are harder to rank than scripted ones, which follow the expert until they stop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from srpo_env.policy.checkpoint import resolve_checkpoint
 from srpo_env.types import Floats
 
 KIND = "policy"
-"""Kind of these episodes"""
+"""Kind of these episodes."""
 
 SETTLE_STEPS = 10
 
@@ -40,14 +40,14 @@ class PolicyRecording:
     """Settings of a recording, for each task."""
 
     policy: str = "libero-object"
-    """path of a checkpoint, or name of a bundled one"""
+    """Path of a checkpoint, or name of a bundled one."""
     temperature: float = 1.0
-    """sampling temperature of the actions, as in training"""
+    """Sampling temperature of the actions, as in training."""
     per_state: int = 8
-    """episodes per initial state, which form a group"""
+    """Number of episodes per initial state, which form a group."""
     init_states: tuple[int, ...] = tuple(range(40, 50))
     max_steps: int = 160
-    """control steps after which a failure is truncated, as in training"""
+    """Number of control steps after which a failure is truncated, as in training."""
     image_size: int = 128
     visuals: Visuals | None = None
     seed: int = 0
@@ -109,7 +109,7 @@ def record_policy(
                     states_of_episodes.append(states)
                     if progress is not None:
                         progress(episode)
-            # Before the file appears, so that a finished file always has its states.
+            # Written before the file is renamed, so that a complete file always has its states.
             save_states(states_file(path), states_of_episodes)
     finally:
         simulation.close()

@@ -29,22 +29,22 @@ from srpo_env.rewards.progress import Formula, ProgressReward
 from srpo_env.types import Floats
 
 FORMULAS: tuple[Formula, ...] = get_args(Formula)
-"""Both decrease with the distance, so their rankings are equal"""
+"""Formulas of the rewards; both decrease with the distance, so their rankings are equal."""
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How often each task, failure and group is drawn. All rows use the same samples.
+    """How often each task, failure and group is drawn in each bootstrap sample.
 
-    The difference of two rows therefore has an interval too.
+    All rows use the same samples, so the difference of two rows has an interval, too.
     """
 
     tasks: Floats
-    """shape ``(num_samples, num_tasks)``"""
+    """Counts of the tasks, ``(num_samples, num_tasks)``."""
     failures: list[Floats]
-    """of each task, ``(num_samples, num_failures)``"""
+    """Counts of the failures of each task, ``(num_samples, num_failures)``."""
     groups: list[Floats]
-    """of each task, ``(num_samples, num_groups)``"""
+    """Counts of the groups of each task, ``(num_samples, num_groups)``."""
 
     @classmethod
     def draw(cls, labels: Sequence[TaskLabels], num_samples: int, seed: int) -> Bootstrap:
@@ -119,7 +119,7 @@ def _over_tasks(sums: list[Floats], samples: list[Floats], bootstrap: Bootstrap)
 def figures(
     labels: Sequence[TaskLabels], distances: Sequence[TaskDistances], bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """Computes all figures of one row and option, for JSON; `benchmark.measure` explains them."""
+    """Computes all results of one row and option, for JSON; `benchmark.measure` describes them."""
     conditions = list(distances[0].ranking)
     result: dict[str, Any] = {
         "task": {

@@ -1,4 +1,4 @@
-"""Tables and picture of the results of ``srpo-env benchmark reward``."""
+"""Formats and draws the results of ``srpo-env benchmark reward``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Column(NamedTuple):
     name: str
     cell: Callable[[dict[str, Any]], str]
     above: str = ""
-    """heading above this column and those that follow"""
+    """Heading above this column and those that follow."""
 
 
 def _figure(part: str, name: str) -> Callable[[dict[str, Any]], str]:
@@ -76,7 +76,7 @@ RANKING = [
     Column("r paper", _figure("group", "correlation_paper")),
     Column("siirl", _figure("group", "correlation_siirl")),
 ]
-"""Columns of the ranking table, which has all rows"""
+"""Columns of the ranking table, which has all rows."""
 
 CURVES = [
     *NAMES[:2],
@@ -96,7 +96,7 @@ CURVES = [
     Column("light", _rho_under("light")),
     Column("noise", _rho_under("noise")),
 ]
-"""Columns of the curves table, which has the rows with DBSCAN's centers"""
+"""Columns of the curves table, which has the rows with DBSCAN's centers."""
 
 LEGEND = f"""\
 tau       Kendall's tau between the negative distance and the maximum oracle progress, over all
@@ -117,7 +117,7 @@ TITLES = {
     "policy": "failures of a policy",
     "given": "given episodes",
 }
-"""Titles of the sets of episodes"""
+"""Titles of the sets of episodes."""
 
 
 def tables(results: dict[str, dict[str, Any]]) -> str:

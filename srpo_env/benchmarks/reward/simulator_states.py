@@ -21,7 +21,7 @@ class StateRecordingSimulation(Simulation):
     """Records the state instead of rendering an image."""
 
     def __init__(self, task_id: int) -> None:
-        """Builds a task of libero_object."""
+        """Builds the simulation of a task of libero_object."""
         super().__init__(get_task(SUITE, task_id), image_size=1)
         self.states: list[Floats] = []
 

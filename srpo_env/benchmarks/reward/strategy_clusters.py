@@ -18,10 +18,10 @@ from srpo_env.benchmarks.reward.latents import task_states
 from srpo_env.libero.behaviour_files import read_behaviours
 
 ONE_STRATEGY, OTHER_STRATEGY = "slow", "high"
-"""Kinds of successful episodes"""
+"""Kinds of successful episodes."""
 
 LATENTS = {"mean": "mean", "path": "in-step"}
-"""Latents that are clustered, and the option that compares them"""
+"""Latents that are clustered, and the option that compares them."""
 
 
 def measure_strategies(
@@ -78,7 +78,7 @@ def measure_strategies(
 
 
 def strategies_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns the counts as text."""
+    """Returns the counts as a table in plain text."""
     lines = [
         "CLUSTERS OF SUCCESSES, per task, by DBSCAN\n",
         f"{'encoder':20}{'latents':9}{'one strategy':26}{'= 1':>5}   "

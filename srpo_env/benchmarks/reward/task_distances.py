@@ -1,6 +1,6 @@
-"""Distances of each task's failures from its successes, by every option, and progress curves.
+"""Computes distances of each task's failures from its successes, and progress curves.
 
-`rankings` turns them into figures over all tasks.
+`rankings` computes statistics over all tasks from them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from srpo_env.types import Bools, Floats, Ints
 AS_RECORDED = "as recorded"
 PLACEMENT = "placement"
 ONE_SIDED = ", failures only"
-"""Suffix of a shift's name where the successes keep their recorded frames"""
+"""Suffix of a shift's name if only the failures have shifted frames."""
 
 
 class Group(NamedTuple):
@@ -49,20 +49,20 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskLabels:
-    """What the simulator recorded of a task's episodes."""
+    """Labels of a task's episodes from the simulator."""
 
     task: str
     successes: Bools
-    """shape ``(num_episodes,)``, as are the following arrays"""
+    """Shape ``(num_episodes,)``, as are the following arrays."""
     init_states: Ints
     kinds: tuple[str, ...]
     max_progress: Floats
-    """maximum oracle progress, in [0, 1]"""
+    """Maximum oracle progress, in [0, 1]."""
     final_progress: Floats
-    """oracle progress at the episode's end, in [0, 1]"""
+    """Oracle progress at the episode's end, in [0, 1]."""
     groups: tuple[Group, ...]
     same_state: bool
-    """whether each group's episodes start from one initial state"""
+    """Whether each group's episodes start from one initial state."""
 
     @property
     def failed(self) -> Ints:
@@ -119,14 +119,14 @@ class TaskDistances:
 
     centers: Centers
     ranking: dict[str, Floats] = field(default_factory=dict)
-    """distances of the failures from the task's successes, by condition, ``(num_failures,)``"""
+    """Distances of the failures from the task's successes, by condition, ``(num_failures,)``."""
     groups: dict[str, list[Floats]] = field(default_factory=dict)
-    """distances of each group's failures from the group's own successes, by condition"""
+    """Distances of each group's failures from the group's own successes, by condition."""
     curves: dict[str, dict[str, float]] = field(default_factory=dict)
-    """the paper's five metrics: with ``others``, a success is compared with the other successes;
-    with ``self``, with its own end, as in the paper"""
+    """The paper's five metrics: with ``others``, a success is compared with the other successes;
+    with ``self``, with its own end, as in the paper."""
     shifted_curves: dict[str, float] = field(default_factory=dict)
-    """Spearman correlation with ``others``, by shift"""
+    """Spearman correlation with ``others``, by shift."""
 
 
 def measure_task(

@@ -1,6 +1,6 @@
-"""Compares LIBERO's own environment with ours, for ``srpo-env benchmark sim``.
+"""Compares LIBERO's own environment with this package's, for ``srpo-env benchmark sim``.
 
-Nothing here prints; :func:`measure` describes the result, which is plain data.
+Prints nothing; `measure` describes the result, which is plain data.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ T = TypeVar("T")
 PARTS = ("speed", "memory", "images", "profile")
 
 BLOCKS: dict[Kind, tuple[Kind, ...]] = {"no camera": ("no camera",), "exact": ("exact", "fast")}
-"""Kinds of ours that each kind of upstream is compared with; upstream has one kind of image"""
+"""Kinds of this package that each kind of upstream is compared with; upstream has exact images."""
 
 MANY_ENVS = 8
-"""Number of environments whose memory is measured when they share workers"""
+"""Number of environments whose memory is measured when they share workers."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ class Settings:
     suite: str = "libero_object"
     task_id: int = 0
     steps: int = 80
-    """control steps of each environment per repeat, and of the profile; a multiple of `CHUNK`"""
+    """Number of control steps per repeat, and of the profile; a multiple of `CHUNK`."""
     repeats: int = 5
     workers: tuple[int, ...] = (1, 2)
-    """numbers of worker processes, with one environment each"""
+    """Numbers of worker processes, with one environment each."""
     image_size: int = 128
     min_seconds: float = 0.5
-    """minimum duration of a speed measurement; fast implementations repeat the work"""
+    """Minimum duration of a speed measurement; fast implementations repeat the work."""
     seed: int = 0
     limit_upstream_threads: bool = True
-    """whether upstream's workers get one thread each, as ours do, instead of its defaults"""
+    """Whether upstream's workers get one thread each, as ours do, instead of its defaults."""
     parts: tuple[str, ...] = PARTS
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ def measure(settings: Settings, progress: Callable[[str], None]) -> dict[str, An
 
     Args:
         settings: What to measure.
-        progress: Called with a description before each of :func:`num_measurements` steps.
+        progress: Called with a description before each of `num_measurements` steps.
 
     Returns:
         Data for JSON: ``machine``, ``assets``, ``settings`` and the selected parts:
@@ -104,7 +104,7 @@ def measure(settings: Settings, progress: Callable[[str], None]) -> dict[str, An
           (ratios within one repeat, so that drift of the machine cancels);
         * ``scaling``: steps/s with several workers divided by steps/s with one;
         * ``memory``: bytes per environment;
-        * ``images``: see :func:`~srpo_env.benchmarks.sim.image_quality.compare_visuals`;
+        * ``images``: see `compare_visuals`;
         * ``profile``: milliseconds per control step, by part.
 
         Repeated measurements have ``median``, ``min``, ``max`` and ``values``.
@@ -129,7 +129,7 @@ def measure(settings: Settings, progress: Callable[[str], None]) -> dict[str, An
 
 
 def num_measurements(settings: Settings) -> int:
-    """Returns how often :func:`measure` calls ``progress``."""
+    """Returns how often `measure` calls ``progress``."""
     num_implementations = sum(1 + len(ours) for ours in BLOCKS.values())
     counts = {
         "speed": (settings.repeats + 1) * num_implementations * len(settings.workers),
@@ -143,7 +143,7 @@ def num_measurements(settings: Settings) -> int:
 def describe(settings: Settings) -> dict[str, Any]:
     """Returns settings, machine and assets."""
     assets = resolve_assets()
-    # In a new process, since a process can load only one OpenGL library.
+    # In a new process, because a process can load only one OpenGL library.
     command = [sys.executable, "-m", "srpo_env.libero.gl_probe"]
     probe = subprocess.run(command, capture_output=True, text=True, timeout=120)
     return {
@@ -243,7 +243,7 @@ def _scaling(
 
 
 def make_work(settings: Settings, num_envs: int, repeat: int) -> Work:
-    """Makes the work of a repeat: its own initial state, and random actions of each environment.
+    """Makes the work of a repeat: an initial state, and random actions of each environment.
 
     It is the same for every implementation, and an environment's actions do not depend on
     ``num_envs``.

@@ -23,7 +23,7 @@ PEAK = 255.0
 # Structural Similarity", IEEE Transactions on Image Processing 13(4), 2004, section III.
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 SSIM_SIGMA, SSIM_RADIUS = 1.5, 5
-"""In pixels: a Gaussian window of 11 x 11"""
+"""In pixels: a Gaussian window of 11 x 11."""
 
 
 def psnr(image: Image, reference: Image) -> float:

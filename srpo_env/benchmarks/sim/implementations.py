@@ -3,7 +3,7 @@
 Upstream is LIBERO's own environment, used as in LIBERO's evaluations: ``OffScreenRenderEnv`` in
 ``SubprocVectorEnv``, two images per control step, a reset followed by ``set_init_state``. With
 ``limit_threads``, its workers get one thread each for BLAS and for the software renderer, as ours
-do, so that no ratio comes from a setting that users of LIBERO could change. Without, it keeps its
+do, so that no ratio depends on a setting that users of LIBERO could change. Otherwise, it keeps its
 defaults. It uses the faster OpenGL library in both cases.
 """
 
@@ -38,14 +38,14 @@ from srpo_env.types import Floats
 Kind = Literal["no camera", "exact", "fast"]
 
 CHUNK = 8
-"""Control steps per image of ours; upstream renders at every control step"""
+"""Number of control steps per image of ours; upstream renders at every control step."""
 
 TIMEOUT = 600.0  # seconds; decimating the meshes of a task for the first time is slow
 
 NO_HORIZON = 10**6  # control steps; the work may be repeated without a reset
 
 SMAPS = "/proc/{}/smaps_rollup"
-"""Linux's file of a process's memory, by process id"""
+"""Linux's file of a process's memory, by process id."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Work:
     task: Task
     init_state_id: int
     actions: Floats
-    """shape ``(num_chunks, num_envs, CHUNK, 7)``, in [-1, 1]"""
+    """Shape ``(num_chunks, num_envs, CHUNK, 7)``, in [-1, 1]."""
 
     @property
     def control_steps(self) -> int:
@@ -70,7 +70,7 @@ class Implementation(ABC):
     name: str
     num_envs: int
     processes: list[int]
-    """process ids of its workers"""
+    """Process ids of its workers."""
 
     @abstractmethod
     def reset(self, work: Work) -> None:
@@ -78,7 +78,7 @@ class Implementation(ABC):
 
     @abstractmethod
     def rewind(self, work: Work) -> None:
-        """Returns to that state in the fastest way, to repeat the work."""
+        """Restores that state in the fastest way, to repeat the work."""
 
     @abstractmethod
     def step(self, work: Work) -> None:
@@ -97,7 +97,7 @@ class Implementation(ABC):
     def steps_per_second(self, work: Work, min_seconds: float) -> float:
         """Returns control steps per second, repeating the work for at least ``min_seconds``.
 
-        Call :meth:`reset` first. Rewinding between repetitions is not counted.
+        Call `reset` first. Rewinding between repetitions is not counted.
         """
         seconds, repeats = 0.0, 0
         while repeats == 0 or seconds < min_seconds:
@@ -211,7 +211,7 @@ class Upstream(Implementation):
 
 
 class Ours(Implementation):
-    """:class:`LiberoVectorEnv`."""
+    """`LiberoVectorEnv`."""
 
     def __init__(
         self,
@@ -278,7 +278,7 @@ def _new_processes() -> Iterator[list[int]]:
 
 
 def make_upstream(bddl_file: str, cameras: bool, image_size: int = 128) -> Any:
-    """Makes LIBERO's environment in this process; its reset raises errors that LIBERO's hides."""
+    """Makes LIBERO's environment in this process; its reset raises the errors that LIBERO hides."""
     prepare_libero()
     choose_gl()
     quieten_upstream()
@@ -289,7 +289,7 @@ def make_upstream(bddl_file: str, cameras: bool, image_size: int = 128) -> Any:
         env = OffScreenRenderEnv(camera_heights=image_size, camera_widths=image_size, **settings)
     else:
         env = ControlEnv(use_camera_obs=False, has_offscreen_renderer=False, **settings)
-    env.reset = env.env.reset  # LIBERO's own retries for ever after an exception
+    env.reset = env.env.reset  # LIBERO's method retries forever after an exception
     return env
 
 

@@ -1,4 +1,4 @@
-"""Tables and picture of the results of ``srpo-env benchmark sim``."""
+"""Formats and draws the results of ``srpo-env benchmark sim``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLORS = {
 """Okabe and Ito's palette, which is safe for colour-blind readers."""
 
 SLOW = 5.0
-"""Bars longer than this many times our slowest are left out of the lower, enlarged panel"""
+"""Bars longer than this multiple of our slowest bar are left out of the lower, enlarged panel."""
 
 
 def header(result: dict[str, Any]) -> str:
@@ -49,7 +49,7 @@ def header(result: dict[str, Any]) -> str:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """Returns all figures as text, repeated measurements as ``median [min, max]``."""
+    """Returns all results as text, repeated measurements as ``median [min, max]``."""
     parts = []
     if "speed" in result:
         speed = _speed_rows(result, "steps_per_second", "speedup", "{:.0f}")

@@ -1,7 +1,7 @@
 """Steps LIBERO for some seconds; ``python -m srpo_env.benchmarks.sim.speed_probe WORKERS SECONDS``.
 
-Prints a :class:`~srpo_env.benchmarks.sim.speed_test.SpeedTest` as JSON. A program of its own, as is
-:mod:`srpo_env.libero.gl_probe`: a broken driver may end the process.
+Prints a `SpeedTest` as JSON. It is a separate program, like `srpo_env.libero.gl_probe`, because a
+broken driver can end the process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import mujoco  # noqa: E402
 
 SUITE = "libero_object"
 PHYSICS_SHARE = 0.1
-"""share of the time in which MuJoCo steps alone"""
+"""Share of the time in which MuJoCo steps alone."""
 
 
 def speed_test(num_workers: int, seconds: float) -> SpeedTest:
@@ -42,12 +42,12 @@ def speed_test(num_workers: int, seconds: float) -> SpeedTest:
 
 
 def _physics_steps_per_second(visuals: str, total: float) -> float:
-    seat = shared_simulation(SUITE, 0, 128, check_visuals(visuals))
-    resting = seat.settled(init_state_id=0, settle_steps=10)
-    simulation = seat.simulation
+    shared = shared_simulation(SUITE, 0, 128, check_visuals(visuals))
+    resting = shared.settled(init_state_id=0, settle_steps=10)
+    simulation = shared.simulation
     seconds: list[float] = []
     while sum(seconds) < total:
-        # The controls in there hold the arm for the twentieth of a second that now passes.
+        # The restored controls hold the arm during the control step (0.05 s) that follows.
         simulation.load(resting)
         start = time.perf_counter()
         for _ in range(SUBSTEPS):

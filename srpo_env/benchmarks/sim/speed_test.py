@@ -1,6 +1,6 @@
 """Compares measured speed with the speed expected from MuJoCo's physics on the same machine.
 
-:mod:`srpo_env.benchmarks.sim.speed_probe` measures; this module imports nothing heavy.
+`srpo_env.benchmarks.sim.speed_probe` measures; this module imports neither MuJoCo nor torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ EXPECTED_SHARE = 0.2
 processor time, reaches 1/3 with fast images and 1/10 with exact images from software rendering."""
 
 EXPECTED_SCALING = 0.5
-"""Share of its speed that each worker should keep among others; two may share a core"""
+"""Share of one worker's speed that each of several workers should reach; two may share a core."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class SpeedTest:
 
     visuals: str
     physics_steps_per_second: float
-    """control steps (25 MuJoCo steps each) of the physics alone on one core"""
+    """Control steps (25 MuJoCo steps each) per second of the physics alone on one core."""
     one_worker: float
-    """control steps per second of one environment, with two images per chunk of 8"""
+    """Control steps per second of one environment, with two images per chunk of 8."""
     num_workers: int
     all_workers: float
-    """control steps per second of ``num_workers`` environments, each in its own process"""
+    """Control steps per second of ``num_workers`` environments, each in its own process."""
     load: float
-    """load average over the last minute before the test"""
+    """Load average over the last minute before the test."""
 
 
 def judge(test: SpeedTest, cores: float) -> Iterator[tuple[bool, str, str]]:
@@ -44,7 +44,10 @@ def judge(test: SpeedTest, cores: float) -> Iterator[tuple[bool, str, str]]:
         Whether the speed is as expected, a description, and a fix (empty if none is needed).
     """
     expected = EXPECTED_SHARE * test.physics_steps_per_second
-    busy = f"other programs keep the cores busy (load {test.load:.1f}): stop them and ask again"
+    busy = (
+        f"other programs keep the cores busy (load {test.load:.1f}): stop them and run "
+        "`srpo-env doctor` again"
+    )
     is_busy = test.load > cores / 2
     is_fast = test.one_worker >= expected
     if is_fast:
@@ -64,7 +67,7 @@ def judge(test: SpeedTest, cores: float) -> Iterator[tuple[bool, str, str]]:
     yield (
         is_fast,
         f"speed: {test.one_worker:.0f} control steps/s in one worker, visuals={test.visuals!r}; "
-        f"expected {expected:.0f} or more, since MuJoCo alone reaches "
+        f"expected {expected:.0f} or more, because MuJoCo alone reaches "
         f"{test.physics_steps_per_second:.0f} here",
         fix,
     )

@@ -1,6 +1,6 @@
 """Profiles one control step by part, in LIBERO's own environment and in ours.
 
-Functions are replaced by timed ones, so call it in a process of its own. The timers take a few
+Functions are replaced by timed ones, so call it in a separate process. The timers take a few
 microseconds per substep, a few percent of our control step.
 """
 
@@ -64,7 +64,7 @@ class Stopwatch:
         return wrapper
 
     def read(self) -> dict[str, float]:
-        """Returns the seconds in each part of :data:`PARTS` since the last reset."""
+        """Returns the seconds in each part of `PARTS` since the last reset."""
         self._charge()
         return {part: self.seconds[part] for part in PARTS}
 
@@ -79,7 +79,7 @@ def profile_step(
 ) -> dict[str, float]:
     """Measures milliseconds per control step by part, with random actions from a stored state.
 
-    Call it in a new process for each implementation, since the timers stay in place.
+    Call it in a new process for each implementation, because the timers are not removed.
     """
     watch = Stopwatch()
     for name in ("mj_step", "mj_step1", "mj_step2"):

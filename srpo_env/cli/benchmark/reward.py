@@ -31,14 +31,14 @@ from srpo_env.encoders.named import HELP
 from srpo_env.libero.assets import asset_warnings_silenced
 
 SIZES = {"full": (70, 45, "40-49"), "small": (9, 18, "40-42")}
-"""Number of scripted successes and failures per task, and initial states, which training never
-uses; a policy plays eight episodes from each"""
+"""Number of scripted successes and of failures per task, and initial states, which training never
+uses; from each of them, a policy plays eight episodes."""
 
 SETS = ("scripted", "policy", "strategies")
-"""Sets of episodes; the clusters of successes are counted in the last"""
+"""Sets of episodes; the last one is used to count clusters of successes."""
 
 STRATEGIES_STATE, STRATEGIES_EPISODES = 45, 16
-"""Initial state of that set, and its number of episodes per task, half of each strategy"""
+"""Initial state of the last set, and its number of episodes per task, half for each strategy."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,9 @@
-"""Compares LIBERO's own vector environment with ours, in turn and on the same work.
+"""Compares the speed of LIBERO's own vector environment with that of `LiberoVectorEnv`.
 
-Both use the same OpenGL library and, unless --upstream-defaults is passed, one thread per worker
-for BLAS and for the software renderer. Run it on an idle machine. The tables show median [minimum,
-maximum] of the repeats; ratios are computed within a repeat.
+Both execute the same actions, in turn. They use the same OpenGL library and, unless
+--upstream-defaults is passed, one thread per worker for BLAS and for the software renderer. Run it
+on an idle machine. The tables show median [minimum, maximum] of the repeats; ratios are computed
+within a repeat.
 """
 
 from __future__ import annotations
@@ -53,12 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure"
     )
-    parser.add_argument("--json", type=Path, default=argparse.SUPPRESS, help="file for all figures")
+    parser.add_argument(
+        "--json", type=Path, default=argparse.SUPPRESS, help="JSON file to write all results to"
+    )
     parser.add_argument(
         "--plot",
         type=Path,
         default=argparse.SUPPRESS,
-        help="picture of a control step's time by part (.png, .svg, .pdf)",
+        help="image of the time of each part of a control step to write (.png, .svg, .pdf)",
     )
 
 

@@ -74,7 +74,7 @@ class Panel:
 def sheet(
     sides: Iterable[Panel], first_cap: Panel | Colour, last_cap: Panel | Colour, side_share: float
 ) -> Image.Image:
-    """Arranges the panels of an object for the texture coordinates of :func:`.meshes.stack`.
+    """Arranges the panels of an object for the texture coordinates of `meshes.stack`.
 
     Args:
         sides: Panels around the object, all of one width, in order from left to right.

@@ -1,4 +1,4 @@
-"""Figures of recorded episodes, with expected values calculated by hand."""
+"""Measures of recorded episodes, with expected values calculated by hand."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_progress_that_falls_with_time_has_a_negative_correlation():
     np.testing.assert_allclose(found.tasks[0].curves, [[1, 0.5, 0]] * 3)
 
 
-def test_a_single_success_is_a_fallback_and_an_outlier_a_center_of_its_own():
+def test_a_single_success_is_a_fallback_and_an_outlier_is_a_separate_center():
     (alone,) = check(walks([100])).tasks
     assert (alone.num_clusters, alone.num_singles, alone.is_fallback) == (0, 1, True)
     (outlier,) = check(walks([100, 102, 104, 200])).tasks

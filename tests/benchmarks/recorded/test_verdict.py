@@ -47,7 +47,7 @@ def test_failures_that_are_equally_far_are_not_usable():
 def test_few_successes_are_too_little_data(num_successes):
     check = check_reward(walks([100, 102][:num_successes]), LastPosition())
     assert check.verdict.status == "too little data"
-    assert f"must have 3, and the most that a task has is {num_successes}" in check.verdict.text
+    assert f"must have 3, but no task has more than {num_successes}" in check.verdict.text
 
 
 def test_no_failure_is_too_little_data_but_progress_is_judged():

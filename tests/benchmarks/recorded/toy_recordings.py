@@ -1,4 +1,4 @@
-"""Recorded episodes with known answers: every frame shows how far the episode has come."""
+"""Recorded episodes with known answers: every frame shows the position."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from srpo_env.offline import RecordedEpisode
 
 
 def recorded(end, success, task="walk", num_frames=11, name="episode"):
-    """An episode that moves evenly from 0 to ``end``; all pixels of a frame are the position."""
+    """Returns an episode that moves evenly to ``end``; all pixels of a frame are the position."""
     positions = np.linspace(0, end, num_frames).round().astype(np.uint8)
     video = np.tile(positions[:, None, None, None], (1, 4, 4, 3))
     return RecordedEpisode(name=name, task=task, success=success, video=video, source="toy.hdf5")

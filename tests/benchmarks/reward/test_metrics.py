@@ -124,7 +124,7 @@ def test_spearman_depends_on_ranks_only():
     assert spearman(np.full(4, 0.5)) == 0.0
 
 
-def test_spearman_takes_times_of_its_own():
+def test_spearman_accepts_times():
     assert spearman(np.array([0.0, 0.5, 0.5, 1.0]), np.array([2, 3, 3, 4])) == pytest.approx(1)
     assert spearman(np.array([0.0, 1.0]), np.array([1, 1])) == 0.0
 
