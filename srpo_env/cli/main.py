@@ -128,9 +128,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "command", metavar="COMMAND", choices=COMMANDS, help="one of the commands below"
     )
-    parser.add_argument(
+    remaining = parser.add_argument(
         "arguments", metavar="...", nargs=argparse.REMAINDER, help="the options of the command"
     )
+    # Python 3.11 and earlier would name it as missing when the command is missing.
+    remaining.required = False
     return parser
 
 

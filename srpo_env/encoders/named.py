@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 
 from srpo_env.encoders.baselines import PixelEncoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
@@ -34,7 +35,7 @@ def named_encoder(name: str = WORLD_MODEL) -> TrajectoryEncoder:
         return PixelEncoder()
     module, colon, attribute = name.partition(":")
     if colon and not Path(name).is_dir():
-        factory = getattr(importlib.import_module(module), attribute, None)
+        factory = getattr(_imported(module, name), attribute, None)
         rule = (
             "MODULE:NAME must be a class or function that returns an object with `latent_shape` "
             f"and `encode(videos)` when called without arguments, got {name!r}"
@@ -47,10 +48,30 @@ def named_encoder(name: str = WORLD_MODEL) -> TrajectoryEncoder:
             raise ValueError(rule)
         return encoder
     # Imported here, because torch and transformers take seconds.
-    from srpo_env.encoders.vjepa2 import VJEPA2Encoder, as_pooling
+    from srpo_env.encoders.vjepa2 import VJEPA2Encoder, as_pooling, find_checkpoint
 
     checkpoint, pooling = split_name(name)
-    return VJEPA2Encoder(checkpoint, pooling=as_pooling(pooling) if pooling else None)
+    if checkpoint == "pixels":
+        raise ValueError(f"pixels has no pooling: pass pixels, got {name!r}")
+    try:
+        folder = find_checkpoint(checkpoint)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}. Other encoders: pixels, or MODULE:NAME") from error
+    return VJEPA2Encoder(folder, pooling=as_pooling(pooling) if pooling else None)
+
+
+def _imported(module: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # Not an advice to install it: the module is most likely a file of the user.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ModuleNotFoundError(
+            f"the module {module!r} of the encoder {name!r} was not found: add its folder to "
+            f"PYTHONPATH, as in `PYTHONPATH=folder srpo-env ...`",
+            name=error.name,
+        ) from error
 
 
 def split_name(name: str) -> tuple[str, str]:

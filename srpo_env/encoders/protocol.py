@@ -9,7 +9,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.rewards.progress import ProgressReward, default_distance, name_of
+from srpo_env.rewards.progress import (
+    ProgressReward,
+    checked_reward,
+    default_distance,
+    name_of,
+)
 from srpo_env.types import Video, as_array
 
 
@@ -60,9 +65,10 @@ def reward_for(encoder: TrajectoryEncoder, reward: ProgressReward | None) -> Pro
     """Returns the reward with the distance that it uses for the encoder's latents.
 
     Raises:
+        TypeError: If ``reward`` is not a `ProgressReward`.
         ValueError: If the distance does not fit latents of the encoder's shape.
     """
-    reward = reward or ProgressReward()
+    reward = checked_reward(reward)
     if reward.distance is None:
         default = default_distance(encoder.latent_shape)
         reward = replace(reward, distance=getattr(encoder, "distance", None) or default)

@@ -12,6 +12,7 @@ from gymnasium.spaces import Box, Dict, Space
 
 from srpo_env.libero.oracle import OracleProgress
 from srpo_env.libero.pool import EpisodeSlot, shared_simulation
+from srpo_env.libero.rendering import MAX_SIZE
 from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import MAX_STEPS, check_suite_name, get_task, tasks_of
 from srpo_env.libero.visuals import Visuals, check_visuals
@@ -98,8 +99,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
                 raise ValueError(f"`{name}` must be at least {minimum}, got {value}")
         if isinstance(cameras, str) or not set(cameras) <= set(CAMERAS):
             raise ValueError(f"`cameras` must be names from {', '.join(CAMERAS)}, got {cameras!r}")
-        if not 1 <= image_size <= 480:
-            raise ValueError(f"`image_size` must be in 1..480 pixels, got {image_size}")
+        if not 1 <= image_size <= MAX_SIZE:
+            raise ValueError(f"`image_size` must be in 1..{MAX_SIZE} pixels, got {image_size}")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
         self.chunk, self.image_size, self.settle_steps = chunk, image_size, settle_steps

@@ -18,6 +18,7 @@ import h5py
 from srpo_env.libero.assets import resolve_assets
 from srpo_env.libero.demos import recording_settings
 from srpo_env.libero.hdf5 import whole_file
+from srpo_env.libero.rendering import MAX_SIZE
 from srpo_env.libero.simulation import Simulation
 from srpo_env.libero.suites import Task
 from srpo_env.libero.visuals import Visuals, check_visuals
@@ -40,10 +41,12 @@ class RecordingSettings:
         """Checks the settings.
 
         Raises:
-            ValueError: If there is no initial state.
+            ValueError: If there is no initial state, or the image size is out of its range.
         """
         if not self.init_states:
             raise ValueError("`init_states` must name at least one initial state, got none")
+        if not 1 <= self.image_size <= MAX_SIZE:
+            raise ValueError(f"`image_size` must be in 1..{MAX_SIZE} pixels, got {self.image_size}")
 
 
 @dataclass(frozen=True)

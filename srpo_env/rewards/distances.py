@@ -59,8 +59,9 @@ def checked_distances(distance: Distance, latents: Floats, centers: Floats) -> N
     try:
         distances, nearest = map(as_array, distance(latents, centers))
     except (ValueError, TypeError, IndexError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".:")
         raise ValueError(
-            f"the distance {_name_of(distance)} does not fit {shape}: {error}. Distances of "
+            f"the distance {_name_of(distance)} does not fit {shape} ({reason}). Distances of "
             "srpo_env.rewards.distances other than `distances_to_centers` need latents that are "
             "paths, (num_times, dim)"
         ) from error

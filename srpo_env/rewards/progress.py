@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -67,8 +68,8 @@ class ProgressReward:
         if self.formula not in get_args(Formula):
             raise ValueError(f"`formula` must be one of {get_args(Formula)}, got {self.formula!r}")
         weight = WEIGHTS[self.formula] if self.weight is None else self.weight
-        if not 0.0 < weight <= 1.0:
-            raise ValueError(f"`weight` must be in (0, 1], got {weight}")
+        if not isinstance(weight, Real) or not 0.0 < weight <= 1.0:
+            raise ValueError(f"`weight` must be a number in (0, 1], got {weight!r}")
         object.__setattr__(self, "weight", float(weight))
         if not (self.distance is None or callable(self.distance)):
             raise TypeError(
@@ -172,6 +173,7 @@ def relabel(
         Rewards, distances, nearest centers, and the centers of each group.
 
     Raises:
+        TypeError: If ``reward`` is not a `ProgressReward`.
         ValueError: If a shape is wrong, a latent or a distance is not finite, or an id is NaN.
 
     Examples:
@@ -182,7 +184,7 @@ def relabel(
         >>> result.rewards.round(3)
         array([1.   , 0.585, 0.215])
     """
-    reward = reward or ProgressReward()
+    reward = checked_reward(reward)
     points, succeeded = _checked(latents, successes)
     ids = [0] * len(points) if group_ids is None else list(group_ids)
     if len(ids) != len(points):
@@ -207,6 +209,22 @@ def relabel(
         failed = rows[~succeeded[rows]]
         rewards[failed] = reward.rewards_of(distances[failed])
     return Relabeling(rewards, distances, nearest, clusterings)
+
+
+def checked_reward(reward: ProgressReward | None) -> ProgressReward:
+    """Returns a reward, or the default one for None.
+
+    Raises:
+        TypeError: If it is not a `ProgressReward`.
+    """
+    if reward is None:
+        return ProgressReward()
+    if not isinstance(reward, ProgressReward):
+        raise TypeError(
+            '`reward` must be a ProgressReward, such as ProgressReward(formula="siirl"), '
+            f"got {reward!r}"
+        )
+    return reward
 
 
 def default_distance(latent_shape: tuple[int, ...]) -> Distance:

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 
 from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.rewards.diagnostics import failures_above_success
-from srpo_env.types import Bools, Episode, Group, Video
+from srpo_env.types import Bools, Episode, Group, Video, checked_count
 from srpo_env.vector.infos import info_of, success_of
 from srpo_env.vector.wrapper import SelfReferentialProgressWrapper
 
@@ -74,6 +74,7 @@ def check_wrapped(
 
     Raises:
         TypeError: If ``envs`` are not wrapped.
+        ValueError: If a number is not a positive integer.
         AssertionError: If there is a finding of level ``"error"``; its text is the report.
 
     Examples:
@@ -86,6 +87,8 @@ def check_wrapped(
             "`envs` must be a SelfReferentialProgressWrapper, without another wrapper around it: "
             f"call check_wrapped(SelfReferentialProgressWrapper(envs, encoder)), got {envs}"
         )
+    checked_count("num_episodes", num_episodes)
+    checked_count("max_steps", max_steps)
     seen = _run(envs, policy, num_episodes, max_steps, seed, options or {})
     findings = [
         Finding("ok", "autoreset", f"{envs.metadata['autoreset_mode']} is declared"),
@@ -288,7 +291,7 @@ def _check_frames(seen: _Seen) -> list[Finding]:
             Finding(
                 "error",
                 "frames",
-                "every frame has a single colour; pass `frames` a camera that shows the task",
+                "every frame has one single colour; pass `frames` a camera that shows the task",
             )
         )
     elif all((video == video[0]).all() for video in seen.videos):

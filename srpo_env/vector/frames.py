@@ -264,7 +264,11 @@ def _find_camera(envs: VectorEnv[Any, Any, Any]) -> str:
 def _check_camera(space: Space[Any], path: str) -> None:
     found = look_up(space, path) if path else space
     if not _is_camera(found):
+        images = list(_cameras(space))
+        known = f"the images in the observations are {images}" if images else "there is no image"
+        if images == [""]:
+            known = "the observation itself is the image, so leave out `frames`"
         raise ValueError(
-            f'frames="{path}" must name a uint8 Box of shape (height, width, 3), got {found}; the '
-            f"observations have {list(_cameras(space)) or 'no such image'}"
+            f'frames="{path}" must name a uint8 Box of shape (height, width, 3), got {found}; '
+            f"{known}"
         )

@@ -20,7 +20,7 @@ SUCCESS_TOLERANCE = 1e-6
 """Tolerance, for rounding, when the return of a failure is compared with that of a success."""
 
 PAY_ONE = (
-    "The environment must pay 1 for a success and 0 otherwise: wrap it with "
+    "The environment must pay 1 for success and 0 otherwise: wrap it with "
     "gymnasium.wrappers.TransformReward, scale rewards only after `rewrite`, or train on "
     "`Group.rewards` (from `pop_groups`), in which a success is always 1"
 )
@@ -240,7 +240,7 @@ def _mismatch(cell: tuple[int, int], found: float, end: EndedEpisode) -> str:
     return (
         f"`rewards`[{cell[0]}, {cell[1]}] must hold the reward {end.env_reward:g} that `step` "
         f"returned when episode {end.episode_id} {kind}, got {found:g}; nothing was written. "
-        "Likely causes: a wrapper around SelfReferentialProgressWrapper scales or shifts "
+        "Likely causes: a wrapper outside of SelfReferentialProgressWrapper scales or shifts "
         "rewards (put it inside, or scale after `rewrite`); a bonus or a bootstrapped value was "
         "added to the buffer (add it after `rewrite`); the buffer is transposed; or steps were "
         "made that are not in the buffer (pass `first_step`)"

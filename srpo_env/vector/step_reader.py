@@ -91,7 +91,12 @@ class StepReader:
             frames: Source of the camera images.
             keys: Source of the group keys and task keys.
             success: Where the success flag is; see `SelfReferentialProgressWrapper`.
+
+        Raises:
+            TypeError: If ``success`` is neither a path, a callable nor None.
         """
+        if not (success is None or isinstance(success, str) or callable(success)):
+            raise TypeError(f"`success` must be a path, a callable or None, got {success!r}")
         self._num_envs, self._mode = num_envs, mode
         self.frames, self._keys, self.success = frames, keys, success
 
@@ -148,8 +153,8 @@ class StepReader:
             # The simulator can fail in a reset, too; then the next step resets again.
             if BROKEN not in info_of(step.infos, index, self._num_envs):
                 raise RuntimeError(
-                    f"Environment {index} ended again in the step that must reset it with "
-                    "AutoresetMode.NEXT_STEP. A wrapper that repeats an episode's last "
+                    f"Environment {index} ended again in the step that should have reset it, which "
+                    "AutoresetMode.NEXT_STEP requires. A wrapper that repeats an episode's last "
                     "transition (lerobot's FreezeAfterEpisodeEnd) does that; leave it out in "
                     "training"
                 )

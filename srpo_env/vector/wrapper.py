@@ -180,8 +180,9 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
         Raises:
             ModuleNotFoundError: If the default encoder is used without torch or transformers.
-            TypeError: If ``envs`` is no vector environment, ``encoder`` no encoder, or a key no
-                callable.
+            TypeError: If ``envs`` is no vector environment, ``encoder`` no encoder, ``reward`` no
+                `ProgressReward`, a key no callable, or ``frames`` or ``success`` neither a path nor
+                a callable.
             ValueError: If a setting is out of range, the autoreset mode is not declared, the camera
                 is not found, or the distance does not fit the encoder's latents.
         """

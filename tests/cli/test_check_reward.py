@@ -61,6 +61,23 @@ def test_a_file_without_success_is_one_sentence(tmp_path, capsys):
     assert shown.count("\n") == 1
 
 
+def test_an_unknown_image_format_is_an_error_before_encoding(recording, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    from srpo_env.cli import check_reward
+
+    monkeypatch.setattr(check_reward, "named_encoder", lambda name: pytest.fail("encoded"))
+    assert cli.main(["check-reward", str(recording), *PIXELS, "--plot", "check.bmq"]) == 2
+    assert "must end in one of" in capsys.readouterr().err
+
+
+def test_an_image_without_matplotlib_is_an_error_before_encoding(recording, monkeypatch, capsys):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert cli.main(["check-reward", str(recording), *PIXELS, "--plot", "check.png"]) == 2
+    assert "run `pip install matplotlib`" in capsys.readouterr().err
+
+
 def test_wrong_paths_are_one_sentence(tmp_path, capsys):
     assert cli.main(["check-reward", str(tmp_path / "lost"), *PIXELS]) == 2
     assert "no such path" in capsys.readouterr().err

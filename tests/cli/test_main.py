@@ -61,6 +61,12 @@ def test_wrong_command_line_exits_with_2(command, arguments, capsys):
     assert "error: " in capsys.readouterr().err
 
 
+def test_missing_command_is_named(capsys):
+    with pytest.raises(SystemExit):
+        cli.main([])
+    assert "the following arguments are required: COMMAND\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error", [ValueError("a rule"), FileNotFoundError("a rule")])
 def test_expected_error_is_one_sentence_and_exits_with_2(command, error, capsys):
     command.run = raise_(error)

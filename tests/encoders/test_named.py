@@ -57,6 +57,33 @@ def test_an_unknown_checkpoint_is_an_error():
         named_encoder("libero-vjepa3")
 
 
+def test_pixels_has_no_pooling():
+    pytest.importorskip("transformers")
+    with pytest.raises(ValueError, match="pixels has no pooling: pass pixels, got 'pixels@mean'"):
+        named_encoder("pixels@mean")
+
+
+def test_an_unknown_name_lists_all_kinds_of_names():
+    pytest.importorskip("transformers")
+    with pytest.raises(
+        FileNotFoundError, match=r"got 'foo'\. Other encoders: pixels, or MODULE:NAME"
+    ):
+        named_encoder("foo")
+
+
+def test_a_module_that_is_not_found_is_not_installed_from_an_index():
+    with pytest.raises(ModuleNotFoundError, match="add its folder to PYTHONPATH") as raised:
+        named_encoder("no_such_module:Encoder")
+    assert "pip install" not in str(raised.value)
+
+
+def test_a_package_that_the_module_of_an_encoder_lacks_is_named(monkeypatch, tmp_path):
+    (tmp_path / "needs_more.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_package'"):
+        named_encoder("needs_more:Encoder")
+
+
 # --- Distance ---
 
 

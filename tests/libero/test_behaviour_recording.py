@@ -106,6 +106,8 @@ def test_a_kind_that_never_ends_as_intended_is_an_error_and_leaves_no_file(tmp_p
         ({"successes": 0, "failures": 0}, "must not both be 0"),
         ({"init_states": ()}, "`init_states` must name at least one initial state, got none"),
         ({"chunk": 0}, "`chunk` must be at least 1, got 0"),
+        ({"image_size": 0}, r"`image_size` must be in 1\.\.480 pixels, got 0"),
+        ({"image_size": 481}, r"`image_size` must be in 1\.\.480 pixels, got 481"),
     ],
 )
 def test_wrong_settings_are_errors(settings, message):

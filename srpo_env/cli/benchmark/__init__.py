@@ -19,9 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lines = [f"  {name:10} {description}" for name, description in BENCHMARKS.items()]
     parser.epilog = "\n".join(["benchmarks:", *lines])
     parser.add_argument("benchmark", metavar="BENCHMARK", choices=BENCHMARKS, help="see below")
-    parser.add_argument(
+    remaining = parser.add_argument(
         "arguments", metavar="...", nargs=argparse.REMAINDER, help="arguments of the benchmark"
     )
+    remaining.required = False  # see `srpo_env.cli.main`
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from srpo_env.benchmarks.sim.benchmark import PARTS, Settings, describe, measure, num_measurements
 from srpo_env.benchmarks.sim.report import draw_profile, header, tables
+from srpo_env.cli.image_files import check_image_file
 from srpo_env.libero.assets import asset_warnings_silenced
 from srpo_env.libero.suites import check_suite_name
 
@@ -78,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if "plot" in args and "profile" not in settings.parts:
         raise ValueError("`--plot` draws the profile, so `--parts` must contain profile")
+    if "plot" in args:
+        check_image_file(args.plot)  # before minutes of measurements
     with asset_warnings_silenced():
         print(header(describe(settings)), flush=True)
         with tqdm(total=num_measurements(settings), disable=None) as bar:
