@@ -64,7 +64,7 @@ fi
 # --- Software OpenGL, and what OpenCV (a requirement of robosuite) loads ---
 if [ "$(uname -s)" = Linux ]; then
     packages=()
-    # As srpo_env/libero/gl.py chooses: EGL beside a GPU's driver, else OSMesa, else EGL.
+    # As srpo_env/libero/gl.py chooses: EGL with a GPU's driver, else OSMesa, else EGL.
     if [ -e /dev/nvidiactl ] || [ -e /dev/dri/renderD128 ]; then
         has_library EGL || packages+=(libegl1)
     elif ! has_library OSMesa; then

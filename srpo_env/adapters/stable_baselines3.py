@@ -205,7 +205,7 @@ class GymnasiumToVecEnv(VecEnv):
     """Converts Gymnasium's vector environment, wrapped for shaped rewards, to a ``VecEnv``.
 
     **Time limits.** Every end of an episode is final: ``info["TimeLimit.truncated"]`` is always
-    False, and ``info["truncated"]`` tells whether a time limit ended the episode. Stable-Baselines3
+    False, and ``info["truncated"]`` is True if a time limit ended the episode. Stable-Baselines3
     would otherwise add the discounted value of the last observation to the last reward (time-limit
     bootstrapping), as if the episode continued after its progress reward. The value function would
     sum such rewards without bound, and a slow failure could return more than a success, which ends
@@ -382,7 +382,7 @@ class GymnasiumToVecEnv(VecEnv):
         return list(self.wrapper.call(method_name, *method_args, **method_kwargs))
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Indices = None) -> list[bool]:
-        """Returns whether sub-environments have a wrapper; False if Gymnasium cannot tell."""
+        """Returns whether sub-environments have a wrapper; False if it is unknown."""
         base, chosen = self.envs.unwrapped, list(self._get_indices(indices))
         if isinstance(base, VecEnvToGymnasium):
             return base.venv.env_is_wrapped(wrapper_class, chosen)

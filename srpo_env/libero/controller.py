@@ -109,7 +109,7 @@ class _ArmBuffers:
     """Buffers for the arm's part of the simulator's matrices.
 
     In column order, as robosuite's fancy indexing returns them: the order determines which BLAS
-    routine multiplies them, and thereby the last bit.
+    routine multiplies them, and so the last bit.
     """
 
     def __init__(self) -> None:
