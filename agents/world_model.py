@@ -46,8 +46,8 @@ from srpo_env.cli.main import errors_as_sentences
 from srpo_env.encoders.clips import Clips, split_videos
 from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.preprocessing import VideoPreprocessing
-from srpo_env.files import write_file
 from srpo_env.libero.behaviour_files import read_videos
+from srpo_env.system.files import write_file
 from srpo_env.training.progress_bar import long_bar
 from srpo_env.training.run import TrainingRun
 from srpo_env.training.settings import RunSettings

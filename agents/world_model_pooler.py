@@ -33,8 +33,8 @@ from srpo_env.encoders.clips import Clips, split_videos
 from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.pooler import FILE, MomentPooler
 from srpo_env.encoders.vjepa2 import VJEPA2Encoder
-from srpo_env.files import write_file
 from srpo_env.libero.behaviour_files import read_videos
+from srpo_env.system.files import write_file
 from srpo_env.training.progress_bar import long_bar
 from srpo_env.training.settings import TorchSettings, parse_settings
 

@@ -22,9 +22,9 @@ from srpo_env.encoders.protocol import (
     encoder_settings,
     reward_for,
 )
-from srpo_env.files import DamagedFileError, write_file
 from srpo_env.readers.hdf5 import Hdf5Array, are_rows_from_below, open_hdf5
 from srpo_env.rewards.progress import ProgressReward, Relabeling, relabel
+from srpo_env.system.files import DamagedFileError, write_file
 from srpo_env.types import Video, checked_count, even_indices
 
 LEROBOT_CAMERA = "observation.images.image"

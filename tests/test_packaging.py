@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 import srpo_env
 from srpo_env.cli.main import COMMANDS, NEEDED_EXTRAS
-from srpo_env.machine import EXTRAS, HF_LIBERO, install_command, require_extra
+from srpo_env.system.machine import EXTRAS, HF_LIBERO, install_command, require_extra
 from tests.test_offline import write_libero
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from srpo_env.machine import (
+from srpo_env.system.machine import (
     HF_LIBERO,
     INSTALL_HF_LIBERO,
     are_installed,

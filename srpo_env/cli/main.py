@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from srpo_env import __version__
-from srpo_env.machine import EXTRAS, install_command
+from srpo_env.system.machine import EXTRAS, install_command
 
 COMMANDS = {
     "assets": "show which LIBERO assets are used, or download LIBERO's own",

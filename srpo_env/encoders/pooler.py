@@ -18,8 +18,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize
 
-from srpo_env.files import write_file
 from srpo_env.readers.arrays import read_safetensors
+from srpo_env.system.files import write_file
 
 FILE = "pooler.safetensors"
 """Name of the file in a checkpoint's folder, next to the model."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from srpo_env.files import read_json
+from srpo_env.system.files import read_json
 from srpo_env.types import Video, even_indices
 
 FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")

@@ -12,7 +12,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.machine import load_triton
+from srpo_env.system.machine import load_triton
 
 try:
     load_triton()  # before transformers does, in case MuJoCo was imported already
@@ -26,9 +26,9 @@ except ModuleNotFoundError as error:
 
 from srpo_env.encoders import pooler
 from srpo_env.encoders.preprocessing import VideoPreprocessing, stack_clips
-from srpo_env.files import read_json
 from srpo_env.readers.arrays import read_safetensors
 from srpo_env.rewards.distances import Distance, coverage_distance, distances_to_centers
+from srpo_env.system.files import read_json
 from srpo_env.types import Video
 
 Pooling = Literal["mean", "time", "moments"]

@@ -1,5 +1,5 @@
 """LIBERO as Gymnasium environments: assets, fast simulation, scripted experts, recording."""
 
-from srpo_env.machine import require_extra
+from srpo_env.system.machine import require_extra
 
 require_extra("libero", "srpo_env.libero")

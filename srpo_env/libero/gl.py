@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from srpo_env.machine import load_triton
+from srpo_env.system.machine import load_triton
 
 SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swrast", "SWR")
 """Parts of the names of Mesa's software renderers."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.machine import INSTALL_HF_LIBERO
+from srpo_env.system.machine import INSTALL_HF_LIBERO
 
 MAX_STEPS = {
     "libero_spatial": 280,

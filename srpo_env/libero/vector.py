@@ -28,7 +28,7 @@ from srpo_env.libero.shared_observations import SharedObservations
 from srpo_env.libero.suites import get_task
 from srpo_env.libero.worker import Call, Command, Failure, Outcome, Reset, SetAttr, Setup, Step
 from srpo_env.libero.worker_process import END_SECONDS, WorkerProcess, WorkerStartError, dumps
-from srpo_env.machine import usable_cores
+from srpo_env.system.machine import usable_cores
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from srpo_env.files import DamagedFileError, read_versioned_json, sha256_of, write_file
 from srpo_env.readers.arrays import read_safetensors
+from srpo_env.system.files import DamagedFileError, read_versioned_json, sha256_of, write_file
 
 FORMAT = "srpo-env policy"
 FORMAT_VERSION = 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.files import DamagedFileError, regular_file
+from srpo_env.system.files import DamagedFileError, regular_file
 
 if TYPE_CHECKING:
     from torch import Tensor

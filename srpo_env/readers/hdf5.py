@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.files import DamagedFileError
+from srpo_env.system.files import DamagedFileError
 
 if TYPE_CHECKING:
     import h5py

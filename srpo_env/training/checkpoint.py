@@ -23,7 +23,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from srpo_env.files import (
+from srpo_env.policy.base import Policy
+from srpo_env.policy.network import load_policy
+from srpo_env.system.files import (
     DamagedFileError,
     errors_name,
     flush_to_disk,
@@ -31,8 +33,6 @@ from srpo_env.files import (
     sha256_of,
     write_file,
 )
-from srpo_env.policy.base import Policy
-from srpo_env.policy.network import load_policy
 
 FORMAT = "srpo-env training"
 FORMAT_VERSION = 1

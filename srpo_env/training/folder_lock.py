@@ -8,7 +8,7 @@ import logging
 import os
 from pathlib import Path
 
-from srpo_env.files import errors_name
+from srpo_env.system.files import errors_name
 
 logger = logging.getLogger(__name__)
 

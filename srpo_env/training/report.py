@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.files import read_json
+from srpo_env.system.files import read_json
 from srpo_env.training.evaluation import wilson_interval
 
 if TYPE_CHECKING:

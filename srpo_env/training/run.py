@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from srpo_env.files import DamagedFileError
 from srpo_env.policy.base import Policy
+from srpo_env.system.files import DamagedFileError
 from srpo_env.training.checkpoint import (
     POLICY,
     explain_damage,

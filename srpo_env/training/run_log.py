@@ -20,8 +20,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 import srpo_env
-from srpo_env.files import errors_name, read_json, write_file
-from srpo_env.machine import commit, cpu_name, usable_cores
+from srpo_env.system.files import errors_name, read_json, write_file
+from srpo_env.system.machine import commit, cpu_name, usable_cores
 from srpo_env.training.report import CONDITIONS, HISTORY, SETTINGS, read_history
 from srpo_env.training.settings import RunSettings
 

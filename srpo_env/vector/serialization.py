@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.files import parse_json
 from srpo_env.readers.arrays import read_npz
+from srpo_env.system.files import parse_json
 from srpo_env.types import as_key
 
 Arrays = dict[str, npt.NDArray[Any]]

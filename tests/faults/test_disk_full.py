@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from srpo_env.files import write_file
 from srpo_env.policy import load_policy
+from srpo_env.system.files import write_file
 from srpo_env.training.checkpoint import newest_checkpoint
 from tests.agents.toy_suite import ToySuite
 from tests.faults.child_runs import Fault, run_child

@@ -13,8 +13,8 @@ import pytest
 from gymnasium.vector import AutoresetMode
 from hypothesis import strategies as st
 
-from srpo_env.files import parse_json
 from srpo_env.readers.arrays import read_npz, read_safetensors
+from srpo_env.system.files import parse_json
 from tests.corridor import drive, make_corridor, wrap
 from tests.fuzz.running import fuzz
 

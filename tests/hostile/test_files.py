@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from srpo_env.files import MAX_JSON_BYTES, parse_json, read_json
 from srpo_env.readers.arrays import read_npz, read_safetensors
+from srpo_env.system.files import MAX_JSON_BYTES, parse_json, read_json
 from tests.hostile.files import (
     JSON_ATTACKS,
     SAFETENSORS_ATTACKS,

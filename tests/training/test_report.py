@@ -186,7 +186,7 @@ def test_unknown_reward_is_refused(write_run):
         read_curve(write_run([0.5], reward="dense"))
 
 
-@pytest.mark.parametrize("kind", ["real", "stand-in"])
+@pytest.mark.parametrize("kind", ["real", "stand_in"])
 def test_unknown_kind_of_assets_is_refused(write_run, kind):
     with pytest.raises(ValueError, match="assets must be libero or modified or placeholder, got"):
         read_curve(write_run([0.5], assets=kind))

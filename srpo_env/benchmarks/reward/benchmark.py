@@ -27,7 +27,7 @@ from srpo_env.benchmarks.reward.task_distances import (
 )
 from srpo_env.libero.behaviour_files import read_behaviours
 from srpo_env.libero.demos import recording_settings
-from srpo_env.machine import commit
+from srpo_env.system.machine import commit
 
 PAPER = "mean"
 """Name of the paper's option."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from srpo_env.encoders.baselines import PixelEncoder, RandomProjectionEncoder
 from srpo_env.encoders.named import named_encoder, split_name
 from srpo_env.encoders.protocol import TrajectoryEncoder
-from srpo_env.files import read_json, sha256_of
+from srpo_env.system.files import read_json, sha256_of
 from srpo_env.types import even_indices
 
 Paths = npt.NDArray[np.float32]

@@ -16,10 +16,10 @@ from srpo_env.benchmarks.reward import image_shifts
 from srpo_env.benchmarks.reward.encoder_rows import Paths, Row
 from srpo_env.benchmarks.reward.image_shifts import SHIFTS
 from srpo_env.benchmarks.reward.metrics import window_ends
-from srpo_env.files import sha256_of
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.libero.demos import recording_settings
 from srpo_env.readers.arrays import read_npz
+from srpo_env.system.files import sha256_of
 from srpo_env.types import Floats
 
 SHIFTED_WINDOWS = {f"{shift} windows": shift for shift in SHIFTS}

@@ -16,7 +16,6 @@ import torch
 
 from srpo_env.benchmarks.reward.latents import save_states, states_file
 from srpo_env.benchmarks.reward.simulator_states import state_of
-from srpo_env.files import sha256_of
 from srpo_env.libero.assets import resolve_assets
 from srpo_env.libero.behaviour_files import BehaviourEpisode, writing_behaviours
 from srpo_env.libero.behaviour_recording import SUITE
@@ -27,6 +26,7 @@ from srpo_env.libero.suites import get_task
 from srpo_env.libero.visuals import Visuals, check_visuals
 from srpo_env.policy import Policy, load_policy
 from srpo_env.policy.checkpoint import resolve_checkpoint
+from srpo_env.system.files import sha256_of
 from srpo_env.types import Floats
 
 KIND = "policy"

@@ -31,7 +31,7 @@ from srpo_env.benchmarks.sim.implementations import (
 from srpo_env.benchmarks.sim.step_profile import profile_step
 from srpo_env.libero.assets import check_suite, resolve_assets
 from srpo_env.libero.suites import MAX_STEPS, Task, check_suite_name, get_task, tasks_of
-from srpo_env.machine import describe_machine
+from srpo_env.system.machine import describe_machine
 
 T = TypeVar("T")
 

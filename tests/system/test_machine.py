@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from srpo_env import machine
+from srpo_env.system import machine
 
 
 def test_container_limits_override_the_size_of_the_host(monkeypatch, tmp_path):
@@ -62,7 +62,7 @@ int call_answer(void) { return answer(); }
 MESA_FUNCTION = "int answer(void) { return 1; }"
 LOAD_IN_ORDER = """
 import ctypes, sys
-from srpo_env.machine import load_triton
+from srpo_env.system.machine import load_triton
 _, mesa, triton, *order = sys.argv
 for name in order:
     load_triton() if name == "load_triton" else ctypes.CDLL(mesa, ctypes.RTLD_GLOBAL)

@@ -145,9 +145,10 @@ def commit() -> str | None:
         The short hash, followed by ``+changes`` if tracked files were modified; None if the package
         is installed, because a checkout around it belongs to another project.
     """
-    package = Path(__file__).resolve().parent
+    file = Path(__file__).resolve()
+    package = file.parents[1]
     try:
-        _git(package, "ls-files", "--error-unmatch", Path(__file__).name)
+        _git(package, "ls-files", "--error-unmatch", str(file))
         changes = _git(package, "status", "--porcelain", "--untracked-files=no", ".")
         return _git(package, "rev-parse", "--short", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):

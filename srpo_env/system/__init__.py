@@ -1,0 +1,1 @@
+"""What the package asks of the machine: cores, memory, installed extras, and files read safely."""
