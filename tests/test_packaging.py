@@ -158,11 +158,11 @@ def test_metadata_describes_the_package(metadata):
     assert len(metadata.summary) < 120
 
 
-def test_core_requires_numpy_gymnasium_and_scikit_learn_only(metadata):
+def test_core_requires_numpy_scipy_scikit_learn_and_gymnasium_only(metadata):
     required = {
         requirement.name for requirement in metadata.requires_dist if is_required(requirement)
     }
-    assert required == {"numpy", "gymnasium", "scikit-learn"}
+    assert required == {"numpy", "scipy", "scikit-learn", "gymnasium"}
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
