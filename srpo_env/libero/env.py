@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Dict, Space
 
+from srpo_env.libero import pool
 from srpo_env.libero.oracle import OracleProgress
-from srpo_env.libero.pool import EpisodeSlot, shared_simulation
 from srpo_env.libero.rendering import MAX_SIZE
 from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import MAX_STEPS, check_suite_name, get_task, tasks_of
@@ -42,7 +42,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     in [0, 1].
 
     ``reset(options={"task_id": .., "init_state_id": ..})`` selects; an id that is not given is
-    drawn from the environment's generator. Environments of one process share compiled tasks.
+    drawn from the environment's generator. Environments of one process share compiled tasks; they
+    can be used in several threads, one at a time.
 
     >>> env = LiberoEnv("libero_object", chunk=8)  # doctest: +SKIP
     >>> observation, info = env.reset(options={"task_id": 0, "init_state_id": 0})  # doctest: +SKIP
@@ -119,7 +120,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         spaces: dict[str, Space[Any]] = {**dict.fromkeys(self.cameras, image), "proprio": proprio}
         self.observation_space = cast("Space[Observation]", Dict(spaces))
         self.action_space = Box(-1.0, 1.0, (chunk, 7), np.float32)
-        self._slot: EpisodeSlot | None = None
+        self._slot: pool.EpisodeSlot | None = None
         self._task_id, self._init_state_id, self._steps = 0, 0, 0
         self._ended = True
         self._oracle: OracleProgress | None = None
@@ -144,15 +145,16 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
                 "`options` may contain only task_id and init_state_id, "
                 f"got also {', '.join(map(str, options))}"
             )
-        self.close()
-        shared = shared_simulation(self.suite, task_id, self.image_size, self.visuals)
-        self._slot = EpisodeSlot(shared, init_state_id, self.settle_steps)
-        self._task_id, self._init_state_id, self._steps = task_id, init_state_id, 0
-        self._ended = False
-        if self.true_progress:
-            self._oracle = OracleProgress(self.simulation)
-            self._max_progress = self._oracle.measure()
-        return self._observe(), self._info(is_success=False)
+        with pool.lock:
+            self.close()
+            shared = pool.shared_simulation(self.suite, task_id, self.image_size, self.visuals)
+            self._slot = pool.EpisodeSlot(shared, init_state_id, self.settle_steps)
+            self._task_id, self._init_state_id, self._steps = task_id, init_state_id, 0
+            self._ended = False
+            if self.true_progress:
+                self._oracle = OracleProgress(self.simulation)
+                self._max_progress = self._oracle.measure()
+            return self._observe(), self._info(is_success=False)
 
     def step(
         self, action: npt.NDArray[np.float32]
@@ -177,34 +179,41 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             raise ValueError(
                 f"an action must be finite, got NaN or infinity in step {bad} of the chunk"
             )
-        simulation = self.simulation
-        success = False
-        for single in actions[: self.max_steps - self._steps]:
-            success = simulation.step(single)
-            self._steps += 1
-            if self._oracle is not None:
-                self._max_progress = max(self._max_progress, self._oracle.measure())
-            if success:
-                break
-        truncated = not success and self._steps >= self.max_steps
-        self._ended = success or truncated
-        return self._observe(), float(success), success, truncated, self._info(is_success=success)
+        with pool.lock:
+            simulation = self.simulation
+            success = False
+            for single in actions[: self.max_steps - self._steps]:
+                success = simulation.step(single)
+                self._steps += 1
+                if self._oracle is not None:
+                    self._max_progress = max(self._max_progress, self._oracle.measure())
+                if success:
+                    break
+            truncated = not success and self._steps >= self.max_steps
+            self._ended = success or truncated
+            info = self._info(is_success=success)
+            return self._observe(), float(success), success, truncated, info
 
     def render(self) -> npt.NDArray[np.uint8] | None:
         """Returns the current agent view, or None without a ``render_mode``."""
         if self.render_mode is None:
             return None
-        return self.simulation.render("agentview")
+        with pool.lock:
+            return self.simulation.render("agentview")
 
     def close(self) -> None:
         """Ends the episode; may be called twice. Compiled tasks are kept for other environments."""
-        if self._slot is not None:
-            self._slot.end()
+        with pool.lock:
+            if self._slot is not None:
+                self._slot.end()
         self._slot, self._oracle, self._ended = None, None, True
 
     @property
     def simulation(self) -> Simulation:
         """The simulator with this environment's episode loaded; for experts and for debugging.
+
+        Valid until another environment of the process is used. While several threads use
+        environments, hold :data:`srpo_env.libero.pool.lock`.
 
         Raises:
             gymnasium.error.ResetNeeded: Before the first reset.
@@ -213,7 +222,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             raise gymnasium.error.ResetNeeded(
                 "the environment has no simulator before its first `reset`"
             )
-        return self._slot.load()
+        with pool.lock:
+            return self._slot.load()
 
     # --- Observations and infos -----------------------------------------------------------------
 

@@ -6,6 +6,7 @@ keeps one simulation per task, and the episodes take turns in it.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation, Snapshot
@@ -14,6 +15,9 @@ from srpo_env.libero.visuals import Visuals, check_visuals
 
 MAX_COMPILED_TASKS = 16
 """Maximum number of compiled tasks per process; the least recently used one is removed."""
+
+lock = threading.RLock()
+"""Held by an environment while it uses a simulation: environments in several threads take turns."""
 
 _compiled: OrderedDict[tuple[str, int, int, Visuals], SharedSimulation] = OrderedDict()
 
@@ -72,7 +76,10 @@ class EpisodeSlot:
 def shared_simulation(
     suite: str, task_id: int, image_size: int, visuals: Visuals | None = None
 ) -> SharedSimulation:
-    """Returns the process's simulation of a task; compiles it at the first call."""
+    """Returns the process's simulation of a task; compiles it at the first call.
+
+    The caller holds :data:`lock`.
+    """
     visuals = check_visuals(visuals)
     key = (suite, task_id, image_size, visuals)
     if key not in _compiled:

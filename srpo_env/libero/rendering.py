@@ -1,11 +1,19 @@
-"""Renders the cameras of a compiled task on demand."""
+"""Renders the cameras of a compiled task on demand.
+
+OpenGL acts on the context that is current in the thread, and other libraries in the process have
+contexts too. MuJoCo's own renderer, when it is closed, deletes buffers by their numbers in the
+context that happens to be current. So the context is current only while it is used, and each image
+is checked.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Iterator
 
@@ -23,6 +31,12 @@ MAX_SIZE = 480
 """Maximum height and width in pixels; robosuite's off-screen buffer has 640 x 480."""
 
 MAX_GEOMS = 1000  # robosuite's scene size
+
+_lock = threading.RLock()
+"""held while the context is current, because it can be current in one thread only"""
+_depth = 0
+"""number of nested uses of the context: the garbage collector can free a renderer within another
+one's use"""
 
 _worker = 0
 
@@ -49,8 +63,6 @@ class Renderer:
         self._context: mujoco.MjrContext | None = None
         if not 1 <= size <= MAX_SIZE:
             raise ValueError(f"`size` must be in 1..{MAX_SIZE} pixels, got {size}")
-        self._gl = _gl_context(os.getpid())
-        self._gl.make_current()
         self._model = model
         self._viewport = mujoco.MjrRect(0, 0, size, size)
         self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
@@ -63,26 +75,54 @@ class Renderer:
         model.vis.global_.offwidth = model.vis.global_.offheight = size
         if not model.light_castshadow.any():
             model.vis.quality.shadowsize = 0
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-        # Not `__del__`, which at the interpreter's exit would run after MuJoCo's modules are gone.
-        self._free = weakref.finalize(self, _free, self._gl, self._context)
         self._pixels = np.empty((size, size, 3), np.uint8)
+        self._upload()
+
+    def _upload(self) -> None:
+        with _current_context():
+            self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        # Not `__del__`, which at the interpreter's exit would run after MuJoCo's modules are gone.
+        self._free = weakref.finalize(self, _free, os.getpid(), self._context)
+        self._free.atexit = False  # `_close_all` has done it
+        _renderers.add(self)
 
     def render(self, data: mujoco.MjData, camera: str) -> npt.NDArray[np.uint8]:
-        """Renders the named camera; returns an upright image, shape ``(size, size, 3)``."""
+        """Renders the named camera; returns an upright image, shape ``(size, size, 3)``.
+
+        Raises:
+            RuntimeError: If the renderer is closed, or OpenGL reports an error also after the model
+                has been uploaded again.
+        """
         if self._context is None:
             raise RuntimeError("the renderer is closed")
-        self._gl.make_current()
-        # All renderers of the process share one OpenGL context; select this renderer's buffers.
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._camera.fixedcamid = self._model.camera(camera).id
         mujoco.mjv_updateScene(
             self._model, data, self._options, self._perturb, self._camera,
             mujoco.mjtCatBit.mjCAT_ALL, self._scene,
         )  # fmt: skip
-        mujoco.mjr_render(self._viewport, self._scene, self._context)
-        mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
+        error = self._draw()
+        if error:
+            # The pixels may be those of an earlier image.
+            logger.warning("OpenGL error %#x in rendering: uploading the model again", error)
+            self.close()
+            self._upload()
+            error = self._draw()
+        if error:
+            raise RuntimeError(
+                f"OpenGL reports error {error:#x} in rendering with "
+                f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}: does another library of this "
+                "process use the OpenGL context?"
+            )
         return self._pixels[::-1].copy()  # OpenGL's first row is the bottom one
+
+    def _draw(self) -> int:
+        """Draws the scene and reads the pixels; returns OpenGL's error code, 0 for none."""
+        with _current_context():
+            # All renderers of the process share one context; select this renderer's buffers.
+            mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+            mujoco.mjr_render(self._viewport, self._scene, self._context)
+            mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
+            return int(mujoco.mjr_getError())
 
     def close(self) -> None:
         """Frees the uploaded model; may be called twice."""
@@ -91,9 +131,60 @@ class Renderer:
             self._context = None
 
 
-def _free(gl: mujoco.GLContext, context: mujoco.MjrContext) -> None:
-    gl.make_current()
-    context.free()
+_renderers: weakref.WeakSet[Renderer] = weakref.WeakSet()
+
+
+def _close_all(process_id: int, gl: mujoco.GLContext) -> None:
+    if process_id == os.getpid():
+        for renderer in list(_renderers):
+            renderer.close()
+        gl.free()
+
+
+def _free(process_id: int, context: mujoco.MjrContext) -> None:
+    if process_id == os.getpid():  # a fork has another OpenGL context
+        with _current_context():
+            context.free()
+
+
+@contextlib.contextmanager
+def _current_context() -> Iterator[None]:
+    """Makes the process's OpenGL context current in this thread while the block runs."""
+    global _depth
+    with _lock:
+        gl = _gl_context(os.getpid())
+        gl.make_current()
+        _depth += 1
+        try:
+            yield
+        finally:
+            _depth -= 1
+            if _depth == 0:
+                _release(gl)
+
+
+def _release(gl: mujoco.GLContext) -> None:
+    """Makes no context current in this thread; MuJoCo has no function for that."""
+    # PyOpenGL's libraries are chosen by MuJoCo, so they are imported after it.
+    match type(gl).__module__.rpartition(".")[2]:
+        case "osmesa":
+            from OpenGL import GL, osmesa
+
+            osmesa.OSMesaMakeCurrent(None, None, GL.GL_FLOAT, 0, 0)
+        case "egl":
+            from OpenGL import EGL
+
+            EGL.eglBindAPI(EGL.EGL_OPENGL_API)  # the choice is one of each thread
+            EGL.eglMakeCurrent(
+                EGL.eglGetCurrentDisplay(),
+                EGL.EGL_NO_SURFACE,
+                EGL.EGL_NO_SURFACE,
+                EGL.EGL_NO_CONTEXT,
+            )
+        case "glfw":
+            import glfw
+
+            glfw.make_context_current(None)  # type: ignore[arg-type]  # as glfw documents
 
 
 @functools.cache
@@ -115,6 +206,10 @@ def _gl_context(process_id: int) -> mujoco.GLContext:
             "releases without that package: libegl1 and libgl1-mesa-dri) and unset MUJOCO_GL"
         ) from error
     _warn_about_slow_software()
+    _release(gl)
+    # At exit, the last registered function is called first: the renderers are closed before MuJoCo
+    # ends its connection to EGL.
+    atexit.register(_close_all, process_id, gl)
     return gl
 
 
