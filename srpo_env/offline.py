@@ -22,7 +22,7 @@ from srpo_env.encoders.protocol import (
     encoder_settings,
     reward_for,
 )
-from srpo_env.readers.hdf5 import Hdf5Array, are_rows_from_below, open_hdf5
+from srpo_env.readers.hdf5 import are_rows_from_below, check_is_video, open_hdf5
 from srpo_env.rewards.progress import ProgressReward, Relabeling, relabel
 from srpo_env.system.files import DamagedFileError, write_file
 from srpo_env.types import Video, checked_count, even_indices
@@ -220,20 +220,6 @@ def read_lerobot(
             success=success,
             video=np.stack([_image_of(item[camera]) for item in items]),
             source=str(dataset.root),
-        )
-
-
-def check_is_video(images: Hdf5Array, name: str) -> None:
-    """Checks that a dataset holds RGB frames.
-
-    Raises:
-        ValueError: If it has another shape or type.
-    """
-    shape = images.shape
-    if images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
-        raise ValueError(
-            f"The images of {name} must be uint8 of shape (num_frames, height, width, 3), got "
-            f"{images.dtype} of shape {shape}"
         )
 
 

@@ -19,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from srpo_env.libero.demos import IMAGE_KEYS, read_demos
-from srpo_env.libero.hdf5 import find_files, open_file, whole_file
+from srpo_env.libero.hdf5 import find_files, whole_file
+from srpo_env.readers.hdf5 import Hdf5Group, check_is_video, open_hdf5
+from srpo_env.system.files import DamagedFileError
 
 Floats = npt.NDArray[np.float64]
 Frames = npt.NDArray[np.uint8]
@@ -140,22 +142,46 @@ def read_videos(source: str | Path | Iterable[str | Path], chunk: int = 8) -> It
 
 
 def _holds_behaviours(path: Path) -> bool:
-    with open_file(path) as file:
-        data = file.get("data")
-        return data is not None and data.attrs.get("format") == FORMAT
+    with open_hdf5(path) as file:
+        data = file.group("data")
+        return data is not None and data.text("format") == FORMAT
 
 
 def _read(path: Path) -> Iterator[BehaviourEpisode]:
-    with open_file(path) as file:
-        data = file["data"]
-        for number in range(len(data)):
-            group = data[f"episode_{number}"]
-            attributes: dict[str, Any] = {
-                "kind": str(group.attrs["kind"]),
-                "success": bool(group.attrs["success"]),
-            }
-            for name in ("task_id", "init_state_id", "seed", "num_steps"):
-                attributes[name] = int(group.attrs[name])
-            yield BehaviourEpisode(
-                frames=group[VIDEO][:], progress=group["progress"][:], **attributes
-            )
+    with open_hdf5(path) as file:
+        data = file.group("data")
+        assert data is not None  # the file was checked before
+        for number in range(len(data.names())):
+            group = data.group(f"episode_{number}")
+            if group is None:
+                raise DamagedFileError(f"{str(path)!r} is damaged: it lacks data/episode_{number}")
+            yield _read_episode(group)
+
+
+def _read_episode(group: Hdf5Group) -> BehaviourEpisode:
+    kind, frames, progress = group.text("kind"), group.array(VIDEO), group.array("progress")
+    names = ("task_id", "init_state_id", "seed", "num_steps", "success")
+    numbers = {name: group.number(name) for name in names}
+    missing = [
+        name for name, value in numbers.items() if value is None or not float(value).is_integer()
+    ]
+    if kind is None or frames is None or progress is None or missing:
+        raise DamagedFileError(
+            f"{group.place} must have {VIDEO}, `progress`, the attribute `kind`, and integers as "
+            f"attributes {', '.join(names)}"
+        )
+    check_is_video(frames, group.place)
+    values = progress.read() if progress.shape == (len(frames),) else np.array(np.nan)
+    if not np.isfinite(values).all():
+        raise DamagedFileError(
+            f"{progress.place} must have one finite number per frame, {len(frames)}, got shape "
+            f"{progress.shape}"
+        )
+    integers = {name: int(value) for name, value in numbers.items() if value is not None}
+    return BehaviourEpisode(
+        kind=kind,
+        frames=frames.read(),
+        progress=values,
+        success=bool(integers.pop("success")),
+        **integers,
+    )

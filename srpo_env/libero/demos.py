@@ -15,7 +15,6 @@ and those of this package:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,8 +25,16 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.libero.hdf5 import find_files, open_file, whole_file
+from srpo_env.libero.hdf5 import find_files, whole_file
 from srpo_env.libero.suites import instruction_of
+from srpo_env.readers.hdf5 import (
+    Hdf5Array,
+    Hdf5Group,
+    are_rows_from_below,
+    check_is_video,
+    open_hdf5,
+)
+from srpo_env.system.files import DamagedFileError, parse_json
 
 Floats = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
@@ -37,6 +44,18 @@ IMAGE_KEYS = {"agentview": "agentview_rgb", "wrist": "eye_in_hand_rgb"}
 
 FILE_ENDING = "_demo.hdf5"
 """End of the file names, after the task's name."""
+
+VIDEOS = {camera: f"obs/{key}" for camera, key in IMAGE_KEYS.items()}
+"""Datasets of the images, by the camera's name in this package."""
+
+PROPRIO = ("obs/ee_pos", "obs/ee_ori", "obs/gripper_states")
+"""Datasets that make up the proprioception, in its order."""
+
+SHAPES: dict[str, int | None] = {
+    "actions": 7, "states": None, "obs/ee_pos": 3, "obs/ee_ori": 3, "obs/gripper_states": 2,
+    "obs/joint_states": 7,
+}  # fmt: skip
+"""Datasets of numbers, and the length of their rows; states have one that depends on the task."""
 
 JOINTS = slice(1, 8)
 """The arm's joints in a flattened simulator state (time, positions, velocities)."""
@@ -85,52 +104,70 @@ def read_demos(
 
 
 def _read_file(path: Path, limit: int | None) -> Iterator[Demo]:
-    with open_file(path) as file:
-        if not isinstance(file.get("data"), h5py.Group) or len(file["data"]) == 0:
+    with open_hdf5(path) as file:
+        data = file.group("data")
+        names = [] if data is None else sorted(data.names(), key=_number)
+        if data is None or not names:
             raise ValueError(
                 "a file in LIBERO's layout must hold demonstrations at data/demo_0, data/demo_1, "
                 f"..., {str(path)!r} has none"
             )
-        data = file["data"]
         instruction = _instruction(path, data)
-        is_flipped = _is_flipped(path, data)
-        names = sorted(data, key=_number)
+        is_flipped = are_rows_from_below(data)
         for name in names[:limit]:
-            yield _read_demo(data[name], instruction, is_flipped, f"{path}:data/{name}")
+            source = f"{path}:data/{name}"
+            group = data.group(name)
+            if group is None:
+                raise DamagedFileError(f"{source} cannot be read: the file is damaged")
+            yield _read_demo(group, instruction, is_flipped, source)
 
 
-def _read_demo(group: h5py.Group, instruction: str, is_flipped: bool, source: str) -> Demo:
-    needed = ["actions", "states"] + [
-        f"obs/{key}"
-        for key in ("ee_pos", "ee_ori", "gripper_states", "joint_states", *IMAGE_KEYS.values())
-    ]
-    missing = [key for key in needed if key not in group]
+def _read_demo(group: Hdf5Group, instruction: str, is_flipped: bool, source: str) -> Demo:
+    found = {key: group.array(key) for key in (*SHAPES, *VIDEOS.values())}
+    arrays = {key: array for key, array in found.items() if array is not None}
+    missing = [key for key in found if key not in arrays]
     if missing:
         raise ValueError(f"{source} lacks datasets of LIBERO's layout: {', '.join(missing)}")
-    lengths = {key: len(group[key]) for key in needed}
+    lengths = {key: len(array) for key, array in arrays.items()}
     if len(set(lengths.values())) > 1 or lengths["actions"] == 0:
         raise ValueError(
             f"all datasets of {source} must have the same number of rows, at least 1, got {lengths}"
         )
-
-    obs = group["obs"]
-    observed_after = _is_observed_after(group["states"][:, JOINTS], obs["joint_states"][:], source)
+    for key in VIDEOS.values():
+        check_is_video(arrays[key], source)
+    numbers = {key: _read_numbers(arrays[key], size) for key, size in SHAPES.items()}
+    if numbers["states"].shape[1] < JOINTS.stop:
+        raise ValueError(
+            f"`states` of {source} must have the {JOINTS.stop - JOINTS.start} joint positions of "
+            f"the arm after the time, got shape {numbers['states'].shape}"
+        )
+    observed_after = _is_observed_after(
+        numbers["states"][:, JOINTS], numbers["obs/joint_states"], source
+    )
     # An observation after action t is the one before action t + 1.
     all_rows = slice(None)
     rows, actions = (slice(None, -1), slice(1, None)) if observed_after else (all_rows, all_rows)
-    proprio = np.concatenate(
-        [obs[key][rows] for key in ("ee_pos", "ee_ori", "gripper_states")], axis=1
-    )
+    proprio = np.concatenate([numbers[key][rows] for key in PROPRIO], axis=1)
+    images = {camera: arrays[key].read(rows) for camera, key in VIDEOS.items()}
     return Demo(
         instruction=instruction,
-        images={
-            camera: obs[key][rows][:, ::-1] if is_flipped else obs[key][rows]
-            for camera, key in IMAGE_KEYS.items()
-        },
+        images={name: video[:, ::-1] if is_flipped else video for name, video in images.items()},
         proprio=proprio.astype(np.float32),
-        actions=group["actions"][actions].astype(np.float32),
+        actions=numbers["actions"][actions].astype(np.float32),
         source=source,
     )
+
+
+def _read_numbers(array: Hdf5Array, size: int | None) -> Floats:
+    """Reads rows of numbers; ``size`` is their length, None for any."""
+    if len(array.shape) != 2 or array.shape[1] != (size or array.shape[1]):
+        raise ValueError(
+            f"{array.place} must have shape (num_steps, {size or 'n'}), got {array.shape}"
+        )
+    values: Floats = array.read().astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{array.place} must be finite, and has NaN or infinite values")
+    return values
 
 
 def _is_observed_after(joints_before: Floats, observed: Floats, source: str) -> bool:
@@ -148,28 +185,18 @@ def _is_observed_after(joints_before: Floats, observed: Floats, source: str) -> 
     return after < before
 
 
-def _instruction(path: Path, data: h5py.Group) -> str:
+def _instruction(path: Path, data: Hdf5Group) -> str:
     # From the task's name, as in LIBERO's evaluation. `problem_info` has another text ("Pick the
     # milk ..." for "pick up the milk ..."), which the environment does not use.
-    if "bddl_file_name" in data.attrs:
-        return instruction_of(Path(str(data.attrs["bddl_file_name"])).stem)
+    task_file = data.text("bddl_file_name")
+    if task_file is not None:
+        return instruction_of(Path(task_file).stem)
     if path.name.endswith(FILE_ENDING):
         return instruction_of(path.name.removesuffix(FILE_ENDING))
     raise ValueError(
         f"{str(path)!r} must name its task, by the attribute `bddl_file_name` of `data` or as file "
         f"name <task>{FILE_ENDING}"
     )
-
-
-def _is_flipped(path: Path, data: h5py.Group) -> bool:
-    # Regenerated files lack the attribute; "opengl" is robosuite's default.
-    convention = str(data.attrs.get("macros_image_convention", "opengl"))
-    if convention not in ("opengl", "opencv"):
-        raise ValueError(
-            f"`macros_image_convention` must be 'opengl' or 'opencv', "
-            f"{str(path)!r} has {convention!r}"
-        )
-    return convention == "opengl"
 
 
 def _number(name: str) -> tuple[int, str]:
@@ -256,7 +283,12 @@ def recording_settings(path: str | Path) -> dict[str, Any] | None:
     Raises:
         ValueError: If it is not an HDF5 file, or is damaged.
     """
-    with open_file(path) as file:
-        data = file.get("data")
-        text = None if data is None else data.attrs.get("recording")
-    return None if text is None else dict(json.loads(text))
+    with open_hdf5(path) as file:
+        data = file.group("data")
+        text = None if data is None else data.text("recording")
+    if text is None:
+        return None
+    content = parse_json(text, f"the attribute `recording` of {str(path)!r}")
+    if not isinstance(content, dict):
+        raise DamagedFileError(f"the attribute `recording` of {str(path)!r} must be an object")
+    return content

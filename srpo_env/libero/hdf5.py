@@ -1,4 +1,4 @@
-"""Opens, finds and writes HDF5 files; shared by demonstrations and behaviours."""
+"""Finds and writes HDF5 files; shared by demonstrations and behaviours."""
 
 from __future__ import annotations
 
@@ -9,18 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
-
-
-def open_file(path: str | Path) -> h5py.File:
-    """Opens a file for reading.
-
-    Raises:
-        ValueError: If it is not an HDF5 file, or is damaged.
-    """
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} is not an HDF5 file, or is damaged: {error}") from error
 
 
 def find_files(source: str | Path | Iterable[str | Path], command: str) -> list[Path]:
@@ -36,6 +24,7 @@ def find_files(source: str | Path | Iterable[str | Path], command: str) -> list[
     files: list[Path] = []
     for path in map(Path, [source] if isinstance(source, str | Path) else source):
         found = sorted(path.glob("*.hdf5")) if path.is_dir() else [path]
+        found = [file for file in found if not file.is_dir()]
         if not found or not found[0].is_file():
             raise FileNotFoundError(
                 f"there must be *.hdf5 files at {str(path)!r}, found none: record some with "

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import io
-import pickle
+import pickletools
 import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from srpo_env.system.files import DamagedFileError, regular_file
 from srpo_env.system.machine import INSTALL_HF_LIBERO
 
 MAX_STEPS = {
@@ -28,6 +28,12 @@ MAX_STEPS = {
     "libero_90": 400,
 }
 """Control steps after which an episode is truncated, per suite. Source: lerobot's evaluation."""
+
+MAX_PICKLE_BYTES = 2**26
+"""Largest content of a file of initial states, 64 MiB; LIBERO's have 50 KB"""
+
+RECONSTRUCT = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
+"""First name in a pickled array, by the version of NumPy"""
 
 SUITES = tuple(MAX_STEPS)
 
@@ -139,27 +145,55 @@ def instruction_of(name: str) -> str:
 def _read_init_states(file: Path) -> npt.NDArray[np.float64]:
     # A zip written by torch.save with one pickled NumPy array. Read without torch, which would take
     # 200 MB in each simulator process, and without executing code from the pickle.
-    with zipfile.ZipFile(file) as archive:
-        member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-        states = _ArrayUnpickler(io.BytesIO(archive.read(member))).load()
-    states = np.asarray(states, dtype=np.float64)
+    with regular_file(file).open("rb") as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                members = [m for m in archive.infolist() if m.filename.endswith("data.pkl")]
+                if len(members) != 1 or members[0].file_size > MAX_PICKLE_BYTES:
+                    raise ValueError(
+                        f"it must have one data.pkl of at most {MAX_PICKLE_BYTES} bytes"
+                    )
+                states = _unpickled_array(archive.read(members[0]))
+            if states.ndim != 2 or not np.isfinite(states).all():
+                raise ValueError(f"states must be finite numbers, one row each, got {states.shape}")
+        # zipfile and pickletools raise many types for damaged content.
+        except Exception as error:
+            raise DamagedFileError(
+                f"{file} must hold initial states, a plain array of float64 as torch.save writes "
+                f"it, and is damaged or something else ({type(error).__name__}: {error})"
+            ) from error
     states.setflags(write=False)
     return states
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Loads only NumPy arrays, because a pickle can execute code."""
+def _unpickled_array(content: bytes) -> npt.NDArray[np.float64]:
+    """Reads a pickled array of two dimensions from its opcodes, without the pickle machine.
 
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and module.endswith("multiarray"):
-            return np.ndarray.__reduce__(np.empty(0))[0]
-        allowed = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
-        if (module, name) in allowed:
-            return allowed[module, name]
-        if (module, name) == ("_codecs", "encode"):
-            return _encode
-        raise pickle.UnpicklingError(f"initial states must be a plain array, found {module}.{name}")
+    Unpickling calls functions that the file names. Here, the opcodes must be those of one plain
+    array of float64, and its shape and content are taken from their arguments.
 
-
-def _encode(text: str, encoding: str) -> bytes:
-    return text.encode(encoding)
+    Raises:
+        ValueError: If it is something else.
+    """
+    arguments = []
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("FRAME", "MEMOIZE", "PROTO") or "PUT" in opcode.name:
+            continue  # for later references, of which there are two
+        arguments.append(argument if argument is not None else opcode.name)
+    shape, is_fortran, values = arguments[13:15], arguments[-9:-8], arguments[-7:-6]
+    expected = [
+        *arguments[:1], "numpy ndarray", 0, "TUPLE1", "_codecs encode", "b", "latin1", "TUPLE2",
+        "REDUCE", "TUPLE3", "REDUCE", "MARK", 1, *shape, "TUPLE2", "numpy dtype", "f8",
+        "NEWFALSE", "NEWTRUE", "TUPLE3", "REDUCE", "MARK", 3, "<", "NONE", "NONE", "NONE", -1, -1,
+        0, "TUPLE", "BUILD", *is_fortran, *arguments[-8:-7], *values, *arguments[-6:-5], "TUPLE2",
+        "REDUCE", "TUPLE", "BUILD", "STOP",
+    ]  # fmt: skip
+    if arguments != expected or arguments[0] not in RECONSTRUCT:
+        raise ValueError("it is not a pickled array of float64 with two dimensions")
+    rows, columns = shape
+    (text,) = values
+    if not (isinstance(rows, int) and isinstance(columns, int) and isinstance(text, str)):
+        raise ValueError("its shape and content are of other types")
+    array: npt.NDArray[np.float64] = np.frombuffer(text.encode("latin1"), "<f8")
+    order: Literal["C", "F"] = "F" if is_fortran == ["NEWTRUE"] else "C"
+    return array.reshape(max(0, rows), max(0, columns), order=order).astype(np.float64)

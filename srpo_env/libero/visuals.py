@@ -33,6 +33,7 @@ from srpo_env.libero.cache import cache_folder, lock, write_file
 from srpo_env.libero.decimation import NO_DECIMATOR, Mesh, decimate
 from srpo_env.libero.gl import choose_gl, has_gpu
 from srpo_env.libero.worker_process import is_worker_process
+from srpo_env.readers.arrays import read_npz
 
 choose_gl()  # before the first import of MuJoCo
 
@@ -230,8 +231,8 @@ def _cached_mesh(model: mujoco.MjModel, mesh_id: int) -> _Cached:
 
 
 def _read_mesh(file: Path) -> Mesh:
-    with np.load(file, allow_pickle=False) as arrays:
-        return Mesh(arrays["points"], arrays["faces"], arrays["normals"], arrays.get("texcoords"))
+    arrays = read_npz(file)
+    return Mesh(arrays["points"], arrays["faces"], arrays["normals"], arrays.get("texcoords"))
 
 
 def _is_textured(model: mujoco.MjModel, mesh_id: int) -> bool:
@@ -368,8 +369,8 @@ def _cached_texture(
 
 
 def _read_texture(file: Path) -> _Texture:
-    with np.load(file, allow_pickle=False) as arrays:
-        return _Texture(arrays["pixels"], int(arrays["colorspace"]))
+    arrays = read_npz(file)
+    return _Texture(arrays["pixels"], int(arrays["colorspace"]))
 
 
 def _decode(element: ET.Element) -> _Texture:

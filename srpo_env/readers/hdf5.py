@@ -223,6 +223,20 @@ class Hdf5Array:
         return np.asarray(array)
 
 
+def check_is_video(images: Hdf5Array, name: str) -> None:
+    """Checks that a dataset holds RGB frames.
+
+    Raises:
+        ValueError: If it has another shape or type.
+    """
+    shape = images.shape
+    if images.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise ValueError(
+            f"The images of {name} must be uint8 of shape (num_frames, height, width, 3), got "
+            f"{images.dtype} of shape {shape}"
+        )
+
+
 def are_rows_from_below(data: Hdf5Group) -> bool:
     """Returns whether images in LIBERO's layout are stored with their lowest row first.
 

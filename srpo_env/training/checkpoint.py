@@ -17,14 +17,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from srpo_env.policy.base import Policy
 from srpo_env.policy.network import load_policy
+from srpo_env.readers.arrays import read_safetensors
 from srpo_env.system.files import (
     DamagedFileError,
     errors_name,
@@ -257,22 +256,28 @@ def load_training(
             f"got {', '.join(sorted(states))}: it was written by another agent"
         )
     for name, digest in content["sha256"].items():
+        if name != Path(name).name or not (checkpoint / name).is_file():
+            raise DamagedFileError(f"{checkpoint / name} must be a file of the checkpoint")
         if sha256_of(checkpoint / name) != digest:
             raise DamagedFileError(
                 f"{checkpoint / name} is damaged: its SHA-256 differs from that in {VALUES}"
             )
-    try:
-        tensors = load_file(checkpoint / TENSORS)
-    except SafetensorError as error:
-        raise DamagedFileError(f"{checkpoint / TENSORS} is damaged: {error}") from error
-    for name, tensor in tensors.items():
+    for name, tensor in read_safetensors(checkpoint / TENSORS).items():
         owner, _, key = name.partition(".")
         kind = content["types"].get(name)
+        if not isinstance(states.get(owner), dict) or kind not in (None, *restored):
+            raise DamagedFileError(f"{checkpoint / TENSORS} is damaged: no part owns {name!r}")
         states[owner][key] = tensor if kind is None else restored[kind](tensor)
     if policy is not None:
         policy.load_state_dict(load_policy(checkpoint / POLICY).state_dict())
     for name, part in parts.items():
-        set_state(part, states[name])
+        try:
+            set_state(part, states[name])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError(
+                f"{checkpoint} must hold the state of {name!r}, as this version of srpo-env saves "
+                f"it, and does not ({type(error).__name__}: {error})"
+            ) from error
 
 
 def newest_checkpoint(folder: str | Path) -> Path:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.system.files import read_json
+from srpo_env.system.files import parse_json, read_json
 from srpo_env.training.evaluation import wilson_interval
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def read_history(folder: str | Path, num_records: int | None = None) -> list[dic
     records = []
     for number, line in enumerate(lines[:num_records], start=1):
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line, "it"))
             records[-1]["iteration"]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{file}, line {number}, is not a record: {line!r}") from error
@@ -137,12 +136,22 @@ def read_curve(folder: str | Path) -> Curve:
             seed=args["seed"],
             num_episodes=args["eval_episodes"],
             iterations=np.array(iterations),
-            control_steps=np.array([float(point["control_steps"]) for point in points]),
-            minutes=np.array([point["seconds"] / 60 for point in points]),
-            success_rates=np.array([point["eval/success_rate"] for point in points]),
+            control_steps=_numbers(points, "control_steps"),
+            minutes=_numbers(points, "seconds") / 60,
+            success_rates=_numbers(points, "eval/success_rate"),
         )
     except KeyError as error:
         raise ValueError(f"{folder} lacks {error}, which the agent writes") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{folder} was not written by the agent ({error})") from error
+
+
+def _numbers(points: Sequence[Mapping[str, Any]], name: str) -> Floats:
+    values = [point[name] for point in points]
+    wrong = [value for value in values if type(value) not in (int, float)]
+    if wrong:
+        raise TypeError(f"{name} must be a number, got {wrong[0]!r}")
+    return np.array(values, dtype=np.float64)
 
 
 def steps_to(curve: Curve, rate: float) -> float:

@@ -18,6 +18,7 @@ import torch
 import tyro
 
 from srpo_env.cli.main import errors_as_sentences
+from srpo_env.system.files import read_json
 from srpo_env.training.checkpoint import newest_checkpoint
 from srpo_env.training.report import SETTINGS
 
@@ -137,7 +138,9 @@ class RunSettings(TorchSettings):
         newest_checkpoint(folder)
         file = Path(folder) / SETTINGS
         try:
-            content = json.loads(file.read_text())
+            content = read_json(file)
+            if not isinstance(content, dict):
+                raise ValueError("it must be an object")
             types_of = typing.get_type_hints(cls)
             unknown = set(content) ^ {field.name for field in fields(cls)}
             if unknown:
