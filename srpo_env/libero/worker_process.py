@@ -1,9 +1,9 @@
 """Starts a process that answers numbered requests, and ends when its parent does.
 
-:class:`WorkerProcess` is the parent's side, :class:`ParentConnection` the worker's. What the
-requests mean is defined by the function that the worker runs.
+`WorkerProcess` is used by the parent, `ParentConnection` by the worker. The function that the
+worker runs defines the meaning of the requests.
 
-A process of :mod:`multiprocessing` would import the parent's main module again. That fails in
+A process of `multiprocessing` would import the parent's main module again. That fails in
 scripts without ``if __name__ == "__main__"``, and daemonic processes could have no workers. Here,
 the worker is a new interpreter that imports only what it needs.
 """
@@ -71,8 +71,8 @@ def is_worker_process() -> bool:
 class WorkerProcess:
     """A worker process and the connection to it.
 
-    Each request has a number, and only the reply with that number is returned. So an exception
-    between :meth:`send` and :meth:`receive`, such as a KeyboardInterrupt, cannot make a later
+    Each request has a number, and only the reply with that number is returned. An exception
+    between `send` and `receive`, such as a KeyboardInterrupt, therefore cannot make a later
     request return the reply of an earlier one.
     """
 
@@ -80,13 +80,13 @@ class WorkerProcess:
         """Starts the process; returns before it is ready.
 
         Args:
-            function: What the process runs, as ``"module:name"``. It is called with a
-                :class:`ParentConnection` and ``setup``.
+            function: Function that the process runs, as ``"module:name"``. It is called with a
+                `ParentConnection` and ``setup``.
             setup: Picklable argument of the function.
             pass_fds: File descriptors that the process inherits, with their numbers.
 
         Raises:
-            WorkerStartError: If the system starts no process.
+            WorkerStartError: If the process cannot be started.
         """
         self._connection, theirs = multiprocessing.Pipe()
         # An empty entry is the current folder, which can change.
@@ -135,7 +135,7 @@ class WorkerProcess:
         return self._num_answered < self._number
 
     def send(self, request: bytes) -> None:
-        """Sends a request; if the process has died, :meth:`receive` raises the error."""
+        """Sends a request; if the process has died, `receive` raises the error."""
         self._number += 1
         self._is_in_sync = False
         try:
@@ -206,7 +206,7 @@ def _end(owner: int, process: subprocess.Popen[bytes], connection: Connection) -
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Blocks :data:`SIGNALS` in this thread; a process that it starts inherits the block.
+    """Blocks `SIGNALS` in this thread; a process that it starts inherits the block.
 
     The worker would otherwise be killed by a signal that comes before it ignores them. The parent's
     own signals are delivered after the block.
@@ -227,7 +227,7 @@ class ParentConnection:
 
     connection: Connection
     number: int = 0
-    """of the last request"""
+    """Number of the last request."""
 
     def receive(self) -> bytes | None:
         """Waits for the next request; returns None when the parent has ended or wants no more."""

@@ -38,7 +38,7 @@ PROPRIO_DIM = 8
 """Number of proprioception values: position, orientation as axis-angle, two fingers."""
 
 MAX_IMAGE_SIZE = 2048
-"""largest height and width of the images in pixels"""
+"""Largest height and width of the images in pixels."""
 
 RELATIVE_GAINS = (3.0, 20.0, 100.0)
 """Three scales, in 1/m, of a waypoint's offset from the gripper: from decimetres to centimetres."""

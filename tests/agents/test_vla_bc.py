@@ -133,7 +133,7 @@ def test_missing_demonstrations_are_one_sentence_with_the_command_that_records_s
         main(dataclasses.replace(args, demos=(tmp_path / "empty",)))
     shown = capsys.readouterr().err.splitlines()[-1]
     assert shown.startswith("vla_bc.py: ")
-    assert "`srpo-env demos` records some" in shown
+    assert "record some with `srpo-env demos`" in shown
     assert not args.run_dir.exists()
 
 
