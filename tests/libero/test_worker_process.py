@@ -163,14 +163,16 @@ fork = os.fork()  # holds the connections open, as the workers of a data loader 
 if fork == 0:
     time.sleep(600)
 print(*(worker.pid for worker in workers), fork, flush=True)
+sys.stdin.readline()
 """
 
 
 @pytest.mark.parametrize("end", ["killed", "returns", "raises"])
 def test_no_worker_outlives_its_parent(end):
-    last = {"killed": "time.sleep(600)", "returns": "", "raises": "1 / 0"}[end]
+    last = {"killed": "", "returns": "", "raises": "1 / 0"}[end]
     process = subprocess.Popen(
         [sys.executable, "-c", PARENT + last],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -178,10 +180,13 @@ def test_no_worker_outlives_its_parent(end):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     *workers, fork = map(int, process.stdout.readline().split())
-    assert all(map(is_running, workers))
-    if end == "killed":
-        process.kill()
     try:
+        assert all(map(is_running, workers))
+        if end == "killed":
+            process.kill()
+        else:
+            process.stdin.write("\n")
+            process.stdin.flush()
         assert wait_until(lambda: not any(map(is_running, workers)))
     finally:
         os.kill(fork, signal.SIGKILL)
