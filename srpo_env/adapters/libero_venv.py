@@ -19,7 +19,8 @@ from gymnasium.spaces import Box, Dict
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-Array = npt.NDArray[Any]
+from srpo_env.types import Array
+
 Observations = dict[str, Array]
 
 OBSERVATIONS = (

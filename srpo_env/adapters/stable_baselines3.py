@@ -23,13 +23,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 
 from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.rewards.diagnostics import group_statistics
-from srpo_env.types import Group
+from srpo_env.types import Array, Group
 from srpo_env.vector.infos import final_of, info_of
 from srpo_env.vector.wrapper import SelfReferentialProgressWrapper
 
@@ -46,7 +45,6 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-Array = npt.NDArray[Any]
 Indices = None | int | Iterable[int]
 
 ADDED_INFOS = ("episode_id", "env_reward", "srpo")

@@ -22,8 +22,8 @@ from srpo_env.libero.demos import IMAGE_KEYS, read_demos
 from srpo_env.libero.hdf5 import find_files, whole_file
 from srpo_env.readers.hdf5 import Hdf5Group, check_is_video, open_hdf5
 from srpo_env.system.files import DamagedFileError
+from srpo_env.types import Floats
 
-Floats = npt.NDArray[np.float64]
 Frames = npt.NDArray[np.uint8]
 
 FORMAT = "srpo-env behaviours"

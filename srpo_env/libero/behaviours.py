@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.libero.experts import CLOSE, OPEN, PickAndPlaceExpert
 from srpo_env.libero.oracle import STAGES, OracleProgress
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import MAX_STEPS
+from srpo_env.types import Floats
 
-Floats = npt.NDArray[np.float64]
 Actions = Iterator[Floats]
 
 HALT = 0.0

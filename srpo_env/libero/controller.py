@@ -13,10 +13,9 @@ from typing import Any
 import mujoco
 import numba
 import numpy as np
-import numpy.typing as npt
 from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
 
-Floats = npt.NDArray[np.float64]
+from srpo_env.types import Floats
 
 ARM_JOINTS = 7
 NULLSPACE_KP = 10

@@ -35,8 +35,8 @@ from srpo_env.readers.hdf5 import (
     open_hdf5,
 )
 from srpo_env.system.files import DamagedFileError, parse_json
+from srpo_env.types import Floats
 
-Floats = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
 
 IMAGE_KEYS = {"agentview": "agentview_rgb", "wrist": "eye_in_hand_rgb"}

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from srpo_env.libero.grasps import Grasp, Shape, plan_grasp
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import MAX_STEPS
-
-Floats = npt.NDArray[np.float64]
+from srpo_env.types import Floats
 
 POSITION_SCALE = 0.05
 """Metres per unit of action. Source: robosuite's OSC_POSE defaults."""

@@ -11,12 +11,12 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+
+from srpo_env.types import Floats
 
 if TYPE_CHECKING:
     import mujoco
 
-Floats = npt.NDArray[np.float64]
 
 YAWS = np.deg2rad(np.arange(-90, 91, 15))
 """Rotations of the hand to choose from, in radians; at 0, as at an episode's start, the fingers

@@ -7,13 +7,11 @@ failures by it, as an upper bound for rewards from videos.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from srpo_env.libero.experts import CLEARANCE, FULL_OPENING, LOW, PickAndPlaceExpert
 from srpo_env.libero.grasps import Shape
 from srpo_env.libero.simulation import Simulation
-
-Floats = npt.NDArray[np.float64]
+from srpo_env.types import Floats
 
 STAGES = ("reach", "grasp", "lift", "carry", "lower")
 """Stages of the task, in order; each is a fifth of the progress, and the last ends in success."""

@@ -8,10 +8,9 @@ import os
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium.spaces import Dict, Space
 
-Array = npt.NDArray[Any]
+from srpo_env.types import Array
 
 _ALIGNMENT = 64
 

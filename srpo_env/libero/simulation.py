@@ -31,8 +31,7 @@ import mujoco  # noqa: E402
 from srpo_env.libero.progress import Progress, report  # noqa: E402
 from srpo_env.libero.rendering import Renderer  # noqa: E402
 from srpo_env.libero.visuals import Visuals, check_visuals, load_model  # noqa: E402
-
-Floats = npt.NDArray[np.float64]
+from srpo_env.types import Floats  # noqa: E402
 
 SUBSTEPS = 25
 """MuJoCo steps of 2 ms per control step of 50 ms."""

@@ -29,10 +29,10 @@ from srpo_env.libero.suites import get_task
 from srpo_env.libero.worker import Call, Command, Failure, Outcome, Reset, SetAttr, Setup, Step
 from srpo_env.libero.worker_process import END_SECONDS, WorkerProcess, WorkerStartError, dumps
 from srpo_env.system.machine import usable_cores
+from srpo_env.types import Array
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 Observations = dict[str, Array]
 
 MAX_FAILURES_IN_A_ROW = 3

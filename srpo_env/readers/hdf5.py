@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from srpo_env.system.files import DamagedFileError
+from srpo_env.types import Array
 
 if TYPE_CHECKING:
     import h5py
 
-Array = npt.NDArray[Any]
 
 MAX_ARRAY_BYTES = 2**30
 """Largest part of an HDF5 dataset that is read at once, 1 GiB: 21,000 frames of 128 x 128 pixels"""

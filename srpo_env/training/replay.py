@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from srpo_env.training.signals import check_signals
-
-Array = npt.NDArray[Any]
+from srpo_env.types import Array
 
 
 class Beginning(NamedTuple):

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from srpo_env.system.files import parse_json, read_json
 from srpo_env.training.evaluation import wilson_interval
+from srpo_env.types import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Floats = npt.NDArray[np.float64]
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish; line styles do it in grey.
 STYLES: tuple[dict[str, Any], ...] = (

@@ -12,7 +12,6 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
@@ -21,7 +20,7 @@ from srpo_env.encoders.named import default_encoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.rewards.diagnostics import MonitorState, SignalMonitor, group_info
 from srpo_env.rewards.progress import ProgressReward
-from srpo_env.types import Episode, Group, as_array
+from srpo_env.types import Array, Episode, Group, as_array
 from srpo_env.vector import serialization
 from srpo_env.vector.autoreset_check import AutoresetCheck
 from srpo_env.vector.frames import Frame, FrameRecorder, FrameSource
@@ -40,7 +39,6 @@ from srpo_env.vector.step_reader import Change, Start, StepReader, Transition
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 
 MANY_CLOSED = 1024
 """Number of closed groups waiting to be fetched at which a warning is logged, and maximum number

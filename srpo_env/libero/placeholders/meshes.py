@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from srpo_env.types import Floats
 
 CAP_INSET = 0.04
 """Margin of a cap in its part of the image, so that its border does not sample the neighbour."""
