@@ -23,7 +23,7 @@ from srpo_env.training.checkpoint import (
     save_training,
 )
 from srpo_env.training.folder_lock import FolderLock
-from srpo_env.training.run_log import RunLog
+from srpo_env.training.run_log import RunLog, quiet_writer_thread
 from srpo_env.training.settings import RunSettings
 from srpo_env.training.signals import Stopped, check_signals, deferred_signals
 
@@ -81,6 +81,7 @@ class TrainingRun:
             newest_checkpoint(self.folder)  # before anything is written to a wrong folder
         with ExitStack() as exits:  # left at once if something fails
             exits.callback(FolderLock(self.folder).release)
+            exits.enter_context(quiet_writer_thread())
             if settings.resume is None:
                 self.log = RunLog(self.folder, settings, conditions or {})
             else:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,22 @@ class RunLog:
                     f"{self.folder} began with {name} {before[name]!r}, now it is {value!r}: "
                     "the metrics of one run must not mix the two"
                 )
+
+
+@contextmanager
+def quiet_writer_thread() -> Iterator[None]:
+    """Prints no tracebacks of TensorBoard's thread, whose errors the next call raises again."""
+    previous = threading.excepthook
+
+    def print_others(error: threading.ExceptHookArgs) -> None:
+        if not type(error.thread).__module__.startswith("tensorboard."):
+            previous(error)
+
+    threading.excepthook = print_others
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 def _rename_later_events(folder: Path) -> None:

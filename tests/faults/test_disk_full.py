@@ -33,6 +33,7 @@ def whole(tmp_path_factory):
 def assert_sentence(run, ended, reason):
     """The last line of the output explains the end of the run, and how to resume it."""
     assert ended.exit_code == 2, ended.output
+    assert "Traceback" not in ended.output
     sentence = ended.output.splitlines()[-1]
     assert reason in sentence
     if "from iteration" not in ended.output:  # the run did not start
