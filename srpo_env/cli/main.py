@@ -20,6 +20,7 @@ from srpo_env.system.machine import EXTRAS, install_command
 COMMANDS = {
     "assets": "show which LIBERO assets are used, or download LIBERO's own",
     "benchmark": "measure the simulator's speed, or how well rewards rank failures",
+    "cache": "list what srpo-env has generated on this machine, or remove what is outdated",
     "check-reward": "check on recorded episodes whether rewards follow progress",
     "demos": "record demonstrations of the scripted expert in LIBERO's file format",
     "doctor": "check whether training can run on this machine, and print fixes",
@@ -33,6 +34,7 @@ COMMANDS = {
 NEEDED_EXTRAS: dict[str, tuple[str, ...]] = {
     "assets": ("libero",),
     "benchmark": ("libero", "agents"),
+    "cache": ("libero",),
     "check-reward": ("encoders",),
     "demos": ("libero",),
     "evaluate": ("libero", "agents"),

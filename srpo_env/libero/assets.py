@@ -211,7 +211,7 @@ def _found_assets() -> LiberoAssets:
             f"Not using the assets in {folder}: {len(missing)} files are missing, "
             f"{first_few(missing)}."
         )
-    return LiberoAssets(_placeholder_folder(), "placeholder", "generated")
+    return LiberoAssets(_generated_placeholders(), "placeholder", "generated")
 
 
 def _candidates() -> Iterator[tuple[Path, Source]]:
@@ -239,10 +239,17 @@ def _kind(folder: Path) -> Kind:
     return "modified" if altered_files(folder) else "libero"
 
 
-def _placeholder_folder() -> Path:
-    folder = cache_folder() / f"placeholders-{placeholders.source_digest()}"
-    if folder.is_dir() and placeholders.missing_files(folder):
-        remove_folder(folder)  # a cleaner of old files has deleted some
+def placeholder_folder() -> str:
+    """Returns the name of the folder in the cache folder that holds placeholders."""
+    return f"placeholders-{placeholders.source_digest()}"
+
+
+def _generated_placeholders() -> Path:
+    folder = cache_folder() / placeholder_folder()
+    if folder.is_dir() and not placeholders.is_intact(folder):
+        # A cleaner of old files has deleted some, or they were edited.
+        logger.warning("Generating the placeholders in %s again: some were altered.", folder)
+        remove_folder(folder)
     if not folder.is_dir():
         create_folder(folder, placeholders.generate)
     return folder
@@ -285,7 +292,10 @@ def _write_libero_config(assets: Path) -> Path:
     # One folder per content, so that processes with other assets do not share a file.
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
     folder = cache_folder() / f"libero-config-{digest}"
-    if not (folder / "config.yaml").is_file():
+    file = folder / "config.yaml"
+    if file.is_file() and file.read_bytes() != content.encode():
+        remove_folder(folder)
+    if not file.is_file():
         create_folder(folder, lambda new: (new / "config.yaml").write_text(content))
     return folder
 

@@ -1,19 +1,33 @@
-"""The folder for generated files, and atomic writes into it.
+"""The folder for generated files, atomic writes into it, and checks of what is read from it.
 
 Several processes may write the same file or folder at once. Each writes to a temporary name and
-renames it, so that no process ever reads a half-written file.
+renames it, so that no process ever reads a half-written file. A file starts with a checksum of its
+name and content, so that a truncated or altered one is made again. If nothing can be written, for
+example on a full disk, the caller goes on without the cache.
 """
 
 from __future__ import annotations
 
 import fcntl
 import functools
+import hashlib
+import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+CHECKSUM_SIZE = hashlib.sha256().digest_size
+"""Bytes at the start of a cached file."""
+
+TEMPORARY_SECONDS = 24 * 3600
+"""Age after which a temporary folder was left by a process that was killed."""
 
 
 @functools.cache
@@ -31,18 +45,60 @@ def cache_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="srpo-env-"))
 
 
-def write_file(file: Path, write: Callable[[Path], object]) -> None:
+def read_file(file: Path) -> bytes | None:
+    """Returns the content of a file written by :func:`write_file`.
+
+    Returns:
+        None if there is no such file, or if it is truncated or altered; then it is logged.
+    """
+    try:
+        stored = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("Not using the cached file %s: %s.", file, error.strerror)
+        return None
+    checksum, content = stored[:CHECKSUM_SIZE], stored[CHECKSUM_SIZE:]
+    if checksum != _checksum(file, content):
+        logger.warning("Not using the cached file %s: it is truncated or altered.", file)
+        return None
+    return content
+
+
+def write_file(file: Path, content: bytes) -> bool:
     """Writes a file atomically; an existing file is replaced.
 
     Args:
-        file: The file to create; its folder is created if needed.
-        write: Writes the content to the path that it is given.
+        file: The file to write, in :func:`cache_folder`; its folder is created if needed.
+        content: What :func:`read_file` will return.
+
+    Returns:
+        Whether the file was written; if not, a warning is logged once per process.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=file.parent) as folder:
-        new = Path(folder) / file.name
-        write(new)
-        os.replace(new, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=file.parent) as folder:
+            new = Path(folder) / file.name
+            new.write_bytes(_checksum(file, content) + content)
+            os.replace(new, file)
+    except OSError as error:
+        _warn_once(
+            f"Nothing can be written to the cache folder {cache_folder()} ({error.strerror}), so "
+            "other processes must compute the same again. Free some space, or set XDG_CACHE_HOME "
+            "to another folder."
+        )
+        return False
+    return True
+
+
+def _checksum(file: Path, content: bytes) -> bytes:
+    # With the name, so that two files that were exchanged are found too.
+    return hashlib.sha256(f"{file.name}\n".encode() + content).digest()
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 @contextmanager
@@ -54,11 +110,17 @@ def lock(file: Path, *, wait: bool) -> Iterator[bool]:
         wait: Waits if another process holds the lock.
 
     Yields:
-        Whether the lock is held. Where the file system has no locks, always True.
+        Whether the lock is held. Where the file system has no locks or cannot be written, always
+        True.
     """
     folder = cache_folder() / "locks"
-    folder.mkdir(exist_ok=True)
-    with open(folder / file.name, "w") as handle:
+    try:
+        folder.mkdir(exist_ok=True)
+        handle = open(folder / file.name, "w")
+    except OSError:
+        yield True
+        return
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_locked = True
@@ -76,16 +138,24 @@ def create_folder(folder: Path, fill: Callable[[Path], object]) -> None:
         folder: The folder to create.
         fill: Writes the content into the folder that it is given. All processes must write the
             same content.
+
+    Raises:
+        OSError: If the folder cannot be written.
     """
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    new = None
     try:
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         fill(new)
         os.rename(new, folder)
-    except OSError:
+    except OSError as error:
         if not folder.is_dir():
-            raise
+            raise OSError(
+                f"{str(folder)!r} could not be written ({error.strerror}): free some space, or set "
+                "XDG_CACHE_HOME to another folder"
+            ) from error
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        if new is not None:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
@@ -96,6 +166,64 @@ def remove_folder(folder: Path) -> None:
     except FileNotFoundError:
         pass  # another process was faster
     shutil.rmtree(trash, ignore_errors=True)
+
+
+# --- What is in the folder ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """A file or folder directly in the cache folder."""
+
+    path: Path
+    size: int
+    """in bytes"""
+    is_temporary: bool
+    """whether a process is writing it"""
+    is_abandoned: bool
+    """whether a process that was killed has left it half-written"""
+
+
+def cache_entries() -> list[CacheEntry]:
+    """Returns what is in the cache folder, sorted by name."""
+    entries = []
+    for path in sorted(cache_folder().iterdir()):
+        is_temporary = path.name.startswith(".")
+        age = 0.0
+        with suppress(OSError):  # another process has renamed it
+            age = time.time() - path.lstat().st_mtime
+        is_abandoned = is_temporary and age > TEMPORARY_SECONDS
+        entries.append(CacheEntry(path, _size(path), is_temporary, is_abandoned))
+    return entries
+
+
+def remove_entry(path: Path) -> None:
+    """Removes a file or folder directly in the cache folder; a link, but not what it leads to.
+
+    Raises:
+        ValueError: If ``path`` is elsewhere.
+        OSError: If it cannot be removed.
+    """
+    if path.parent != cache_folder() or path.name in ("", ".", ".."):
+        raise ValueError(f"`path` must be directly in {str(cache_folder())!r}, got {str(path)!r}")
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    """Returns the number of bytes in a file, or in all files of a folder."""
+    size = 0
+    with suppress(OSError):  # another process has removed it
+        size = path.lstat().st_size
+    if path.is_dir() and not path.is_symlink():
+        size = 0
+        for folder, _, names in os.walk(path):  # does not follow links
+            for name in names:
+                with suppress(OSError):
+                    size += os.lstat(os.path.join(folder, name)).st_size
+    return size
 
 
 def _user_id() -> int:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from srpo_env.libero.cache import cache_folder, write_file
+from srpo_env.libero.cache import cache_folder, read_file, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -80,18 +80,17 @@ def altered_files(folder: Path, *, read_all: bool = False) -> list[str]:
         present.append(file)
         state.update(f"{file.path} {status.st_size} {status.st_mtime_ns}\n".encode())
     name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    cached = cache_folder() / "verified-assets" / f"{name}.json"
+    cached = cache_folder() / "verified-assets" / name
     if not read_all:
-        try:
-            content = json.loads(cached.read_text())
+        stored = read_file(cached)
+        if stored is not None:
+            content = json.loads(stored)
             if content["state"] == state.hexdigest():
                 return list(content["altered"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # no result yet, or an unreadable one
         logger.info("comparing the files in %s with LIBERO's", folder)
     altered = [file.path for file in present if not _is_equal(folder / file.path, file)]
     content = {"folder": str(folder), "state": state.hexdigest(), "altered": altered}
-    write_file(cached, lambda new: new.write_text(json.dumps(content, indent=2)))
+    write_file(cached, json.dumps(content, indent=2).encode())
     return altered
 
 

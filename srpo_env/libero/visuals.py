@@ -17,19 +17,20 @@ import ctypes
 import functools
 import hashlib
 import importlib.metadata
+import io
 import logging
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt
 
-from srpo_env.libero.cache import cache_folder, lock, write_file
+from srpo_env.libero.cache import cache_folder, lock, read_file, write_file
 from srpo_env.libero.decimation import NO_DECIMATOR, Mesh, decimate
 from srpo_env.libero.gl import choose_gl, has_gpu
 from srpo_env.libero.worker_process import is_worker_process
@@ -50,7 +51,7 @@ NEAR_TOLERANCE, FAR_TOLERANCE = (0.005, 0.0005, 0.006), (0.01, 0.003, 0.01)
 """Tolerance of a decimated mesh, as a share of its size, and its minimum and maximum in metres.
 FAR_TOLERANCE is for the arm and its mount, which are far from all of LIBERO's cameras."""
 
-VERSION = 8
+VERSION = 9
 """Increased with each change of this file or of decimation.py that alters the decimated models."""
 
 OnProgress = Callable[[int, int], object]
@@ -108,16 +109,25 @@ def load_model(xml: str, visuals: Visuals, on_progress: OnProgress | None = None
     xml = xml.replace(_ROBOSUITE_SIZE, '<size memory="64M"')
     if visuals == "exact":
         return mujoco.MjModel.from_xml_string(xml)
-    file = _folder("decimated-models") / f"{_content_key(xml)}.mjb"
-    if not file.is_file():
+    file = cache_folder() / decimation_folder() / "models" / f"{_content_key(xml)}.mjb"
+    content = read_file(file)
+    if content is None:
         logger.info("making a decimated model, once: %s", file)
-        model = decimated_model(xml, on_progress)
-        write_file(file, lambda new: mujoco.mj_saveModel(model, str(new), None))
+        content = _to_bytes(decimated_model(xml, on_progress))
+        write_file(file, content)
         _free_memory()
-    model = mujoco.MjModel.from_binary_path(str(file))
+    model = mujoco.MjModel.from_binary_path("model.mjb", {"model.mjb": content})
     # Multisampling doubles the cost of an image in software, for smoother edges.
     model.vis.quality.offsamples = 0
     return model
+
+
+def _to_bytes(model: mujoco.MjModel) -> bytes:
+    """Returns a model in MuJoCo's binary format."""
+    # MuJoCo's writing into a file does not report a full disk.
+    buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    return buffer.tobytes()
 
 
 def decimated_model(xml: str, on_progress: OnProgress | None = None) -> mujoco.MjModel:
@@ -133,17 +143,17 @@ def decimated_model(xml: str, on_progress: OnProgress | None = None) -> mujoco.M
     # Decoding large textures takes most of the time that compiling takes, and only the smaller
     # ones are needed.
     exact = _without_textures(xml).compile()
-    meshes = {mesh_id: _cached_mesh(exact, mesh_id) for mesh_id in _visual_meshes(exact)}
-    textures = {
-        name: _cached_texture(element, _is_drawn(exact, name), _texture_triangles(exact, name))
+    meshes = [_cached_mesh(exact, mesh_id) for mesh_id in _visual_meshes(exact)]
+    textures = [
+        _cached_texture(element, _is_drawn(exact, name), _texture_triangles(exact, name))
         for name, element in _texture_files(xml).items()
-    }
-    _make_all([*meshes.values(), *textures.values()], on_progress or (lambda done, total: None))
+    ]
+    contents = _make_all([*meshes, *textures], on_progress or (lambda done, total: None))
     spec = mujoco.MjSpec.from_string(xml)
-    for mesh_id, cached in meshes.items():
-        _replace_mesh(spec.mesh(exact.mesh(mesh_id).name), _read_mesh(cached.file))
-    for name, cached in textures.items():
-        _replace_texture(spec.texture(name), _read_texture(cached.file))
+    for mesh_id, cached in zip(_visual_meshes(exact), meshes, strict=True):
+        _replace_mesh(spec.mesh(exact.mesh(mesh_id).name), _read_mesh(contents[cached.file]))
+    for name, cached in zip(_texture_files(xml), textures, strict=True):
+        _replace_texture(spec.texture(name), _read_texture(contents[cached.file]))
     decimated = spec.compile()
     _undo_mesh_frames(decimated, exact)
     _copy_all_else(decimated, exact)
@@ -223,15 +233,16 @@ def _cached_mesh(model: mujoco.MjModel, mesh_id: int) -> _Cached:
     for array in (mesh.points, mesh.faces, mesh.normals, mesh.texcoords):
         digest.update(b"" if array is None else array.tobytes())
 
-    def write(file: Path) -> None:
-        arrays = {k: v for k, v in vars(decimate(mesh, tolerance)).items() if v is not None}
-        np.savez(file, **arrays)
+    def make() -> bytes:
+        decimated = vars(decimate(mesh, tolerance))
+        return _arrays_to_bytes({k: v for k, v in decimated.items() if v is not None})
 
-    return _Cached(_folder("decimated-meshes") / f"{digest.hexdigest()[:32]}.npz", write)
+    folder = cache_folder() / decimation_folder() / "meshes"
+    return _Cached(folder / f"{digest.hexdigest()[:32]}.npz", make)
 
 
-def _read_mesh(file: Path) -> Mesh:
-    arrays = read_npz(file)
+def _read_mesh(content: bytes) -> Mesh:
+    arrays = read_npz(content)
     return Mesh(arrays["points"], arrays["faces"], arrays["normals"], arrays.get("texcoords"))
 
 
@@ -351,7 +362,7 @@ def _cached_texture(
     shown = "" if triangles is None else hashlib.sha256(triangles.tobytes()).hexdigest()
     key = f"{_versions()} {sorted(attributes.items())} {content} {is_drawn} {shown}"
 
-    def write(file: Path) -> None:
+    def make() -> bytes:
         pixels, colorspace = _decode(element)
         # A cube's six faces can be stacked in one image, so its size is the width.
         is_flat = element.get("type", "cube") == "2d"
@@ -362,14 +373,14 @@ def _cached_texture(
             pixels = _shrink(pixels, factor)
         else:
             pixels = _shrink_shown(pixels, factor, triangles)
-        np.savez(file, pixels=pixels, colorspace=colorspace)
+        return _arrays_to_bytes({"pixels": pixels, "colorspace": np.array(colorspace)})
 
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
-    return _Cached(_folder("small-textures") / f"{digest}.npz", write)
+    return _Cached(cache_folder() / decimation_folder() / "textures" / f"{digest}.npz", make)
 
 
-def _read_texture(file: Path) -> _Texture:
-    arrays = read_npz(file)
+def _read_texture(content: bytes) -> _Texture:
+    arrays = read_npz(content)
     return _Texture(arrays["pixels"], int(arrays["colorspace"]))
 
 
@@ -450,31 +461,43 @@ def _copy_all_else(decimated: mujoco.MjModel, exact: mujoco.MjModel) -> None:
 
 
 class _Cached(NamedTuple):
-    """A file of the cache folder and the function that writes it."""
+    """A file of the cache folder and the function that makes its content."""
 
     file: Path
-    write: Callable[[Path], object]
+    make: Callable[[], bytes]
 
 
-def _make_all(items: Sequence[_Cached], on_progress: OnProgress) -> None:
-    """Writes the files that do not exist yet, dividing the work with other processes.
+def _make_all(items: Sequence[_Cached], on_progress: OnProgress) -> dict[Path, bytes]:
+    """Reads the files, and makes those that do not exist, dividing the work with other processes.
 
-    Each process skips the files that another one is writing, and waits for them at the end.
+    Each process skips the files that another one is making, and waits for them at the end.
     """
-    num_done, num_items = 0, len(items)
+    items = list({item.file: item for item in items}.values())
+    contents: dict[Path, bytes] = {}
+    num_items = len(items)
     for wait in (False, True):
         skipped = []
         for item in items:
-            if not item.file.is_file():
+            content = read_file(item.file)
+            if content is None:
                 with lock(item.file, wait=wait) as is_locked:
                     if not is_locked:
                         skipped.append(item)
                         continue
-                    if not item.file.is_file():
-                        write_file(item.file, item.write)
-            num_done += 1
-            on_progress(num_done, num_items)
+                    content = read_file(item.file)
+                    if content is None:
+                        content = item.make()
+                        write_file(item.file, content)
+            contents[item.file] = content
+            on_progress(len(contents), num_items)
         items = skipped
+    return contents
+
+
+def _arrays_to_bytes(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
 def _content_key(xml: str) -> str:
@@ -483,9 +506,25 @@ def _content_key(xml: str) -> str:
     return hashlib.sha256(f"{_versions()}\n{content}".encode()).hexdigest()[:32]
 
 
-@functools.cache
 def _file_digest(file: str) -> str:
+    status = Path(file).stat()
+    return _digest_of(file, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest_of(file: str, size: int, mtime_ns: int) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def decimation_folder() -> str:
+    """Returns the name of the folder in the cache folder that holds decimated models.
+
+    Other versions of this code, of MuJoCo or of fast-simplification have other folders.
+
+    Raises:
+        ModuleNotFoundError: If ``fast-simplification`` is not installed.
+    """
+    return f"decimated-{_versions().replace(' ', '-')}"
 
 
 @functools.cache
@@ -495,9 +534,3 @@ def _versions() -> str:
     except importlib.metadata.PackageNotFoundError as error:
         raise ModuleNotFoundError(NO_DECIMATOR, name="fast_simplification") from error
     return f"{VERSION} {mujoco.__version__} {decimator}"
-
-
-def _folder(name: str) -> Path:
-    folder = cache_folder() / name
-    folder.mkdir(exist_ok=True)
-    return folder

@@ -121,11 +121,22 @@ def test_a_named_folder_of_placeholders_is_recognised(machine, monkeypatch):
     assert assets.resolve_assets() == LiberoAssets(generated, "placeholder", "LIBERO_ASSETS")
 
 
-def test_damaged_placeholders_are_generated_again(machine):
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "altered"])
+@pytest.mark.parametrize(
+    "name", ["scenes/libero_floor_base_style.xml", "stable_hope_objects/milk/visual.obj"]
+)
+def test_damaged_placeholders_are_generated_again(machine, damage, name):
     folder = assets.resolve_assets().path
-    (folder / "scenes/libero_floor_base_style.xml").unlink()
+    content = (folder / name).read_bytes()
+    if damage == "deleted":
+        (folder / name).unlink()
+    else:
+        changed = content[:-1] if damage == "truncated" else content.replace(b"0.1", b"0.2", 1)
+        assert changed != content
+        (folder / name).write_bytes(changed)
     assert assets.resolve_assets().path == folder
-    assert placeholders.missing_files(folder) == []
+    assert (folder / name).read_bytes() == content
+    assert placeholders.is_intact(folder)
     assert [entry for entry in folder.parent.iterdir() if entry.name.startswith(".")] == []
 
 

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from srpo_env.libero import cache
 from srpo_env.libero import manifest as module
 from srpo_env.libero.manifest import (
     AssetFile,
@@ -95,13 +96,24 @@ def test_read_all_finds_a_change_that_keeps_size_and_time(folder):
     assert altered_files(folder) == ["b/c.png"]
 
 
-def test_an_unreadable_cached_result_is_replaced(folder, tmp_path):
+def test_an_altered_cached_result_is_replaced(folder, tmp_path):
+    (folder / "b/c.png").write_bytes(b"nixels")
     altered_files(folder)
     (cached,) = (tmp_path / "cache/verified-assets").iterdir()
-    for content in ("", "[]", "{}", '{"state": 1}'):
-        cached.write_text(content)
-        assert altered_files(folder) == []
-    assert '"altered": []' in cached.read_text()
+    stored = cached.read_bytes()
+    for content in (b"", b"[]", stored[:-1], stored.replace(b'"b/c.png"', b"")):
+        assert content != stored
+        cached.write_bytes(content)
+        assert altered_files(folder) == ["b/c.png"]
+    assert cached.read_bytes() == stored
+
+
+def test_without_a_cache_the_files_are_compared_each_time(folder, tmp_path, monkeypatch):
+    (tmp_path / "cache").touch()  # a file, so nothing can be written below it
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
+    assert altered_files(folder) == []
+    (folder / "b/c.png").write_bytes(b"nixels")
+    assert altered_files(folder) == ["b/c.png"]
 
 
 def test_long_lists_are_shortened():
