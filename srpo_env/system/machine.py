@@ -47,6 +47,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "easydict",
         "fast_simplification",
         "future",
+        "glfw",
         "h5py",
         "huggingface_hub",
         "matplotlib",
