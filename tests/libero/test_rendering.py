@@ -21,7 +21,7 @@ BOX = (
 def envs():
     """Two tasks, with images of different sizes."""
     envs = LiberoEnv(image_size=32, max_steps=8, chunk=1), LiberoEnv(image_size=24, chunk=1)
-    for task_id, env in enumerate(envs):
+    for task_id, env in zip((0, 3), envs, strict=True):
         env.reset(options={"task_id": task_id, "init_state_id": 0})
     yield envs
     for env in envs:
