@@ -46,7 +46,7 @@ def cache_folder() -> Path:
 
 
 def read_file(file: Path) -> bytes | None:
-    """Returns the content of a file written by :func:`write_file`.
+    """Returns the content of a file written by `write_file`.
 
     Returns:
         None if there is no such file, or if it is truncated or altered; then it is logged.
@@ -69,8 +69,8 @@ def write_file(file: Path, content: bytes) -> bool:
     """Writes a file atomically; an existing file is replaced.
 
     Args:
-        file: The file to write, in :func:`cache_folder`; its folder is created if needed.
-        content: What :func:`read_file` will return.
+        file: The file to write, in `cache_folder`; its folder is created if needed.
+        content: What `read_file` will return.
 
     Returns:
         Whether the file was written; if not, a warning is logged once per process.

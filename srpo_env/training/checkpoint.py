@@ -1,7 +1,7 @@
 """Checkpoints of a training run: complete at any moment, and data instead of code.
 
 A run's folder holds ``checkpoints/iteration_0010/``, ..., each with ``policy`` (if the run trains
-one, see :mod:`srpo_env.policy.checkpoint`), ``training.safetensors`` (arrays of all other state)
+one, see `srpo_env.policy.checkpoint`), ``training.safetensors`` (arrays of all other state)
 and ``training.json`` (the rest of it, and the SHA-256 of the other files).
 """
 

@@ -57,7 +57,7 @@ class TrainingRun:
             name: First part of the folder's name.
             settings: Settings of the run.
             parts: Everything that the run needs to continue besides the policy, by name: what
-                :func:`~srpo_env.training.checkpoint.get_state` takes.
+                `srpo_env.training.checkpoint.get_state` takes.
             policy: The policy that is trained, which checkpoints hold in a form of its own.
             conditions: What the metrics depend on besides the settings; see `RunLog`.
             counters: Names of what the run counts besides iterations. The first one is the axis of

@@ -1,7 +1,7 @@
 """Metrics of a training run, its settings and its conditions.
 
 A run's folder holds ``args.json``, ``conditions.json`` and ``history.jsonl``, TensorBoard's files
-and, if the run is tracked, a copy at Weights & Biases. :mod:`srpo_env.training.report` reads
+and, if the run is tracked, a copy at Weights & Biases. `srpo_env.training.report` reads
 and draws them.
 """
 
