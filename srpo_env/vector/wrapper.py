@@ -534,6 +534,17 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             or not slots <= set(range(self.num_envs))
         ):
             raise ValueError("Not a saved state, or a damaged one: it names other environments")
+        known = [e.episode_id for group in open_groups for e in group.episodes]
+        known += [e.episode_id for group in state["closed_groups"] for e in group.episodes]
+        steps = [e.first_step for group in open_groups for e in group.episodes]
+        if (
+            not max(known, default=-1) < state["next_episode_id"]
+            or not max(steps, default=0) <= state["step_count"]
+            or not 0 <= state["last_rewrite"] <= state["step_count"]
+            or not 0 <= state["num_rewritten"] <= len(state["closed_groups"])
+            or min([*known, *steps, state["next_episode_id"]], default=0) < 0
+        ):
+            raise ValueError("Not a saved state, or a damaged one: its counters do not fit")
         try:
             for episode in self._scorer.load(state["scorer"]):
                 running[episode.env_index] = episode
