@@ -151,6 +151,16 @@ class FrameRecorder:
         """Validates the setting."""
         self.max_frames = checked_count("max_frames", self.max_frames, minimum=2)
 
+    @property
+    def is_consistent(self) -> bool:
+        """Whether the frames that are kept are those of the frames that were seen."""
+        count = len(self.kept)
+        return (
+            self.stride.bit_count() == 1
+            and count == -(-self.num_seen // self.stride)
+            and (1 if self.stride == 1 else self.max_frames) <= count < 2 * self.max_frames
+        )
+
     def add(self, frame: Frame) -> None:
         """Records the next frame, which is not the last one.
 

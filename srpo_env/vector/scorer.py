@@ -170,6 +170,7 @@ class GroupScorer:
             if (
                 episode.ended == (episode.video is None and episode.latent is None)
                 or is_waiting != (episode.video is not None)
+                or not (episode.ended or episode.recorder.is_consistent)
                 or any(frame.shape != frames[0].shape or frame.ndim != 3 for frame in frames)
             ):
                 raise ValueError(f"episode {episode.episode_id} is incomplete")

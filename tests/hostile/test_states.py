@@ -79,6 +79,14 @@ CHANGES = {
     "recorder without images": in_episode(
         "recorder", {"class": "FrameRecorder", "dict": {"max_frames": 1}}
     ),
+    "running without images": lambda header, arrays: [
+        episode["dict"]["recorder"]["dict"].update(kept=[])
+        for group in header["scorer"]["dict"]["groups"] for episode in group["dict"]["episodes"]
+    ],
+    "running without a stride": lambda header, arrays: [
+        episode["dict"]["recorder"]["dict"].update(stride=0)
+        for group in header["scorer"]["dict"]["groups"] for episode in group["dict"]["episodes"]
+    ],
     "images of floats": lambda header, arrays: arrays.update(
         {name: array.astype(float) for name, array in arrays.items() if array.dtype == np.uint8}
     ),
