@@ -60,7 +60,7 @@ def test_ten_thousand_episodes_take_no_more_memory_than_one_thousand():
     assert envs.worker_pids == pids[1:]
     envs.close()
     for name in ("handles", "threads", "children"):
-        assert after[name] == before[name], name
+        assert (np.array(after[name]) <= before[name]).all(), name
     growth = np.array(after["memory"]) / before["memory"]
     assert (growth < 1.05).all(), (before, after)
 
