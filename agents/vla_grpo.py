@@ -59,7 +59,7 @@ Batch = list[tuple[Group, list[Trajectory]]]  # closed groups, the trajectories 
 class Args(SuiteSettings):
     """SRPO and GRPO for vision-language-action policies on LIBERO."""
 
-    fixed = ("gym_id", "checkpoint", "reward", "encoder", "seed")  # the same after --resume
+    fixed = ("gym_id", "checkpoint", "reward", "encoder", "physics", "seed")  # kept by --resume
 
     checkpoint: str = "libero-object"  # initial policy: name of a bundled one, or a path
     reward: Literal["srpo", "binary", "oracle"] = "srpo"
@@ -71,6 +71,7 @@ class Args(SuiteSettings):
 
     num_envs: int = 32  # number of environments
     num_workers: int | None = None  # number of simulator processes; None: one per CPU core
+    physics: Literal["exact", "fast"] = "exact"  # fast: up to 1e-9 per step; evaluation is exact
     group_size: int = 8  # episodes per group; M in the paper
     groups_per_iteration: int = 12  # groups with signal to collect before an update
     max_groups_per_iteration: int = 24  # groups after which the update starts in any case
@@ -400,7 +401,7 @@ def main(args: Args) -> None:
         libero = gymnasium.make_vec(
             args.gym_id, num_envs=args.num_envs, num_workers=args.num_workers,
             autoreset_mode=AutoresetMode.DISABLED, max_steps=args.rollout_steps,
-            true_progress=args.reward == "oracle",
+            physics=args.physics, true_progress=args.reward == "oracle",
         )  # fmt: skip
         envs = SelfReferentialProgressWrapper(
             libero, encoder, reward=ProgressReward(args.formula),

@@ -6,13 +6,14 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium.vector import AutoresetMode
 
+from srpo_env.libero.physics import Physics
 from srpo_env.libero.suites import check_suite_name, tasks_of
 from srpo_env.libero.vector import LiberoVectorEnv
 from srpo_env.policy import Policy, load_policy
@@ -49,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-workers", type=int, help="number of simulator processes (default: one per CPU core)"
     )
+    parser.add_argument(
+        "--physics",
+        choices=get_args(Physics),
+        default="exact",
+        help="fast: equal to LIBERO's up to 1e-9 per control step (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, help="file to write the result of each episode to")
 
 
@@ -63,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         min(args.num_envs, len(episodes)),
         num_workers=args.num_workers,
         autoreset_mode=AutoresetMode.DISABLED,
+        physics=args.physics,
     )
     try:
         with long_bar("evaluating", "episode", total=len(episodes)) as bar:
@@ -112,6 +120,7 @@ def _write_json(args: argparse.Namespace, suite: str, kind: str, result: Evaluat
         "checkpoint": str(args.checkpoint),
         "suite": suite,
         "assets": kind,
+        "physics": args.physics,
         "temperature": args.temperature,
         "seed": args.seed,
         "success_rate": result.success_rate,

@@ -3,7 +3,7 @@
 Upstream's controller reads the same quantities from MuJoCo repeatedly and by name. Here they are
 read once per substep, and one compiled function computes the joint torques. The arithmetic, its
 order, its memory layouts and the behaviour after a reset (`OscController.reset`) are those of
-robosuite.
+robosuite. For ``physics="fast"``, `srpo_env.libero.fast_torques` computes them up to rounding.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import numba
 import numpy as np
 from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
 
+from srpo_env.libero.fast_torques import (
+    ARM_JOINTS,
+    NULLSPACE_KP,
+    any_selected,
+    mass_positions,
+    write_torques,
+)
 from srpo_env.types import Floats
-
-ARM_JOINTS = 7
-NULLSPACE_KP = 10
-"""Default gain of robosuite; compiled functions cannot call it with a default argument."""
 
 
 class OscController:
@@ -54,7 +57,11 @@ class OscController:
         )
         self._jac_pos, self._jac_ori = np.zeros((3, model.nv)), np.zeros((3, model.nv))
         self._mass = np.zeros((model.nv, model.nv))
+        self._mass_values, self._mass_positions = data.qM, mass_positions(model)
         self._arm = _ArmBuffers()
+        root = model.body_rootid[model.site_bodyid[self._site]]
+        self._is_robot_geom = model.body_rootid[model.geom_bodyid] == root
+        self._contacts = data.contact
         self.reset()
 
     def reset(self) -> None:
@@ -78,30 +85,49 @@ class OscController:
         self.goal_pos, self.goal_ori = osc.goal_pos, osc.goal_ori
         self._finger_delta = self._finger_speed * np.sign(action[6:7])
 
-    def apply(self) -> None:
-        """Writes the controls of one substep; call it between ``mj_step1`` and ``mj_step2``."""
+    def touches(self) -> bool:
+        """Returns whether the robot touches anything, itself included; call it as `apply`."""
+        return any_selected(self._contacts.geom, self._is_robot_geom)
+
+    def apply(self, fast: bool = False) -> None:
+        """Writes the controls of one substep; call it between ``mj_step1`` and ``mj_step2``.
+
+        Args:
+            fast: Computes the torques up to rounding.
+        """
         osc = self._osc
         if self.fresh:
             self.fresh = False
-            torques = _torques(  # type: ignore[call-arg]  # the compiled function's type has no *args
+            self._ctrl[:ARM_JOINTS] = _torques(  # type: ignore[call-arg]  # the compiled function's type has no *args
                 *self._initial.arguments(), self._bias, self.goal_pos, self.goal_ori,
                 osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
             )  # fmt: skip
         else:
             mujoco.mj_jacSite(self._model, self._data, self._jac_pos, self._jac_ori, self._site)
-            mujoco.mj_fullM(self._model, self._mass, self._data.qM)
-            arm = self._arm
-            torques = _torques_from_simulator(
-                self._jac_pos, self._jac_ori, self._qvel, self._qpos, self._mass,
-                self._eef_pos, self._eef_ori, self._bias, self.goal_pos, self.goal_ori,
-                osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
-                arm.jac_pos, arm.jac_ori, arm.jac, arm.mass,
-            )  # fmt: skip
-        self._ctrl[:ARM_JOINTS] = torques
-        self.fingers = np.clip(self.fingers + self._finger_delta, -1.0, 1.0)
-        self._ctrl[ARM_JOINTS : ARM_JOINTS + 2] = (
-            self._finger_bias + self._finger_weight * self.fingers
+            if not (fast and self._write_fast_torques()):
+                self._write_exact_torques()
+        _move_fingers(
+            self.fingers, self._finger_delta, self._finger_bias, self._finger_weight, self._ctrl
         )
+
+    def _write_fast_torques(self) -> bool:
+        osc = self._osc
+        return write_torques(
+            self._jac_pos, self._jac_ori, self._qvel, self._qpos, self._mass_values,
+            self._mass_positions, self._eef_pos, self._eef_ori, self._bias, self.goal_pos,
+            self.goal_ori, osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
+            self._ctrl,
+        )  # fmt: skip
+
+    def _write_exact_torques(self) -> None:
+        osc, arm = self._osc, self._arm
+        mujoco.mj_fullM(self._model, self._mass, self._data.qM)
+        self._ctrl[:ARM_JOINTS] = _torques_from_simulator(
+            self._jac_pos, self._jac_ori, self._qvel, self._qpos, self._mass,
+            self._eef_pos, self._eef_ori, self._bias, self.goal_pos, self.goal_ori,
+            osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
+            arm.jac_pos, arm.jac_ori, arm.jac, arm.mass,
+        )  # fmt: skip
 
 
 class _ArmBuffers:
@@ -188,3 +214,13 @@ def _torques(
     torques += nullspace_torques(mass, nullspace, rest_joints, joint_pos, joint_vel, NULLSPACE_KP)
     clipped: Floats = np.minimum(np.maximum(torques, low), high)
     return clipped
+
+
+@numba.njit(cache=True)
+def _move_fingers(
+    fingers: Floats, delta: Floats, bias: Floats, weight: Floats, ctrl: Floats
+) -> None:
+    """Moves the gripper's targets, in [-1, 1], and writes them to MuJoCo's controls."""
+    for i in range(2):
+        fingers[i] = min(max(fingers[i] + delta[i], -1.0), 1.0)
+        ctrl[ARM_JOINTS + i] = bias[i] + weight[i] * fingers[i]

@@ -12,6 +12,7 @@ from gymnasium.spaces import Box, Dict, Space
 
 from srpo_env.libero import pool
 from srpo_env.libero.oracle import OracleProgress
+from srpo_env.libero.physics import Physics, check_physics
 from srpo_env.libero.rendering import MAX_SIZE
 from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import MAX_STEPS, check_suite_name, get_task, tasks_of
@@ -62,6 +63,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         cameras: Sequence[str] = tuple(CAMERAS),
         image_size: int = 128,
         visuals: Visuals | None = None,
+        physics: Physics = "exact",
         settle_steps: int = 10,
         max_steps: int | None = None,
         true_progress: bool = False,
@@ -78,6 +80,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             visuals: ``"exact"``: LIBERO's images, pixel for pixel; ``"fast"``: decimated meshes,
                 ten times faster, the same physics. Default: "exact" where a GPU renders, else
                 "fast".
+            physics: ``"exact"``: LIBERO's states, to the last bit; ``"fast"``: the same up to 1e-9
+                per control step, for training.
             settle_steps: Control steps without motion after a reset; not counted as steps.
             max_steps: Control steps before truncation; default: the suite's limit.
             true_progress: Adds ``max_progress`` to the info, measured by
@@ -106,7 +110,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
         self.chunk, self.image_size, self.settle_steps = chunk, image_size, settle_steps
         self.cameras = tuple(cameras)
-        self.visuals = check_visuals(visuals)
+        self.visuals, self.physics = check_visuals(visuals), check_physics(physics)
         self.max_steps = max_steps
         if true_progress and self.suite != "libero_object":
             raise ValueError(
@@ -223,7 +227,9 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
                 "the environment has no simulator before its first `reset`"
             )
         with pool.lock:
-            return self._slot.load()
+            simulation = self._slot.load()
+            simulation.physics = self.physics
+            return simulation
 
     # --- Observations and infos -----------------------------------------------------------------
 

@@ -32,11 +32,15 @@ class SharedSimulation:
         self._settled: dict[tuple[int, int], Snapshot] = {}
 
     def settled(self, init_state_id: int, settle_steps: int) -> Snapshot:
-        """Returns a stored initial state after ``settle_steps`` without motion; computed once."""
+        """Returns a stored initial state after ``settle_steps`` without motion; computed once.
+
+        In exact physics, so that all environments start from the same state.
+        """
         key = (init_state_id, settle_steps)
         if key not in self._settled:
             self.unload()
             simulation = self.simulation
+            simulation.physics = "exact"
             simulation.reset(simulation.task.init_states()[init_state_id])
             for _ in range(settle_steps):
                 simulation.step(SETTLE_ACTION)

@@ -14,7 +14,7 @@ SUCCESS_RATE = "eval/success_rate"
 
 
 class HeldOutEvaluation:
-    """Evaluates greedily, with the suite's own limit of control steps."""
+    """Evaluates greedily, with the suite's own limit of control steps and in exact physics."""
 
     def __init__(self, envs: Any, policy: Policy, num_episodes: int, every: int, last: int) -> None:
         """Prepares the episodes.
@@ -42,11 +42,13 @@ class HeldOutEvaluation:
 
     def evaluate(self, run: TrainingRun) -> Evaluation:
         """Evaluates the policy, then logs and prints the result; environments must be reset."""
-        training_limits = self.envs.get_attr("max_steps")
+        in_training = {name: self.envs.get_attr(name) for name in ("max_steps", "physics")}
         self.envs.set_attr("max_steps", MAX_STEPS[self.envs.suite])
+        self.envs.set_attr("physics", "exact")
         with progress_bar("held-out episodes", len(self.episodes)) as show:
             result = evaluate(self.policy.act, self.envs, self.episodes, on_step=show)
-        self.envs.set_attr("max_steps", list(training_limits))
+        for name, values in in_training.items():
+            self.envs.set_attr(name, list(values))
         log_evaluation(run, result)
         return result
 

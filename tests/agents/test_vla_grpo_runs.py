@@ -187,6 +187,20 @@ def test_only_the_checkpoints_of_evaluations_are_kept(args):
     load_policy(newest_checkpoint(folder) / "policy")
 
 
+def test_evaluations_are_exact_whatever_training_uses(args, monkeypatch):
+    used = {"training": set(), "evaluation": set()}
+    step = ToySuite.step
+
+    def recorded_step(envs, actions):
+        used["training" if envs.max_steps == 160 else "evaluation"].add(envs.physics)
+        return step(envs, actions)
+
+    monkeypatch.setattr(ToySuite, "step", recorded_step)
+    folder = run(dataclasses.replace(args, physics="fast"))
+    assert used == {"training": {"fast"}, "evaluation": {"exact"}}
+    assert json.loads((folder / "args.json").read_text())["physics"] == "fast"
+
+
 # --- Output ---
 
 

@@ -31,9 +31,10 @@ class ToySuite(VectorEnv):
     """replaces the actions: how far each slot's gripper moves, ``(num_envs,)``"""
 
     def __init__(
-        self, num_envs, num_workers=None, autoreset_mode=None, max_steps=None, true_progress=False
-    ):
-        self.num_envs, self.max_steps = num_envs, max_steps
+        self, num_envs, num_workers=None, autoreset_mode=None, max_steps=None, physics="exact",
+        true_progress=False,
+    ):  # fmt: skip
+        self.num_envs, self.max_steps, self.physics = num_envs, max_steps, physics
         self.true_progress = true_progress
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         image = Box(0, 255, (SIZE, SIZE, 3), np.uint8)

@@ -211,7 +211,13 @@ def test_speed_ratios_are_computed_within_a_repeat():
     settings = replace(TINY, parts=("speed",))
     result = json.loads(json.dumps(benchmark.measure(settings, steps.append)))
     assert len(steps) == benchmark.num_measurements(settings)
-    assert [row["kind"] for row in result["speed"]] == ["no camera", "exact", "fast"]
+    assert [row["kind"] for row in result["speed"]] == [
+        "no camera",
+        "no camera, physics fast",
+        "exact",
+        "fast",
+        "fast, physics fast",
+    ]
     for row in result["speed"]:
         upstream, ours = row["upstream"], row["ours"]
         for ratio, above, below in (

@@ -15,7 +15,7 @@ def untrained(tmp_path):
 @pytest.mark.libero
 def test_evaluate_prints_a_table_and_writes_every_episode(untrained, tmp_path, capsys):
     arguments = ["--checkpoint", untrained, "--episodes", "1", "--json", str(tmp_path / "r.json")]
-    assert cli.main(["evaluate", *arguments]) == 0
+    assert cli.main(["evaluate", *arguments, "--physics", "fast"]) == 0
     shown = capsys.readouterr().out
     assert " 0    0/1    pick up the alphabet soup and place it in the basket" in shown
     assert "0% [0%, 79%] of 1 episodes" in shown
@@ -23,6 +23,7 @@ def test_evaluate_prints_a_table_and_writes_every_episode(untrained, tmp_path, c
     assert content["episodes"] == [
         {"task_id": 0, "init_state_id": 40, "success": False, "control_steps": 280}
     ]
+    assert content["physics"] == "fast"
     assert content["wilson_95"] == pytest.approx([0, 0.7935], abs=1e-4)
     assert content["assets"] in ("libero", "modified", "placeholder")
 

@@ -37,7 +37,10 @@ T = TypeVar("T")
 
 PARTS = ("speed", "memory", "images", "profile")
 
-BLOCKS: dict[Kind, tuple[Kind, ...]] = {"no camera": ("no camera",), "exact": ("exact", "fast")}
+BLOCKS: dict[Kind, tuple[Kind, ...]] = {
+    "no camera": ("no camera", "no camera, physics fast"),
+    "exact": ("exact", "fast", "fast, physics fast"),
+}
 """Kinds of this package that each kind of upstream is compared with; upstream has exact images."""
 
 MANY_ENVS = 8

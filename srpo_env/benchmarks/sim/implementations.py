@@ -30,12 +30,20 @@ from threadpoolctl import threadpool_limits
 from srpo_env.adapters.libero_venv import OBSERVATIONS, LiberoVenvToGymnasium
 from srpo_env.libero.assets import prepare_libero
 from srpo_env.libero.gl import choose_gl
-from srpo_env.libero.simulation import CAMERAS
 from srpo_env.libero.suites import Task
 from srpo_env.libero.vector import LiberoVectorEnv
 from srpo_env.types import Floats
 
-Kind = Literal["no camera", "exact", "fast"]
+Kind = Literal["no camera", "no camera, physics fast", "exact", "fast", "fast, physics fast"]
+
+ENV_OPTIONS: dict[Kind, dict[str, Any]] = {
+    "no camera": {"cameras": (), "visuals": "fast"},
+    "no camera, physics fast": {"cameras": (), "visuals": "fast", "physics": "fast"},
+    "exact": {"visuals": "exact"},
+    "fast": {"visuals": "fast"},
+    "fast, physics fast": {"visuals": "fast", "physics": "fast"},
+}
+"""Arguments of `LiberoEnv` by kind."""
 
 CHUNK = 8
 """Number of control steps per image of ours; upstream renders at every control step."""
@@ -228,13 +236,12 @@ class Ours(Implementation):
             task.suite,
             num_envs,
             num_workers=num_envs if num_workers is None else num_workers,
-            cameras=() if kind == "no camera" else tuple(CAMERAS),
             chunk=CHUNK,
             image_size=image_size,
-            visuals="fast" if kind == "no camera" else kind,
             settle_steps=0,
             autoreset_mode=AutoresetMode.DISABLED,
             timeout=TIMEOUT,
+            **ENV_OPTIONS[kind],
         )
         self.processes = self._envs.worker_pids
 

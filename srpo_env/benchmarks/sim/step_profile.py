@@ -15,11 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from srpo_env.benchmarks.sim.implementations import CHUNK, Kind, make_upstream
+from srpo_env.benchmarks.sim.implementations import CHUNK, ENV_OPTIONS, Kind, make_upstream
 from srpo_env.libero.assets import prepare_libero
 from srpo_env.libero.env import LiberoEnv
 from srpo_env.libero.gl import choose_gl
-from srpo_env.libero.simulation import CAMERAS, Simulation
+from srpo_env.libero.simulation import Simulation
 from srpo_env.libero.suites import Task
 
 choose_gl()  # before the first import of MuJoCo
@@ -128,13 +128,7 @@ def _start_ours(task: Task, kind: Kind, watch: Stopwatch) -> Callable[[Any], Non
     ):
         for name in names:
             setattr(patched, name, watch.timed(part, getattr(patched, name)))
-    env = LiberoEnv(
-        task.suite,
-        chunk=CHUNK,
-        cameras=() if kind == "no camera" else tuple(CAMERAS),
-        visuals="fast" if kind == "no camera" else kind,
-        settle_steps=0,
-    )
+    env = LiberoEnv(task.suite, chunk=CHUNK, settle_steps=0, **ENV_OPTIONS[kind])
     env.reset(options={"task_id": task.task_id, "init_state_id": 0})
 
     def step_chunk(chunk: Any) -> None:

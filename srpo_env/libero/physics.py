@@ -1,0 +1,43 @@
+"""The two ways to step a simulation, ``physics="exact"`` and ``physics="fast"``.
+
+``"exact"`` equals upstream to the last bit. In ``"fast"``, MuJoCo leaves out what no state depends
+on, and while the robot touches nothing, `srpo_env.libero.fast_torques` computes the arm's torques,
+equal up to rounding. From the same state, a control step differs by at most `TOLERANCE`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from srpo_env.libero.gl import choose_gl
+
+choose_gl()  # before the first import of MuJoCo
+
+import mujoco  # noqa: E402
+
+Physics = Literal["exact", "fast"]
+
+TOLERANCE = 1e-9
+"""Largest difference of a joint position (m, rad) or velocity (m/s, rad/s) after a control step."""
+
+# The arm's force and torque sensors, which no observation shows and which cost a pass over all
+# bodies; and the trees that order the geoms of a body for collisions, which pay off for bodies with
+# many more geoms than LIBERO's have. The contacts and their order are the same.
+_LEFT_OUT = mujoco.mjtDisableBit.mjDSBL_SENSOR | mujoco.mjtDisableBit.mjDSBL_MIDPHASE
+
+
+def check_physics(physics: str) -> Physics:
+    """Checks ``physics``.
+
+    Raises:
+        ValueError: If it is neither ``"exact"`` nor ``"fast"``.
+    """
+    if physics not in get_args(Physics):
+        raise ValueError(f"`physics` must be 'exact' or 'fast', got {physics!r}")
+    return physics  # type: ignore[return-value]
+
+
+def set_left_out(model: mujoco.MjModel, physics: Physics) -> None:
+    """Makes MuJoCo leave out, or compute, what no state depends on."""
+    flags = model.opt.disableflags
+    model.opt.disableflags = flags | _LEFT_OUT if physics == "fast" else flags & ~_LEFT_OUT
