@@ -11,6 +11,7 @@ import ctypes
 import ctypes.util
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,10 @@ from srpo_env.system.machine import load_triton
 
 SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swrast", "SWR")
 """Parts of the names of Mesa's software renderers."""
+
+BACKENDS = ("egl", "osmesa", "glfw", "glx", "enable", "enabled", "on", "true", "1", "disable",
+            "disabled", "off", "false", "0")  # fmt: skip
+"""Values of ``MUJOCO_GL`` on Linux; those after "osmesa" use GLFW, or disable rendering."""
 
 # Source: the EGL registry, EGL_EXT_device_query, EGL_EXT_platform_device and EGL_NV_device_cuda.
 _EGL_EXTENSIONS = 0x3055
@@ -39,7 +44,7 @@ class EglDevice:
 
 
 def choose_gl() -> str:
-    """Sets ``MUJOCO_GL`` if it is unset: EGL where it renders on a GPU, else software.
+    """Sets ``MUJOCO_GL`` if it is unset or empty: EGL where it renders on a GPU, else software.
 
     Software is OSMesa, or EGL on systems without OSMesa (Mesa 25.1 removed it).
 
@@ -49,15 +54,38 @@ def choose_gl() -> str:
 
     Returns:
         The value of ``MUJOCO_GL``.
+
+    Raises:
+        ValueError: If ``MUJOCO_GL`` is set to something that MuJoCo does not know.
+        ImportError: If PyOpenGL was imported for another library before.
     """
     load_triton()
     # Mesa's software renderer uses threads, which cost more than they gain for small images: a
     # third of the wall time with two simulators on two cores.
     os.environ.setdefault("LP_NUM_THREADS", "0")
-    if "MUJOCO_GL" not in os.environ:
+    backend = os.environ.get("MUJOCO_GL", "").lower().strip()  # as MuJoCo reads it
+    platform = os.environ.get("PYOPENGL_PLATFORM", "").lower()
+    if not backend and platform in ("egl", "osmesa"):
+        backend = platform  # of another library; MuJoCo accepts no other one after that
+    elif not backend:
         in_software = "osmesa" if has_osmesa() or not egl_devices() else "egl"
-        os.environ["MUJOCO_GL"] = "egl" if has_gpu() else in_software
-    return os.environ["MUJOCO_GL"]
+        backend = "egl" if has_gpu() else in_software
+    elif backend not in BACKENDS:
+        raise ValueError(
+            f"the environment variable MUJOCO_GL must be one of {', '.join(BACKENDS)}, got "
+            f"{os.environ['MUJOCO_GL']!r}: correct it, or unset it"
+        )
+    loaded = sys.modules.get("OpenGL.platform")
+    if loaded is not None and backend in ("egl", "osmesa"):
+        before = type(loaded.PLATFORM).__module__.rpartition(".")[2]
+        if before != backend:
+            raise ImportError(
+                f"PyOpenGL was imported for {before}, and cannot render with MUJOCO_GL={backend!r} "
+                "any more: import srpo_env.libero.env before it, or set "
+                f"PYOPENGL_PLATFORM={backend}"
+            )
+    os.environ["MUJOCO_GL"] = backend
+    return backend
 
 
 def has_osmesa() -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import importlib
 import logging
 import os
 import threading
@@ -19,7 +20,8 @@ from collections.abc import Iterator
 
 from srpo_env.libero.gl import SOFTWARE_RENDERERS, choose_gl, device_of_worker
 
-choose_gl()  # before the first import of MuJoCo
+BACKEND = choose_gl()  # before the first import of MuJoCo
+"""Value of ``MUJOCO_GL`` at this import; robosuite's import replaces some values by "egl"."""
 
 import mujoco  # noqa: E402
 import numpy as np  # noqa: E402
@@ -110,7 +112,7 @@ class Renderer:
         if error:
             raise RuntimeError(
                 f"OpenGL reports error {error:#x} in rendering with "
-                f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r}: does another library of this "
+                f"MUJOCO_GL={BACKEND!r}: does another library of this "
                 "process use the OpenGL context?"
             )
         return self._pixels[::-1].copy()  # OpenGL's first row is the bottom one
@@ -196,16 +198,17 @@ def _gl_context(process_id: int) -> mujoco.GLContext:
     try:
         with _chosen_device():
             # Images are drawn into buffers of the MjrContext, so this context's size is irrelevant.
-            gl = mujoco.GLContext(8, 8)
+            gl = _context_class()(8, 8)
         gl.make_current()
+        renderer = _renderer_name()
     except Exception as error:  # each OpenGL library raises its own type
         raise RuntimeError(
-            "No OpenGL context could be created with "
-            f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} ({type(error).__name__}: {error}). For "
-            "software rendering install OSMesa (Debian, Ubuntu: `apt-get install libosmesa6`; in "
-            "releases without that package: libegl1 and libgl1-mesa-dri) and unset MUJOCO_GL"
+            f"No OpenGL context could be created with MUJOCO_GL={BACKEND!r} "
+            f"({type(error).__name__}: {error}). For software rendering install OSMesa (Debian, "
+            "Ubuntu: `apt-get install libosmesa6`; in releases without that package: libegl1 and "
+            "libgl1-mesa-dri) and unset MUJOCO_GL"
         ) from error
-    _warn_about_slow_software()
+    _warn_about_slow_software(renderer)
     _release(gl)
     # At exit, the last registered function is called first: the renderers are closed before MuJoCo
     # ends its connection to EGL.
@@ -216,7 +219,7 @@ def _gl_context(process_id: int) -> mujoco.GLContext:
 @contextlib.contextmanager
 def _chosen_device() -> Iterator[None]:
     """Sets ``MUJOCO_EGL_DEVICE_ID`` to this process's GPU, unless the user has set it."""
-    device = device_of_worker(_worker) if os.environ.get("MUJOCO_GL") == "egl" else None
+    device = device_of_worker(_worker) if BACKEND == "egl" else None
     if device is None or "MUJOCO_EGL_DEVICE_ID" in os.environ:
         yield
         return
@@ -228,14 +231,37 @@ def _chosen_device() -> Iterator[None]:
         del os.environ["MUJOCO_EGL_DEVICE_ID"]
 
 
-def _warn_about_slow_software() -> None:
+def _context_class() -> type[mujoco.GLContext]:
+    """Returns MuJoCo's class for `BACKEND`.
+
+    ``mujoco.GLContext`` is the one for ``MUJOCO_GL`` when MuJoCo was imported, which may have been
+    before `choose_gl`.
+    """
+    if BACKEND in ("egl", "osmesa"):
+        return importlib.import_module(f"mujoco.{BACKEND}").GLContext
+    return mujoco.GLContext
+
+
+def _renderer_name() -> str:
+    """Returns OpenGL's name of the renderer.
+
+    Raises:
+        RuntimeError: If no context is current: GLFW reports a missing display by a warning only.
+    """
     from OpenGL import GL  # after MuJoCo, which chooses PyOpenGL's library
 
-    name = (GL.glGetString(GL.GL_RENDERER) or b"").decode()
-    if os.environ.get("MUJOCO_GL") != "osmesa" and any(part in name for part in SOFTWARE_RENDERERS):
+    name = GL.glGetString(GL.GL_RENDERER)
+    if name is None:
+        raise RuntimeError("OpenGL has no renderer; is there a display?")
+    return str(name.decode())
+
+
+def _warn_about_slow_software(renderer: str) -> None:
+    is_software = any(part in renderer for part in SOFTWARE_RENDERERS)
+    if is_software and BACKEND != "osmesa":
         logger.warning(
             "MUJOCO_GL=%s renders in software (%s), at half of OSMesa's speed: install the GPU's "
             "graphics driver, or OSMesa (Debian, Ubuntu: libosmesa6) and unset MUJOCO_GL",
-            os.environ.get("MUJOCO_GL"),
-            name,
+            BACKEND,
+            renderer,
         )

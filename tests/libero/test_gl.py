@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -16,6 +17,8 @@ def machine(monkeypatch):
     """Fakes the devices and libraries of a machine."""
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("PYOPENGL_PLATFORM", raising=False)
+    monkeypatch.delitem(sys.modules, "OpenGL.platform", raising=False)
 
     def offer(devices, osmesa=True):
         monkeypatch.setattr(gl, "egl_devices", lambda: tuple(devices))
@@ -46,6 +49,77 @@ def test_the_users_choice_is_kept(machine, monkeypatch):
     machine([SOFTWARE, *GPUS])
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     assert choose_gl() == "osmesa"
+
+
+@pytest.mark.parametrize(("value", "choice"), [("", "osmesa"), (" ", "osmesa"), ("EGL", "egl")])
+def test_the_users_choice_is_read_as_mujoco_reads_it(machine, monkeypatch, value, choice):
+    machine([SOFTWARE])
+    monkeypatch.setenv("MUJOCO_GL", value)
+    assert choose_gl() == os.environ["MUJOCO_GL"] == choice
+
+
+def test_an_unknown_choice_is_an_error(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "wgl")
+    with pytest.raises(ValueError, match=r"MUJOCO_GL must be one of egl, osmesa, .*got 'wgl'"):
+        choose_gl()
+
+
+VARIABLES = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY")
+"""environment variables that choose an OpenGL library"""
+
+RENDER = """
+{before}
+from srpo_env.libero.rendering import Renderer
+import mujoco
+model = mujoco.MjModel.from_xml_string('''<mujoco><worldbody><camera name="camera" pos="0 0 3"/>
+<light pos="0 0 3"/><geom type="box" size=".5 .4 .3" rgba="1 0 0 1" group="1"/></worldbody>
+</mujoco>''')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+image = Renderer(model, 32).render(data, "camera")
+print((image[..., 0] > image[..., 2] + 50).mean())
+"""
+
+
+def render(before, **variables):
+    """Renders a red box in a new process that imports something first."""
+    inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return subprocess.run(
+        [sys.executable, "-c", RENDER.format(before=before)],
+        env={**inherited, **variables}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.libero
+@pytest.mark.parametrize("variables", [{}, {"MUJOCO_GL": ""}], ids=["unset", "empty"])
+def test_mujoco_may_be_imported_first(variables):
+    done = render("import mujoco", **variables)
+    assert done.returncode == 0, done.stderr
+    assert 0.05 < float(done.stdout) < 0.95
+
+
+@pytest.mark.libero
+@pytest.mark.skipif(not gl.egl_devices(), reason="needs EGL, in software or on a GPU")
+def test_the_platform_of_pyopengl_is_used():
+    done = render("import OpenGL.GL", PYOPENGL_PLATFORM="egl")
+    assert done.returncode == 0, done.stderr
+    assert 0.05 < float(done.stdout) < 0.95
+
+
+@pytest.mark.libero
+@pytest.mark.parametrize(
+    ("before", "variables", "message"),
+    [
+        ("", {"MUJOCO_GL": "glfw"}, "No OpenGL context could be created with MUJOCO_GL='glfw'"),
+        ("", {"MUJOCO_GL": "off"}, "No OpenGL context could be created with MUJOCO_GL='off'"),
+        ("import mujoco", {"MUJOCO_GL": "glfw"}, "created with MUJOCO_GL='glfw'"),
+        ("import OpenGL.GL", {"MUJOCO_GL": "osmesa"}, "PyOpenGL was imported for glx"),
+    ],
+)
+def test_what_cannot_render_is_one_sentence(before, variables, message):
+    done = render(before, **variables)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
 
 
 def test_hidden_gpus_are_not_used(machine, monkeypatch):
