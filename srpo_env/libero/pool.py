@@ -12,6 +12,7 @@ from collections import OrderedDict
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation, Snapshot
 from srpo_env.libero.suites import get_task
 from srpo_env.libero.visuals import Visuals, check_visuals
+from srpo_env.system.machine import release_memory
 
 MAX_COMPILED_TASKS = 16
 """Maximum number of compiled tasks per process; the least recently used one is removed."""
@@ -90,5 +91,8 @@ def shared_simulation(
         _compiled[key] = SharedSimulation(Simulation(get_task(suite, task_id), image_size, visuals))
         if len(_compiled) > MAX_COMPILED_TASKS:
             _compiled.popitem(last=False)  # its episodes keep it until they end
+            # Freed now: otherwise, memory grows by a task of 60 MB for each of them that is compiled
+            # before the garbage collector runs, and more by what lies between used blocks.
+            release_memory()
     _compiled.move_to_end(key)
     return _compiled[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -128,6 +129,17 @@ def usable_memory() -> int:
         if limit != "max":
             memory = min(memory, int(limit))
     return memory
+
+
+def release_memory() -> None:
+    """Returns the memory of objects that are no longer used to the operating system.
+
+    Python frees objects that refer to each other only when its garbage collector runs, and glibc
+    keeps freed blocks that lie between used ones.
+    """
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cpu_name() -> str:
