@@ -135,7 +135,9 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
         """
         options = dict(options or {})
         mask = self._per_env("reset_mask", options.pop("reset_mask", True)).astype(np.bool_)
-        state_ids = self._per_env("init_state_id", options.pop("init_state_id", -1))
+        state_ids: Array | list[None] = [None] * self.num_envs
+        if "init_state_id" in options:
+            state_ids = self._per_env("init_state_id", options.pop("init_state_id"))
         if options:
             raise ValueError(
                 "`options` may contain only reset_mask and init_state_id, got also "
@@ -144,7 +146,7 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         chosen = [int(index) for index in np.flatnonzero(mask)]
-        self._start(chosen, [int(state_ids[index]) for index in chosen])
+        self._start(chosen, [state_ids[index] for index in chosen])
         infos: dict[str, Any] = {}
         for index in chosen:
             infos = self._add_info(infos, self._info(index), index)
@@ -177,7 +179,7 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
                 self._num_steps[index] += 1
         if not self._waits:
             slots = [int(index) for index in np.flatnonzero(ended)]
-            self._start(slots, [-1] * len(slots))
+            self._start(slots, [None] * len(slots))
         infos: dict[str, Any] = {}
         for index in range(self.num_envs):
             infos = self._add_info(infos, self._info(index), index)
@@ -198,16 +200,21 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
         over: npt.NDArray[np.bool_] = self._num_steps >= self.max_episode_steps
         return over & ~self._terminated
 
-    def _start(self, slots: list[int], state_ids: list[int]) -> None:
-        """Starts episodes; -1 stands for a random initial state."""
+    def _start(self, slots: list[int], chosen: Sequence[Any]) -> None:
+        """Starts episodes; None stands for a random initial state."""
         if not slots:
             return
-        for row, index in enumerate(slots):
+        state_ids: list[int] = []
+        for state_id, index in zip(chosen, slots, strict=True):
             count = len(self._init_states[index])
-            if state_ids[row] == -1:
-                state_ids[row] = int(self._rng.integers(count))
-            if not 0 <= state_ids[row] < count:
-                raise ValueError(f"`init_state_id` must be in 0..{count - 1}, got {state_ids[row]}")
+            if state_id is None:
+                state_id = self._rng.integers(count)
+            if not isinstance(state_id, (int, np.integer)) or not 0 <= state_id < count:
+                raise ValueError(
+                    f"`init_state_id` must be an integer in 0..{count - 1}, got {state_id}; leave "
+                    "it out to draw one"
+                )
+            state_ids.append(int(state_id))
         self._reset_simulators(slots)
         raw = self._place(slots, state_ids)
         for _ in range(self.settle_steps):

@@ -17,6 +17,7 @@ from srpo_env.libero.rendering import MAX_SIZE
 from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import MAX_STEPS, check_suite_name, get_task, tasks_of
 from srpo_env.libero.visuals import Visuals, check_visuals
+from srpo_env.types import checked_count
 
 Observation = dict[str, npt.NDArray[Any]]
 
@@ -95,23 +96,17 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         """
         self.suite = check_suite_name(suite)
         max_steps = MAX_STEPS[self.suite] if max_steps is None else max_steps
-        for name, value, minimum in (
-            ("chunk", chunk, 1),
-            ("settle_steps", settle_steps, 0),
-            ("max_steps", max_steps, 1),
-        ):
-            if value < minimum:
-                raise ValueError(f"`{name}` must be at least {minimum}, got {value}")
         if isinstance(cameras, str) or not set(cameras) <= set(CAMERAS):
             raise ValueError(f"`cameras` must be names from {', '.join(CAMERAS)}, got {cameras!r}")
-        if not 1 <= image_size <= MAX_SIZE:
+        if checked_count("image_size", image_size) > MAX_SIZE:
             raise ValueError(f"`image_size` must be in 1..{MAX_SIZE} pixels, got {image_size}")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}")
-        self.chunk, self.image_size, self.settle_steps = chunk, image_size, settle_steps
+        self.chunk, self.image_size = checked_count("chunk", chunk), int(image_size)
+        self.settle_steps = checked_count("settle_steps", settle_steps, minimum=0)
         self.cameras = tuple(cameras)
         self.visuals, self.physics = check_visuals(visuals), check_physics(physics)
-        self.max_steps = max_steps
+        self.max_steps = checked_count("max_steps", max_steps)
         if true_progress and self.suite != "libero_object":
             raise ValueError(
                 f"`true_progress` is available for libero_object only, got suite {self.suite!r}"
@@ -256,7 +251,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         value = options.pop(name, None)
         if value is None:
             return int(self.np_random.integers(count))
-        if not isinstance(value, (int, np.integer)) or not 0 <= value < count:
+        is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not is_integer or not 0 <= value < count:
             raise ValueError(
                 f"`{name}` must be an integer in 0..{count - 1} for {self.suite}, got {value!r}"
             )

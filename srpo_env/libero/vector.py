@@ -29,7 +29,7 @@ from srpo_env.libero.suites import get_task
 from srpo_env.libero.worker import Call, Command, Failure, Outcome, Reset, SetAttr, Setup, Step
 from srpo_env.libero.worker_process import END_SECONDS, WorkerProcess, WorkerStartError, dumps
 from srpo_env.system.machine import usable_cores
-from srpo_env.types import Array
+from srpo_env.types import Array, checked_count
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 
     Environments can have different tasks:
     ``reset(options={"task_id": .., "init_state_id": .., "reset_mask": ..})`` takes for each option
-    one value for all, or an array of shape ``(num_envs,)``. ``reset_mask`` selects the environments
-    to reset, while the episodes of the others continue.
+    one value for all, or an array of shape ``(num_envs,)``; an id that is left out is drawn from each
+    environment's generator. ``reset_mask`` selects the environments to reset, while the episodes of
+    the others continue.
 
     A worker that dies, hangs or raises does not end the run. It is logged with its task, state and
     traceback, and replaced; its episodes are returned as truncated, with
@@ -90,13 +91,16 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             ModuleNotFoundError: If LIBERO is not installed.
             WorkerStartError: If the system starts no process.
         """
+        num_envs = checked_count("num_envs", num_envs)
         if num_workers is None:
             num_workers = max(1, min(num_envs, int(usable_cores())))
-        if num_envs < 1 or not 1 <= num_workers <= num_envs:
+        num_workers = checked_count("num_workers", num_workers)
+        if num_workers > num_envs:
             raise ValueError(
-                "`num_envs` must be at least 1 and `num_workers` in 1..num_envs, "
-                f"got {num_envs} and {num_workers}"
+                f"`num_workers` must be in 1..num_envs, got {num_workers} for {num_envs}"
             )
+        if not timeout > 0:
+            raise ValueError(f"`timeout` must be above 0 seconds, got {timeout}")
         # Checks all arguments before a process is started; compiles nothing.
         self._env_kwargs = {"suite": suite, **env_kwargs}
         single = LiberoEnv(**self._env_kwargs)
@@ -158,8 +162,11 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self._check_open()
         options = dict(options or {})  # a copy, so that the caller's is not changed
         mask = self._per_env("reset_mask", options.pop("reset_mask", True), bool)
-        task_ids = self._per_env("task_id", options.pop("task_id", -1), int)
-        state_ids = self._per_env("init_state_id", options.pop("init_state_id", -1), int)
+        ids = {
+            name: self._per_env(name, options.pop(name), int)
+            for name in ("task_id", "init_state_id")
+            if name in options
+        }
         if options:
             raise ValueError(
                 "`options` may contain only reset_mask, task_id and init_state_id, "
@@ -175,11 +182,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             )
         commands: dict[int, Command] = {}
         for slot in map(int, np.flatnonzero(mask)):
-            chosen = {
-                name: int(ids[slot])
-                for name, ids in (("task_id", task_ids), ("init_state_id", state_ids))
-                if ids[slot] != -1
-            }
+            chosen = {name: int(values[slot]) for name, values in ids.items()}
             self._check_choice(chosen)
             commands[slot] = Reset(seeds[slot], chosen)
         if not mask.all():
@@ -461,13 +464,15 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         return np.broadcast_to(values, (self.num_envs,))
 
     def _check_choice(self, chosen: dict[str, int]) -> None:
-        if "task_id" in chosen:
-            num_states = len(get_task(self.suite, chosen["task_id"]).init_states())
-            state_id = chosen.get("init_state_id", 0)
-            if not 0 <= state_id < num_states:
+        # Without an id, the task is drawn, so the initial state must exist in all of them.
+        task_ids = [chosen["task_id"]] if "task_id" in chosen else range(self.num_tasks)
+        tasks = [get_task(self.suite, task_id) for task_id in task_ids]
+        if "init_state_id" in chosen:
+            num_states = min(len(task.init_states()) for task in tasks)
+            if not 0 <= chosen["init_state_id"] < num_states:
                 raise ValueError(
                     f"`init_state_id` must be in 0..{num_states - 1} for {self.suite}, "
-                    f"got {state_id}"
+                    f"got {chosen['init_state_id']}; leave it out to draw one"
                 )
 
 

@@ -228,8 +228,9 @@ def test_wrong_options_and_actions_are_errors(dummy, states):
     envs = adapt(dummy, states)
     with pytest.raises(ResetNeeded):
         envs.step(STILL)
-    with pytest.raises(ValueError, match=r"0\.\.1, got 2"):
-        start(envs, init_state_id=2)
+    for wrong in (2, -1, 0.5):
+        with pytest.raises(ValueError, match=rf"0\.\.1, got {wrong}"):
+            start(envs, init_state_id=wrong)
     with pytest.raises(ValueError, match="got also init_state"):
         start(envs, init_state=0)
     with pytest.raises(ValueError, match=r"shape \(2, 7\)"):

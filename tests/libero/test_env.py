@@ -196,6 +196,8 @@ def test_an_action_with_nan_is_an_error_and_the_episode_continues(env):
         ({"task_id": 10}, r"task_id.*0\.\.9"),
         ({"init_state_id": 50}, r"init_state_id.*0\.\.49"),
         ({"task_id": "soup"}, "task_id"),
+        ({"task_id": -1}, r"task_id.*0\.\.9"),
+        ({"task_id": True}, r"task_id.*0\.\.9"),
         ({"taks_id": 1}, "taks_id"),
     ],
 )
@@ -209,8 +211,12 @@ def test_a_reset_to_an_unknown_task_or_state_is_an_error(env, options, message):
     [
         ({"chunk": 0}, "chunk"),
         ({"image_size": 481}, "image_size"),
-        ({"max_steps": 0}, "`max_steps` must be at least 1, got 0"),
-        ({"max_steps": -1}, "`max_steps` must be at least 1, got -1"),
+        ({"image_size": 128.0}, "`image_size` must be an integer"),
+        ({"settle_steps": -1}, "`settle_steps` must be an integer and at least 0, got -1"),
+        ({"max_steps": 0}, "`max_steps` must be an integer and at least 1, got 0"),
+        ({"max_steps": -5}, "`max_steps` must be an integer and at least 1, got -5"),
+        ({"max_steps": 1.5}, "`max_steps` must be an integer and at least 1, got 1.5"),
+        ({"max_steps": True}, "`max_steps` must be an integer and at least 1, got True"),
         ({"render_mode": "human"}, "render_mode"),
         ({"suite": "libero_goal", "true_progress": True}, "libero_object only"),
     ],

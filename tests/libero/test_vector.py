@@ -112,6 +112,10 @@ def test_autoreset_follows_gymnasium(mode):
         ({"task_id": [0, 1]}, r"shape \(3,\)"),
         ({"task_id": 0, "init_state_id": 50}, r"0\.\.49"),
         ({"task_id": 0.5}, "type int"),
+        ({"task_id": -1}, r"0\.\.9.*got -1"),
+        ({"task_id": [0, 1, -1]}, r"0\.\.9.*got -1"),
+        ({"init_state_id": -1}, r"0\.\.49.*got -1; leave it out"),
+        ({"init_state_id": 50}, r"0\.\.49.*got 50"),
         ({"reset_mask": np.ones(3)}, "type bool"),
         ({"tasks": 0}, "tasks"),
     ],
@@ -353,8 +357,19 @@ def test_it_can_be_closed_twice_and_not_used_afterwards():
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"num_envs": 0}, {"num_envs": 2, "num_workers": 3}, {"suite": "libero_foo"}]
+    "kwargs",
+    [
+        {"num_envs": 0},
+        {"num_envs": 2.0},
+        {"num_envs": 2, "num_workers": 3},
+        {"num_workers": 0},
+        {"num_workers": 1.5},
+        {"suite": "libero_foo"},
+        {"timeout": 0.0},
+        {"timeout": float("nan")},
+        {"max_steps": 1.5},
+    ],
 )
 def test_settings_out_of_range_are_errors_before_a_process_is_started(kwargs):
-    with pytest.raises(ValueError, match=r"num_workers|suite"):
+    with pytest.raises(ValueError, match=f"`{list(kwargs)[-1]}` must be"):
         LiberoVectorEnv(**kwargs)
