@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,23 @@ Video = npt.NDArray[np.uint8]
 """RGB frames of one camera, ``(num_frames, height, width, 3)``."""
 Latent = npt.NDArray[np.float32]
 """Output of an encoder for one video: a point ``(dim,)`` or a path ``(num_times, dim)``."""
+Credit = Literal["episode", "dense"]
+"""When an episode's return is paid: on its last step, or along its way as it makes progress."""
+
+POINTS = (
+    "Dense credit needs latents that are paths, (num_times, dim), such as those of the default "
+    'encoder or of VJEPA2Encoder(..., pooling="moments"): pass such an encoder, or '
+    'credit="episode"'
+)
+"""Message of the error if the latents are points."""
+
+
+def _no_floats() -> Floats:
+    return np.empty(0)
+
+
+def _no_ints() -> Ints:
+    return np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +64,30 @@ class Episode:
     """Row of the nearest center in `Group.centers`; -1 without one."""
     latent: Latent
     """The encoder's output, shape ``(dim,)`` or ``(num_times, dim)``."""
+    potential: Floats = field(default_factory=_no_floats)
+    """Progress potential at each moment of the latent, in [0, 1], shape ``(num_times,)``: never
+    falls, starts at 0, and ends at 1 in a success (`rewards.potential`). NaN without a success to
+    compare with; empty if the latent is a point."""
+    potential_steps: Ints = field(default_factory=_no_ints)
+    """Number of the episode's steps before each of these moments, from 0 to `length`, ascending;
+    same shape."""
+    env_rewards: Floats = field(default_factory=_no_floats)
+    """The environment's own reward of each step, shape ``(length,)``."""
 
     @property
     def length(self) -> int:
         """Number of steps."""
         return self.last_step - self.first_step + 1
+
+    @cached_property
+    def step_shares(self) -> Floats:
+        """Share of the episode's return that each step earns with dense credit; `step_shares`."""
+        return step_shares(self.potential, self.potential_steps, self.length)
+
+    @cached_property
+    def step_rewards(self) -> Floats:
+        """The progress reward, paid along the way: sums to it, none is negative, ``(length,)``."""
+        return self.progress_reward * self.step_shares
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +125,11 @@ class Group:
         return np.array([episode.progress_reward for episode in self.episodes])
 
     @cached_property
+    def step_rewards(self) -> tuple[Floats, ...]:
+        """Progress rewards paid along the way, one array of shape ``(length,)`` per episode."""
+        return tuple(episode.step_rewards for episode in self.episodes)
+
+    @cached_property
     def latents(self) -> npt.NDArray[np.float32]:
         """Latents of the episodes, shape ``(len(episodes), *latent_shape)``."""
         return np.stack([episode.latent for episode in self.episodes])
@@ -118,9 +159,59 @@ def even_indices(num_items: int, count: int) -> Ints:
     return np.linspace(0, num_items - 1, count).round().astype(np.int64)
 
 
+def step_shares(potential: Floats, potential_steps: Ints, num_steps: int) -> Floats:
+    """Distributes a return over the steps of an episode, in proportion to the progress they make.
+
+    Between two moments, the potential rises linearly over the steps: nothing says which of them
+    made the progress. An episode without progress earns everything on its last step.
+
+    Args:
+        potential: Progress potential at some moments, shape ``(num_times,)``.
+        potential_steps: Number of steps before each of them, ascending, same shape.
+        num_steps: Number of steps of the episode, at least 1.
+
+    Returns:
+        Shares that are not negative and sum to 1, shape ``(num_steps,)``.
+
+    Raises:
+        ValueError: If there is no potential, because the encoder returns points.
+
+    Examples:
+        >>> step_shares(np.array([0.0, 0.5, 0.5]), np.array([0, 2, 4]), 4)
+        array([0.5, 0.5, 0. , 0. ])
+    """
+    if len(potential) == 0:
+        raise ValueError(POINTS)
+    # The first moment can show more than the first frame; nothing is covered before it.
+    steps, values = np.append(0, potential_steps), np.append(potential[0], potential)
+    # Short episodes show one frame at several moments; the last of these knows most.
+    last = np.append(np.diff(steps) > 0, True)
+    known = np.interp(np.arange(num_steps + 1), steps[last], values[last])
+    made = np.diff(np.maximum.accumulate(known))  # interpolation can fall by rounding
+    total = made.sum()
+    if not total > 0:  # also without a potential, which is NaN
+        made, total = np.zeros(num_steps), 1.0
+        made[-1] = 1.0
+    shares: Floats = made / total
+    return shares
+
+
 def as_array(value: Any) -> npt.NDArray[Any]:
     """Returns an array or a tensor of any device as a NumPy array; does not copy CPU data."""
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+
+
+def checked_credit(credit: Credit, latent_shape: tuple[int, ...]) -> Credit:
+    """Validates the argument ``credit`` for latents of a shape, and returns it.
+
+    Raises:
+        ValueError: If it is unknown, or dense and the latents are points.
+    """
+    if credit not in get_args(Credit):
+        raise ValueError(f"`credit` must be one of {get_args(Credit)}, got {credit!r}")
+    if credit == "dense" and len(latent_shape) != 2:
+        raise ValueError(f"{POINTS}, got {latent_shape}")
+    return credit
 
 
 def checked_count(name: str, value: int, *, minimum: int = 1) -> int:

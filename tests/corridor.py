@@ -79,6 +79,20 @@ class ReadingEncoder:
         return np.array([[video[-1, 0, 0, 0], len(video)] for video in videos], np.float32)
 
 
+class PathEncoder:
+    """Path of ``(position, weight * time)`` at evenly spaced frames; time counts the steps."""
+
+    def __init__(self, num_times: int = 4, weight: float = 0.0):
+        self.latent_shape, self.weight = (num_times, 2), weight
+
+    def encode(self, videos: Sequence[np.ndarray]) -> np.ndarray:
+        paths = np.empty((len(videos), *self.latent_shape), np.float32)
+        for path, video in zip(paths, videos, strict=True):
+            rows = np.linspace(0, len(video) - 1, len(path)).round().astype(int)
+            path[:] = video[rows, 0, 0, :2] * [1.0, self.weight]
+        return paths
+
+
 def make_corridor(
     num_envs: int = 2,
     *,

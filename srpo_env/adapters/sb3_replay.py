@@ -20,7 +20,7 @@ import numpy as np
 
 from srpo_env.adapters.stable_baselines3 import GymnasiumToVecEnv
 from srpo_env.rewards.diagnostics import group_statistics
-from srpo_env.types import Floats, Group, Ints
+from srpo_env.types import Credit, Episode, Floats, Group, Ints, checked_credit
 from srpo_env.vector.reward_buffer import RewardWriter
 
 # Imported after the adapter, whose error names the command that installs Stable-Baselines3.
@@ -45,6 +45,9 @@ class ShapedReplayRewards(BaseCallback):
     other failures of its group. As the policy improves, an old failure can therefore have a higher
     reward than a newer and better one. A smaller buffer reduces this effect.
 
+    With ``credit="dense"``, returns are paid along the way, in the transitions that the buffer
+    still holds (`SelfReferentialProgressWrapper.rewrite`).
+
     Logs the statistics of the groups as ``srpo/...``.
 
     Attributes:
@@ -53,9 +56,14 @@ class ShapedReplayRewards(BaseCallback):
         num_missed: Number of failures whose last transition was not in the buffer any more.
     """
 
-    def __init__(self) -> None:
-        """Initialises the callback; `learn` connects it with the algorithm."""
+    def __init__(self, credit: Credit = "episode") -> None:
+        """Initialises the callback; `learn` connects it with the algorithm.
+
+        Args:
+            credit: When an episode's return is paid, ``"episode"`` or ``"dense"``.
+        """
         super().__init__()
+        self.credit = credit
         self.groups: list[Group] = []
         self.num_paid = 0
         self.num_missed = 0
@@ -86,6 +94,7 @@ class ShapedReplayRewards(BaseCallback):
                 "ShapedReplayRewards needs a GymnasiumToVecEnv as the innermost environment of the "
                 f"algorithm, got {type(base).__name__}: make it with wrap_vec_env"
             )
+        checked_credit(self.credit, base.wrapper.encoder.latent_shape)
         base.rewards_are_fetched = True
         self._wrapper = base.wrapper
         if buffer is not self._buffer:
@@ -107,7 +116,7 @@ class ShapedReplayRewards(BaseCallback):
             return
         assert self._buffer is not None
         self.groups = self._wrapper.pop_groups()
-        paid, missed = add_to_replay_buffer(self._buffer, self._steps, self.groups)
+        paid, missed = add_to_replay_buffer(self._buffer, self._steps, self.groups, self.credit)
         self.num_paid += paid
         self.num_missed += missed
         for name, value in group_statistics(self.groups).as_dict("srpo/").items():
@@ -116,7 +125,7 @@ class ShapedReplayRewards(BaseCallback):
 
 
 def add_to_replay_buffer(
-    buffer: ReplayBuffer, steps: Ints, groups: Sequence[Group]
+    buffer: ReplayBuffer, steps: Ints, groups: Sequence[Group], credit: Credit = "episode"
 ) -> tuple[int, int]:
     """Adds the progress rewards of closed groups to a replay buffer, in place.
 
@@ -128,6 +137,8 @@ def add_to_replay_buffer(
         steps: Number of the wrapper's step that each row of the buffer holds, counted from 0, -1 if
             unknown, shape ``(buffer_size,)``.
         groups: Return value of `SelfReferentialProgressWrapper.pop_groups`.
+        credit: When an episode's return is paid, as in `SelfReferentialProgressWrapper.rewrite`.
+            What overwritten transitions have earned is paid on the oldest one that is held.
 
     Returns:
         Number of failures that were paid, and of those whose last transition is not in the buffer.
@@ -137,17 +148,25 @@ def add_to_replay_buffer(
             reward or is not the end of an episode, or if a failure would earn more than a success.
             Nothing is written then.
     """
-    rows: dict[int, int] = {}
-    for last_step in {episode.last_step for group in groups for episode in group.episodes}:
-        found = np.flatnonzero(steps == last_step)
-        if len(found):
-            rows[last_step] = int(found[0])
+    episodes = [episode for group in groups for episode in group.episodes]
+    first = min((episode.first_step for episode in episodes), default=0)
+    known = np.flatnonzero(steps >= first)
+    rows: dict[int, int] = dict(zip(steps[known].tolist(), known.tolist(), strict=True))
+    oldest = int(min(steps[steps >= 0], default=0))
     missed = 0
     stored: list[Group] = []
     for group in groups:
-        kept = tuple(episode for episode in group.episodes if episode.last_step in rows)
-        gone = [episode for episode in group.episodes if episode.last_step not in rows]
+        held = [_is_held(episode, rows, oldest, credit) for episode in group.episodes]
+        kept = tuple(
+            episode for episode, is_held in zip(group.episodes, held, strict=True) if is_held
+        )
+        gone = [e for e, is_held in zip(group.episodes, held, strict=True) if not is_held]
         missed += sum(not (each.success or np.isnan(each.distance)) for each in gone)
+        if credit == "episode":  # needs only the last transition, and earlier ones can be gone
+            kept = tuple(
+                replace(e, potential=e.potential[:0], potential_steps=e.potential_steps[:0])
+                for e in kept
+            )
         stored.append(replace(group, episodes=kept))
         for episode in kept:
             row = rows[episode.last_step]
@@ -160,35 +179,49 @@ def add_to_replay_buffer(
                 )
     writer = RewardWriter(buffer.n_envs)
     writer.add(stored)
-    view = _RewardsByStep(buffer, rows, int(steps.max(initial=-1)) + 1)
-    paid = writer.write(view, first_step=0)
+    view = _RewardsByStep(buffer, rows, oldest, int(steps.max(initial=-1)) + 1)
+    paid = writer.write(view, oldest, credit)
     for episode in (episode for group in stored for episode in group.episodes):
         if not (episode.success or np.isnan(episode.distance)):
             buffer.timeouts[rows[episode.last_step], episode.env_index] = 0.0
     return paid, missed
 
 
+def _is_held(episode: Episode, rows: dict[int, int], oldest: int, credit: Credit) -> bool:
+    """Returns whether a buffer holds what is paid: the last step, or all since the oldest one.
+
+    A step between can be missing if a callback ended the training before it was stored.
+    """
+    first = max(episode.first_step, oldest) if credit == "dense" else episode.last_step
+    return all(step in rows for step in range(first, episode.last_step + 1)) and (
+        episode.last_step in rows
+    )
+
+
 class _RewardsByStep:
     """The rewards of a replay buffer, indexed by step as `RewardWriter` does."""
 
-    def __init__(self, buffer: ReplayBuffer, rows: dict[int, int], num_steps: int) -> None:
+    def __init__(
+        self, buffer: ReplayBuffer, rows: dict[int, int], first_step: int, num_steps: int
+    ) -> None:
         """Initialises a view that writes through to the buffer.
 
         Args:
             buffer: The replay buffer.
             rows: For each step that may be accessed, the row that holds it.
+            first_step: Number of the step with index 0.
             num_steps: Number of steps that were made.
         """
         self._rewards = cast(Floats, buffer.rewards)
-        self._rows = rows
-        self.shape = (num_steps, buffer.n_envs)
+        self._rows, self._first_step = rows, first_step
+        self.shape = (num_steps - first_step, buffer.n_envs)
         self.dtype = buffer.rewards.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: tuple[int, int]) -> Any:
-        return self._rewards[self._rows[index[0]], index[1]]
+        return self._rewards[self._rows[index[0] + self._first_step], index[1]]
 
     def __setitem__(self, index: tuple[int, int], value: Any) -> None:
-        self._rewards[self._rows[index[0]], index[1]] = value
+        self._rewards[self._rows[index[0] + self._first_step], index[1]] = value

@@ -28,7 +28,7 @@ from gymnasium.vector.utils import batch_space, iterate
 
 from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.rewards.diagnostics import group_statistics
-from srpo_env.types import Array, Group
+from srpo_env.types import Array, Credit, Group, checked_credit
 from srpo_env.vector.infos import final_of, info_of
 from srpo_env.vector.wrapper import SelfReferentialProgressWrapper
 
@@ -410,6 +410,8 @@ class GymnasiumToVecEnv(VecEnv):
 class ShapedRewards(BaseCallback):
     """Adds the shaped rewards to the rollout buffer, and to its advantages and returns.
 
+    ``ShapedRewards(credit="dense")`` pays each return along the way.
+
     Logs the statistics of the rollout's groups as ``srpo/...``, because Stable-Baselines3 already
     logs a success rate as ``rollout/...``.
 
@@ -417,9 +419,15 @@ class ShapedRewards(BaseCallback):
         groups: The groups that were closed in the last rollout.
     """
 
-    def __init__(self) -> None:
-        """Initialises the callback; `learn` connects it with the algorithm."""
+    def __init__(self, credit: Credit = "episode") -> None:
+        """Initialises the callback; `learn` connects it with the algorithm.
+
+        Args:
+            credit: ``"episode"`` pays an episode's return on its last step, ``"dense"`` along its
+                way (`SelfReferentialProgressWrapper.rewrite`); needs latents that are paths.
+        """
         super().__init__()
+        self.credit = credit
         self.groups: list[Group] = []
 
     def _init_callback(self) -> None:
@@ -443,6 +451,7 @@ class ShapedRewards(BaseCallback):
                 "ShapedRewards needs a GymnasiumToVecEnv as the innermost environment of the "
                 f"algorithm, got {type(base).__name__}: make it with wrap_vec_env"
             )
+        checked_credit(self.credit, base.wrapper.encoder.latent_shape)
         base.rewards_are_fetched = True
         self._wrapper = base.wrapper
 
@@ -452,7 +461,7 @@ class ShapedRewards(BaseCallback):
     def _on_rollout_end(self) -> None:
         buffer: RolloutBuffer = cast(Any, self.model).rollout_buffer
         env_rewards = buffer.rewards.copy()
-        self._wrapper.rewrite(buffer.rewards)
+        self._wrapper.rewrite(buffer.rewards, credit=self.credit)
         _add_to_advantages(buffer, buffer.rewards - env_rewards)
         self.groups = self._wrapper.pop_groups()
         for name, value in group_statistics(self.groups).as_dict("srpo/").items():

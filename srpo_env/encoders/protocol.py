@@ -15,7 +15,7 @@ from srpo_env.rewards.progress import (
     default_distance,
     name_of,
 )
-from srpo_env.types import Video, as_array
+from srpo_env.types import Ints, Video, as_array, even_indices
 
 
 @runtime_checkable
@@ -25,6 +25,11 @@ class TrajectoryEncoder(Protocol):
     A latent is a point ``(dim,)``, compared by L2, or a path ``(num_times, dim)``, compared by
     `coverage_distance`. An encoder with a method ``distance`` (see
     `srpo_env.rewards.distances.Distance`) determines how its latents are compared.
+
+    The moments of a path are those of evenly spaced frames of the video, the first and the last
+    among them. An encoder whose moments are others has a method ``moment_frames(num_frames)`` that
+    returns, for each moment, the index of the last frame that it shows, ascending, shape
+    ``(num_times,)``. Dense credit needs it.
     """
 
     latent_shape: tuple[int, ...]
@@ -78,6 +83,40 @@ def reward_for(encoder: TrajectoryEncoder, reward: ProgressReward | None) -> Pro
         rng.normal(size=(2, *encoder.latent_shape)), rng.normal(size=(1, *encoder.latent_shape))
     )
     return reward
+
+
+def moment_frames(encoder: TrajectoryEncoder, num_frames: int) -> Ints:
+    """Returns the last frame that each moment of a path shows, as its index in the video.
+
+    Args:
+        encoder: Any encoder.
+        num_frames: Number of frames of the video.
+
+    Returns:
+        Shape ``(num_times,)``; empty if the encoder returns points.
+
+    Raises:
+        ValueError: If the encoder's own ``moment_frames`` returns anything else.
+    """
+    if len(encoder.latent_shape) == 1:
+        return np.empty(0, np.int64)
+    num_times = encoder.latent_shape[0]
+    own = getattr(encoder, "moment_frames", None)
+    if own is None:
+        return even_indices(num_frames, num_times)
+    frames = as_array(own(num_frames))
+    if (
+        frames.shape != (num_times,)
+        or frames.dtype.kind not in "iu"
+        or not ((frames >= 0) & (frames < num_frames)).all()
+        or (np.diff(frames.astype(np.int64)) < 0).any()
+    ):
+        raise ValueError(
+            f"{type(encoder).__name__}.moment_frames({num_frames}) must return {num_times} "
+            f"ascending integers in 0..{num_frames - 1}, one frame for each moment, got "
+            f"{frames.tolist()}"
+        )
+    return frames.astype(np.int64)
 
 
 def encoder_settings(encoder: TrajectoryEncoder) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from srpo_env.encoders.preprocessing import VideoPreprocessing, stack_clips
 from srpo_env.readers.arrays import read_safetensors
 from srpo_env.rewards.distances import Distance, coverage_distance, distances_to_centers
 from srpo_env.system.files import read_json
-from srpo_env.types import Video
+from srpo_env.types import Video, even_indices
 
 Pooling = Literal["mean", "time", "moments"]
 
@@ -120,6 +120,7 @@ class VJEPA2Encoder:
             )
         self.num_frames: int = config.frames_per_clip
         self.num_times: int = max(1, config.frames_per_clip // config.tubelet_size)
+        self._tubelet_size: int = config.tubelet_size
         has_pooler = (self.checkpoint / pooler.FILE).is_file()
         self.pooling: Pooling = pooling or ("moments" if has_pooler else "mean")
         self.moment_dim: int = config.hidden_size
@@ -149,6 +150,16 @@ class VJEPA2Encoder:
         paths = self.encode_paths(videos)
         latents: npt.NDArray[np.float32] = paths.mean(axis=1) if self.pooling == "mean" else paths
         return latents
+
+    def moment_frames(self, num_frames: int) -> npt.NDArray[np.int64]:
+        """Returns the index of the last frame of each moment, shape ``(num_times,)``.
+
+        Args:
+            num_frames: Number of frames of the video.
+        """
+        shown = even_indices(num_frames, self.num_frames)
+        ends = self._tubelet_size * np.arange(1, self.num_times + 1) - 1
+        return shown[np.minimum(ends, len(shown) - 1)]
 
     def encode_paths(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
         """Encodes videos to paths through latent space; their mean over time is ``"mean"``.

@@ -22,7 +22,8 @@ from srpo_env.rewards.distances import (
     coverage_distance,
     distances_to_centers,
 )
-from srpo_env.types import Bools, Floats, Ints, as_array, as_key
+from srpo_env.rewards.potential import progress_potential
+from srpo_env.types import Bools, Credit, Floats, Ints, as_array, as_key, checked_credit
 
 Formula = Literal["paper", "siirl"]
 
@@ -150,6 +151,10 @@ class Relabeling:
     """Row of that center in the group's `Clustering.centers`; -1 without a success; same shape."""
     clusterings: dict[Hashable, Clustering]
     """Centers of each group, by group id, in the order of first appearance."""
+    potentials: Floats
+    """With ``credit="dense"``, the progress potential of each episode against its nearest center
+    (`Episode.potential`), shape ``(num_episodes, num_times)``, NaN without a success; otherwise
+    empty, ``(num_episodes, 0)``."""
 
 
 def relabel(
@@ -157,6 +162,8 @@ def relabel(
     successes: npt.ArrayLike,
     group_ids: Sequence[Any] | npt.NDArray[np.generic] | None = None,
     reward: ProgressReward | None = None,
+    *,
+    credit: Credit = "episode",
 ) -> Relabeling:
     """Rewards successes with 1, and failures by their distance to the successes of their group.
 
@@ -168,13 +175,17 @@ def relabel(
         successes: Whether each episode succeeded, bool, shape ``(num_episodes,)``.
         group_ids: Group of each episode; ids are equal if their values are. None: one group.
         reward: How failures are rewarded; None for ``ProgressReward()``.
+        credit: ``"dense"`` also computes how progress is spread over each episode
+            (`Relabeling.potentials`; `srpo_env.types.step_shares` makes rewards per step of it).
+            The rewards are the same.
 
     Returns:
-        Rewards, distances, nearest centers, and the centers of each group.
+        Rewards, distances, nearest centers, the centers of each group, and the potentials.
 
     Raises:
         TypeError: If ``reward`` is not a `ProgressReward`.
-        ValueError: If a shape is wrong, a latent or a distance is not finite, or an id is NaN.
+        ValueError: If a shape is wrong, a latent or a distance is not finite, an id is NaN, or
+            ``credit`` is ``"dense"`` and the latents are points.
 
     Examples:
         >>> latents = [[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]]
@@ -186,6 +197,7 @@ def relabel(
     """
     reward = checked_reward(reward)
     points, succeeded = _checked(latents, successes)
+    is_dense = checked_credit(credit, points.shape[1:]) == "dense"
     ids = [0] * len(points) if group_ids is None else list(group_ids)
     if len(ids) != len(points):
         raise ValueError(f"`group_ids` must have one id per episode, {len(points)}, got {len(ids)}")
@@ -196,6 +208,7 @@ def relabel(
     rewards = succeeded.astype(np.float64)
     distances = np.full(len(points), np.nan)
     nearest = np.full(len(points), -1, dtype=np.int64)
+    potentials = np.full((len(points), points.shape[1] if is_dense else 0), np.nan)
     clusterings: dict[Hashable, Clustering] = {}
     for group_id, indices in members.items():
         rows = np.array(indices)
@@ -208,7 +221,10 @@ def relabel(
         distances[rows], nearest[rows] = reward.measure(points[rows], clustering.centers)
         failed = rows[~succeeded[rows]]
         rewards[failed] = reward.rewards_of(distances[failed])
-    return Relabeling(rewards, distances, nearest, clusterings)
+        if is_dense:
+            references = clustering.centers[nearest[rows]]
+            potentials[rows] = progress_potential(points[rows], references, succeeded[rows])
+    return Relabeling(rewards, distances, nearest, clusterings, potentials)
 
 
 def checked_reward(reward: ProgressReward | None) -> ProgressReward:

@@ -12,7 +12,7 @@ from gymnasium import Space, spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import iterate
 
-from srpo_env.types import Video, as_array, checked_count, even_indices
+from srpo_env.types import Ints, Video, as_array, checked_count, even_indices
 from srpo_env.vector.infos import info_of, look_up
 
 FRAME_PATHS = ("agentview", "pixels/image", "agentview_image", "pixels")
@@ -199,11 +199,22 @@ class FrameRecorder:
             ValueError: If the size of the last frame differs from that of the first.
         """
         self.check(last_frame)
+        return np.stack([*(self.kept[row] for row in self._rows()), last_frame])
+
+    def frame_numbers(self) -> Ints:
+        """Returns the number of each frame of `video` in the episode, which begins with frame 0.
+
+        Frame k is the one after k steps. The last number is the episode's length.
+        """
+        return np.append(self.stride * self._rows(), self.num_seen)
+
+    def _rows(self) -> Ints:
+        """Returns the rows of `kept` that `video` shows; the last frame comes after them."""
         count = min(self.num_seen + 1, self.max_frames)
         places = even_indices(self.num_seen + 1, count)[:-1]
         # Rounds half up: rounding half to even could choose one frame for two places.
-        rows = (2 * places + self.stride) // (2 * self.stride)
-        return np.stack([*(self.kept[row] for row in rows), last_frame])
+        rows: Ints = (2 * places + self.stride) // (2 * self.stride)
+        return rows
 
 
 def _check_render(envs: VectorEnv[Any, Any, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from srpo_env.types import Floats, Latent, Video
+from srpo_env.types import Floats, Ints, Latent, Video
 from srpo_env.vector.frames import FrameRecorder
 
 
@@ -22,17 +22,24 @@ class OpenEpisode:
     task: Hashable
     recorder: FrameRecorder
     env_return: float = 0.0
+    env_rewards: list[float] = field(default_factory=list)
+    """The environment's own rewards, of the steps so far."""
     # Set when it ends.
     last_step: int | None = None
     success: bool = False
     last_env_reward: float = 0.0
     video: Video | None = None
     """Frames to encode; None before the end and after encoding."""
+    frame_steps: Ints | None = None
+    """Number of steps before each frame of the video; None before the end."""
     latent: Latent | None = None
     """Latent of the frames; None before they are encoded."""
+    potential_steps: Ints | None = None
+    """Number of steps before each moment of the latent; None before the frames are encoded."""
     # Set at its end with the memory reference; otherwise when its group is closed.
     distance: float = np.nan
     progress_reward: float = 0.0
+    potential: Floats | None = None
     center: Floats | None = None
     """The center that is nearest to it."""
 

@@ -6,15 +6,19 @@ import math
 import sys
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
-from srpo_env.types import Group
+from srpo_env.types import Credit, Floats, Group, Ints, step_shares
 
 MAX_ENDS = 2**16
 """Maximum number of ended episodes kept for `write`, which loops with `pop_groups` never call."""
+
+MAX_STEPS = 2**22
+"""Maximum number of steps of these episodes: 32 MB."""
 
 SUCCESS_TOLERANCE = 1e-6
 """Tolerance, for rounding, when the return of a failure is compared with that of a success."""
@@ -53,6 +57,18 @@ class RewardBuffer(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class EpisodeWay:
+    """The steps of an ended episode: what they were paid, and what progress they made."""
+
+    env_rewards: Floats
+    """The environment's own reward of each step, shape ``(length,)``."""
+    potential: Floats
+    """Progress potential, shape ``(num_times,)``; empty if the latent is a point."""
+    potential_steps: Ints
+    """Number of steps before each value of the potential; same shape."""
+
+
 @dataclass(frozen=True)
 class EndedEpisode:
     """The cell of a rollout buffer in which an episode ended."""
@@ -71,12 +87,25 @@ class EndedEpisode:
     """The environment's own reward of that step, which the cell must hold."""
     progress_reward: float
     """Reward to add to it; 0 for successes and for failures that were not compared."""
+    way: EpisodeWay | None = None
+    """What dense credit needs; always there, except in `WriterState`."""
 
 
 class WriterState(TypedDict):
-    """What `RewardWriter.state` returns."""
+    """What `RewardWriter.state` returns.
+
+    The arrays of all episodes are joined: each array would be a file of its own in the archive.
+    """
 
     ends: list[EndedEpisode]
+    """Without `EndedEpisode.way`."""
+    num_steps: Ints
+    """Number of steps of each of these episodes."""
+    num_times: Ints
+    """Number of values of the potential of each."""
+    env_rewards: Floats
+    potentials: Floats
+    potential_steps: Ints
     forgotten_step: int
     num_groups: int
 
@@ -91,6 +120,8 @@ class RewardWriter:
         self.forgotten_step = -1
         """Last step of the latest failure that is no longer kept; -1 if all are kept."""
         self._num_groups = 0
+        self._num_steps = 0
+        """Number of steps of the episodes that are kept."""
 
     def add(self, groups: Iterable[Group]) -> None:
         """Adds the episodes of closed groups."""
@@ -98,7 +129,7 @@ class RewardWriter:
             self._num_groups += 1
             for episode in group.episodes:
                 if len(self.ends) == MAX_ENDS:
-                    self._forget(self.ends[0])
+                    self._forget(self.ends.popleft())
                 paid = not episode.success and not math.isnan(episode.distance)
                 self.ends.append(
                     EndedEpisode(
@@ -110,8 +141,14 @@ class RewardWriter:
                         env_return=episode.env_return,
                         env_reward=episode.last_env_reward,
                         progress_reward=episode.progress_reward if paid else 0.0,
+                        way=EpisodeWay(
+                            episode.env_rewards, episode.potential, episode.potential_steps
+                        ),
                     )
                 )
+                self._num_steps += len(episode.env_rewards)
+            while self._num_steps > MAX_STEPS and len(self.ends) > 1:
+                self._forget(self.ends.popleft())
 
     def checked_length(self, rewards: RewardBuffer) -> int:
         """Returns the number of steps in a buffer that fits the environments.
@@ -151,53 +188,94 @@ class RewardWriter:
                 "of their steps, after each rollout"
             )
 
-    def write(self, rewards: RewardBuffer, first_step: int) -> int:
+    def write(
+        self,
+        rewards: RewardBuffer,
+        first_step: int,
+        credit: Credit = "episode",
+        *,
+        paid_in_step: bool = False,
+    ) -> int:
         """Adds the progress rewards of a buffer's steps to it, and drops those of earlier steps.
 
         A cell that holds the sum already, as in a second call, is not changed.
+
+        Args:
+            rewards: The buffer.
+            first_step: Number of the step in row 0.
+            credit: ``"episode"`` changes the cells in which episodes ended, ``"dense"`` all cells
+                of these episodes (`dense_additions`).
+            paid_in_step: Whether `step` returned the progress rewards, as with the memory
+                reference.
 
         Returns:
             Number of failures that were paid.
 
         Raises:
-            ValueError: If a cell in which an episode ended does not hold the environment's own
-                reward, or a failure would earn more than a success of its group. Then nothing is
-                written.
+            ValueError: If a cell does not hold the reward that `step` returned, or a failure would
+                earn more than a success of its group. Then nothing is written.
         """
         last_step = first_step + rewards.shape[0]
         due = [end for end in self.ends if first_step <= end.step < last_step]
         self._check_success_pays_most({end.group for end in due})
         tolerance = _resolution(rewards.dtype)
-        paid = 0
-        additions: list[tuple[tuple[int, int], float]] = []
+        changes: list[tuple[tuple[int, int], float]] = []
         for end in due:
+            if credit == "dense":
+                changes += _dense_changes(rewards, first_step, end, tolerance, paid_in_step)
+                continue
             cell = end.step - first_step, end.env_index
             found, total = float(rewards[cell]), end.env_reward + end.progress_reward
-            paid += end.progress_reward > 0
+            _check_not_dense(rewards, first_step, end, tolerance)
             if math.isclose(found, total, rel_tol=tolerance, abs_tol=tolerance):
                 continue
             if not math.isclose(found, end.env_reward, rel_tol=tolerance, abs_tol=tolerance):
-                raise ValueError(_mismatch(cell, found, end))
-            additions.append((cell, total))
-        for cell, total in additions:
+                raise ValueError(_mismatch(cell, found, end.env_reward, end))
+            changes.append((cell, total))
+        for cell, total in changes:
             rewards[cell] = total
         for end in self.ends:
             if end.step < first_step:
                 self._forget(end)
         self.ends = deque((end for end in self.ends if end.step >= first_step), maxlen=MAX_ENDS)
-        return paid
+        return sum(end.progress_reward > 0 for end in due)
 
     def state(self) -> WriterState:
         """Returns everything that `load` needs."""
+        ways = [_way(end) for end in self.ends]
         return {
-            "ends": list(self.ends),
+            "ends": [replace(end, way=None) for end in self.ends],
+            "num_steps": np.array([len(way.env_rewards) for way in ways], np.int64),
+            "num_times": np.array([len(way.potential) for way in ways], np.int64),
+            "env_rewards": np.concatenate([np.empty(0), *(way.env_rewards for way in ways)]),
+            "potentials": np.concatenate([np.empty(0), *(way.potential for way in ways)]),
+            "potential_steps": np.concatenate(
+                [np.empty(0, np.int64), *(way.potential_steps for way in ways)]
+            ),
             "forgotten_step": self.forgotten_step,
             "num_groups": self._num_groups,
         }
 
     def load(self, state: WriterState) -> None:
-        """Restores what `state` returned."""
-        self.ends = deque(state["ends"], maxlen=MAX_ENDS)
+        """Restores what `state` returned; changes nothing if it raises an error.
+
+        Raises:
+            ValueError: If the parts do not belong together.
+        """
+        count = len(state["ends"])
+        parts = [
+            _split(state["env_rewards"], state["num_steps"], count),
+            _split(state["potentials"], state["num_times"], count),
+            _split(state["potential_steps"], state["num_times"], count),
+        ]
+        ends = [
+            replace(end, way=EpisodeWay(*arrays))
+            for end, *arrays in zip(state["ends"], *parts, strict=True)
+        ]
+        if any(not 0 < len(_way(end).env_rewards) <= end.step + 1 for end in ends):
+            raise ValueError("its rewards do not fit its steps")
+        self.ends = deque(ends, maxlen=MAX_ENDS)
+        self._num_steps = int(state["num_steps"].sum())
         self.forgotten_step = state["forgotten_step"]
         self._num_groups = state["num_groups"]
 
@@ -223,8 +301,103 @@ class RewardWriter:
                 )
 
     def _forget(self, end: EndedEpisode) -> None:
+        self._num_steps -= len(_way(end).env_rewards)
         if end.progress_reward > 0:
             self.forgotten_step = max(self.forgotten_step, end.step)
+
+
+# --- Dense credit ---
+
+
+def dense_additions(end: EndedEpisode, first_step: int) -> Floats:
+    """Computes what dense credit adds to the environment's rewards of an episode's steps.
+
+    A failure's progress reward, and what the last step of a success was paid, are paid along the
+    way. What the steps before the buffer have earned is paid on the first step in the buffer: that
+    of an earlier buffer cannot be changed any more, and from this step on, the sum is again the
+    one that the potential demands.
+
+    Args:
+        end: The episode.
+        first_step: Number of the step in row 0 of the buffer, at most that of the episode's end.
+
+    Returns:
+        Shape ``(length,)``; 0 before the buffer.
+    """
+    way = _way(end)
+    # A success that was paid before its last step (success="once") has nothing to move.
+    moved = max(end.env_reward, 0.0) if end.success else 0.0
+    shares = step_shares(way.potential, way.potential_steps, len(way.env_rewards))
+    additions: Floats = (moved + end.progress_reward) * shares
+    before = max(0, first_step - _first_step(end))
+    additions[before] += additions[:before].sum()
+    additions[:before] = 0.0
+    additions[-1] -= moved
+    return additions
+
+
+def _dense_changes(
+    rewards: RewardBuffer, first_step: int, end: EndedEpisode, tolerance: float, paid_in_step: bool
+) -> list[tuple[tuple[int, int], float]]:
+    """Returns the cells of an episode and what they must hold, after checking what they hold."""
+    additions, env_rewards = dense_additions(end, first_step), _way(end).env_rewards
+    returned = env_rewards.copy()
+    if paid_in_step:
+        returned[-1] += end.progress_reward
+    changes = []
+    for index in range(max(0, first_step - _first_step(end)), len(additions)):
+        cell = _first_step(end) + index - first_step, end.env_index
+        found, total = float(rewards[cell]), float(env_rewards[index] + additions[index])
+        if not any(
+            math.isclose(found, value, rel_tol=tolerance, abs_tol=tolerance)
+            for value in (returned[index], total)
+        ):
+            raise ValueError(_mismatch(cell, found, float(returned[index]), end))
+        changes.append((cell, total))
+    return changes
+
+
+def _check_not_dense(
+    rewards: RewardBuffer, first_step: int, end: EndedEpisode, tolerance: float
+) -> None:
+    """Raises ValueError if dense credit was written: its last cell can hold what `step` returned.
+
+    Other cells than the last may hold anything, such as a bonus.
+    """
+    way = _way(end)
+    if not len(way.potential) or not (end.success or end.progress_reward > 0):
+        return
+    additions = dense_additions(end, first_step)
+    for index in np.flatnonzero(additions[:-1]):
+        cell = _first_step(end) + int(index) - first_step, end.env_index
+        total = float(way.env_rewards[index] + additions[index])
+        # The tolerance must not hide a small addition, as of 100 steps in half precision.
+        near = tolerance * max(abs(total), abs(float(additions[index])))
+        if abs(float(rewards[cell]) - total) > near or abs(additions[index]) <= near:
+            return
+        raise ValueError(
+            f"`rewards`[{cell[0]}, {cell[1]}] must hold the reward "
+            f"{float(way.env_rewards[index]):g} that `step` returned, got {total:g}: the buffer "
+            'was rewritten with credit="dense" before. Rewrite it once, or a copy of it'
+        )
+
+
+def _first_step(end: EndedEpisode) -> int:
+    return end.step + 1 - len(_way(end).env_rewards)
+
+
+def _way(end: EndedEpisode) -> EpisodeWay:
+    assert end.way is not None
+    return end.way
+
+
+def _split(values: npt.NDArray[Any], counts: Ints, num_parts: int) -> list[npt.NDArray[Any]]:
+    if counts.shape != (num_parts,) or (counts < 0).any() or values.shape != (counts.sum(),):
+        raise ValueError("its rewards do not belong to its episodes")
+    return [part.copy() for part in np.split(values, np.cumsum(counts)[:-1])] if num_parts else []
+
+
+# --- Checks ---
 
 
 def _resolution(dtype: Any) -> float:
@@ -235,11 +408,12 @@ def _resolution(dtype: Any) -> float:
     return 4 * float(torch.finfo(dtype).eps) if torch is not None else 1e-2
 
 
-def _mismatch(cell: tuple[int, int], found: float, end: EndedEpisode) -> str:
+def _mismatch(cell: tuple[int, int], found: float, expected: float, end: EndedEpisode) -> str:
     kind = "succeeded" if end.success else "failed"
+    when = f"when episode {end.episode_id} {kind}"
     return (
-        f"`rewards`[{cell[0]}, {cell[1]}] must hold the reward {end.env_reward:g} that `step` "
-        f"returned when episode {end.episode_id} {kind}, got {found:g}; nothing was written. "
+        f"`rewards`[{cell[0]}, {cell[1]}] must hold the reward {expected:g} that `step` "
+        f"returned {when}, got {found:g}; nothing was written. "
         "Likely causes: a wrapper outside of SelfReferentialProgressWrapper scales or shifts "
         "rewards (put it inside, or scale after `rewrite`); a bonus or a bootstrapped value was "
         "added to the buffer (add it after `rewrite`); the buffer is transposed; or steps were "

@@ -18,12 +18,13 @@ from srpo_env.encoders.protocol import (
     check_encoder,
     encode_checked,
     encoder_settings,
+    moment_frames,
     reward_for,
 )
 from srpo_env.rewards.clustering import Clustering, success_centers
 from srpo_env.rewards.memory import SuccessMemory
 from srpo_env.rewards.progress import ProgressReward, relabel
-from srpo_env.types import Episode, Floats, Group, Latent, checked_count
+from srpo_env.types import Credit, Episode, Floats, Group, Latent, checked_count
 from srpo_env.vector.grouping import GroupBook, OpenEpisode, OpenGroup
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,11 @@ class GroupScorer:
         self._complete: list[OpenGroup] = []
         """Complete groups that are not closed."""
         self._warned = False
+
+    @property
+    def _credit(self) -> Credit:
+        """Whether episodes get a progress potential: if their latents are paths."""
+        return "dense" if len(self.encoder.latent_shape) == 2 else "episode"
 
     @property
     def videos_held(self) -> int:
@@ -164,6 +170,7 @@ class GroupScorer:
         kept += [episode.center for episode in episodes if episode.center is not None]
         if any(latent.shape != self.encoder.latent_shape for latent in kept):
             raise ValueError(f"its latents are not of shape {self.encoder.latent_shape}")
+        unpaid = set(state["unpaid"])
         for episode in episodes:
             is_waiting = episode in waiting
             frames = [*episode.recorder.kept, *([] if episode.video is None else episode.video)]
@@ -172,6 +179,7 @@ class GroupScorer:
                 or is_waiting != (episode.video is not None)
                 or not (episode.ended or episode.recorder.is_consistent)
                 or any(frame.shape != frames[0].shape or frame.ndim != 3 for frame in frames)
+                or not self._has_potential(episode, is_paid=episode.episode_id not in unpaid)
             ):
                 raise ValueError(f"episode {episode.episode_id} is incomplete")
         self.book.groups, self._complete = state["groups"], state["complete"]
@@ -179,6 +187,20 @@ class GroupScorer:
         self._unpaid = [by_id[episode_id] for episode_id in state["unpaid"]]
         self._memory.tasks = memory
         return [episode for episode in episodes if not episode.ended]
+
+    def _has_potential(self, episode: OpenEpisode, is_paid: bool) -> bool:
+        """Returns whether a restored episode has what its potential is made from, or has been."""
+        if not episode.ended:
+            return True
+        shape = self.encoder.latent_shape[:-1] or (0,)
+        steps = episode.potential_steps
+        if episode.video is not None:
+            steps, shape = episode.frame_steps, (len(episode.video),)
+        if steps is None or steps.shape != shape or (np.diff(steps, prepend=0) < 0).any():
+            return False
+        if self.reference != "memory" or not is_paid:
+            return True
+        return episode.potential is not None and episode.potential.shape == shape
 
     # --- Scoring: encode and score first, change the state afterwards ---
 
@@ -200,6 +222,7 @@ class GroupScorer:
             np.array([episode.success for _, episode in members]),
             ids,
             self.reward,
+            credit=self._credit,
         )
         closed: list[list[Episode]] = [[] for _ in groups]
         for index, (row, episode) in enumerate(members):
@@ -209,6 +232,7 @@ class GroupScorer:
                     distance=float(result.distances[index]),
                     progress_reward=float(result.rewards[index]),
                     nearest_center=int(result.nearest_centers[index]),
+                    potential=result.potentials[index],
                 )
             )
         return [
@@ -231,7 +255,7 @@ class GroupScorer:
             latents = [_latent(episode) for episode in episodes]
             successes = [episode.success for episode in episodes]
             points, succeeded = self._memory.with_new(task, latents, successes)
-            result = relabel(points, succeeded, reward=self.reward)
+            result = relabel(points, succeeded, reward=self.reward, credit=self._credit)
             results.append((task, episodes, latents, successes, result))
         for task, episodes, latents, successes, result in results:
             self._memory.add(task, latents, successes)
@@ -240,6 +264,7 @@ class GroupScorer:
             for row, episode in enumerate(episodes, start=first):
                 episode.progress_reward = float(result.rewards[row])
                 episode.distance = float(result.distances[row])
+                episode.potential = result.potentials[row].copy()
                 nearest = result.nearest_centers[row]
                 episode.center = clustering.centers[nearest] if nearest >= 0 else None
         self._unpaid = []
@@ -248,6 +273,7 @@ class GroupScorer:
         centers: list[Floats] = []
         episodes = []
         for episode in group.ended:
+            assert episode.potential is not None
             nearest = -1
             if episode.center is not None:
                 equal = (i for i, c in enumerate(centers) if np.array_equal(c, episode.center))
@@ -260,6 +286,7 @@ class GroupScorer:
                     distance=episode.distance,
                     progress_reward=episode.progress_reward,
                     nearest_center=nearest,
+                    potential=episode.potential,
                 )
             )
         shape = (0, *self.encoder.latent_shape)
@@ -274,7 +301,10 @@ class GroupScorer:
         names = [f"episode {e.episode_id} of environment {e.env_index}" for e in self._waiting]
         videos = [episode.video for episode in self._waiting if episode.video is not None]
         latents = encode_checked(self.encoder, videos, names)
-        for episode, latent in zip(self._waiting, latents, strict=True):
+        moments = [moment_frames(self.encoder, len(video)) for video in videos]
+        for episode, latent, frames in zip(self._waiting, latents, moments, strict=True):
+            assert episode.frame_steps is not None
+            episode.potential_steps = episode.frame_steps[frames]
             # Copied, because a view would keep the whole batch in memory.
             episode.latent, episode.video = latent.copy(), None
         self._waiting = []
@@ -307,9 +337,15 @@ def _latent(episode: OpenEpisode) -> Latent:
 
 
 def _closed(
-    episode: OpenEpisode, *, distance: float, progress_reward: float, nearest_center: int
+    episode: OpenEpisode,
+    *,
+    distance: float,
+    progress_reward: float,
+    nearest_center: int,
+    potential: Floats,
 ) -> Episode:
     assert episode.last_step is not None
+    assert episode.potential_steps is not None
     return Episode(
         episode_id=episode.episode_id,
         env_index=episode.env_index,
@@ -322,6 +358,9 @@ def _closed(
         progress_reward=progress_reward,
         nearest_center=nearest_center,
         latent=_latent(episode),
+        potential=potential.copy(),  # a view would keep those of the whole batch in memory
+        potential_steps=episode.potential_steps,
+        env_rewards=np.array(episode.env_rewards, np.float64),
     )
 
 

@@ -20,7 +20,7 @@ from srpo_env.encoders.named import default_encoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.rewards.diagnostics import MonitorState, SignalMonitor, group_info
 from srpo_env.rewards.progress import ProgressReward
-from srpo_env.types import Array, Episode, Group, as_array
+from srpo_env.types import Array, Credit, Episode, Group, as_array, checked_credit
 from srpo_env.vector import serialization
 from srpo_env.vector.autoreset_check import AutoresetCheck
 from srpo_env.vector.frames import Frame, FrameRecorder, FrameSource
@@ -324,6 +324,8 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         observations, infos = self.env.reset(seed=seed, options=options)
         if self._transition is not None:
             # A `step` failed and was not repeated. The environments were stepped, so it counts.
+            if not self._transition.recorded:
+                self._record_rewards(self._transition)
             self._transition = None
             self._step_count += 1
         frame_of = self._reader.frames.batch(observations, infos)
@@ -427,18 +429,32 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         """
         self._settle(self._scorer.close())
 
-    def rewrite(self, rewards: RewardBuffer, first_step: int | None = None) -> int:
+    def rewrite(
+        self,
+        rewards: RewardBuffer,
+        first_step: int | None = None,
+        *,
+        credit: Credit = "episode",
+    ) -> int:
         """Adds the progress rewards to a rollout buffer, in place.
 
         Closes the open groups first, because the reward of an episode that ended in this buffer
         must be written into this buffer. A failure's progress reward is added to the environment's
-        own reward at the episode's last step, even if the episode started in an earlier buffer. A
-        second call changes nothing.
+        own rewards, even if the episode started in an earlier buffer. A second call changes
+        nothing.
+
+        With ``credit="episode"``, it is added on the episode's last step. With ``"dense"``, it is
+        paid along the way, in proportion to the increments of the progress potential, and so is
+        what the last step of a success was paid: each episode's sum stays the same, and no addition
+        to a step is negative but the one that takes the success's reward from its last step.
+        An episode is paid in the buffer that holds its last step; what it has earned in steps
+        before this buffer is paid on its first step in it.
 
         Args:
             rewards: The rewards that `step` returned, floats, shape ``(num_steps, num_envs)``.
             first_step: Value of `step_count` before the step in row 0; by default the last row is
                 the newest step.
+            credit: ``"episode"`` or ``"dense"``, which needs an encoder whose latents are paths.
 
         Returns:
             Number of failures that were paid.
@@ -446,8 +462,10 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         Raises:
             ValueError: If the shape or type of the buffer is wrong, a step has not been made yet or
                 its rewards are no longer kept, the buffer does not hold the environment's rewards
-                where episodes ended, or a failure would earn more than a success.
+                where episodes ended (with dense credit, in all of their steps), a failure would
+                earn more than a success, or dense credit does not fit the encoder.
         """
+        checked_credit(credit, self.encoder.latent_shape)
         num_steps = self._writer.checked_length(rewards)
         if num_steps == 0:
             return 0
@@ -461,8 +479,10 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._last_rewrite = self._step_count
         self._settle(groups)
         self._num_rewritten = len(self._closed_groups)
-        # With the memory reference, `step` returned the shaped rewards already.
-        return 0 if self.reference == "memory" else self._writer.write(rewards, first_step)
+        in_step = self.reference == "memory"  # then `step` returned the shaped rewards already
+        if in_step and credit == "episode":
+            return 0
+        return self._writer.write(rewards, first_step, credit, paid_in_step=in_step)
 
     # --- State ---
 
@@ -545,7 +565,17 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             or min([*known, *steps, state["next_episode_id"]], default=0) < 0
         ):
             raise ValueError("Not a saved state, or a damaged one: its counters do not fit")
+        num_times = self.encoder.latent_shape[:-1] or (0,)
+        ended = [episode for group in state["closed_groups"] for episode in group.episodes]
+        every: list[Episode | OpenEpisode] = list(ended)
+        every += [episode for group in open_groups for episode in group.episodes]
+        if any(len(e.env_rewards) != _num_steps(e, state["step_count"]) for e in every) or any(
+            {e.potential.shape, e.potential_steps.shape} != {num_times} for e in ended
+        ):
+            raise ValueError("Not a saved state, or a damaged one: its rewards do not fit")
+        writer = RewardWriter(self.num_envs)
         try:
+            writer.load(state["writer"])
             for episode in self._scorer.load(state["scorer"]):
                 running[episode.env_index] = episode
         except ValueError as error:
@@ -557,7 +587,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._closed_groups = state["closed_groups"]
         self._num_rewritten = state["num_rewritten"]
         self._last_rewrite = state["last_rewrite"]
-        self._writer.load(state["writer"])
+        self._writer = writer
         self._monitor.load(state["monitor"])
         self._late_task = state["late_task"]
         self._last = None
@@ -578,12 +608,12 @@ class SelfReferentialProgressWrapper(VectorWrapper):
     def _record(self, changes: list[Change], step: Transition) -> list[OpenEpisode]:
         """Records a step, and returns the episodes that ended in it."""
         rewards = as_array(step.rewards)
+        self._record_rewards(step)
         ended = []
         for change in changes:
             index = change.index
             running = self._running[index]
             if running is not None:
-                running.env_return += float(rewards[index])
                 running.success = change.success
             if running is not None and change.frame is not None:
                 running.recorder.add(change.frame)
@@ -599,6 +629,13 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         if ended:
             self._scorer.end(ended)
         return ended
+
+    def _record_rewards(self, step: Transition) -> None:
+        rewards = as_array(step.rewards)
+        for running in self._running:
+            if running is not None:
+                running.env_rewards.append(float(rewards[running.env_index]))
+                running.env_return += running.env_rewards[-1]
 
     def _start(self, start: Start, first_step: int) -> None:
         episode = OpenEpisode(
@@ -622,6 +659,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         episode.last_step = self._step_count
         episode.last_env_reward = reward
         episode.video = episode.recorder.video(last_frame)
+        episode.frame_steps = episode.recorder.frame_numbers()
         kept.clear()
         self._running[index] = None
         self._resets_next[index] = self._mode is AutoresetMode.NEXT_STEP
@@ -693,3 +731,9 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         while not hasattr(env, name) and isinstance(env, VectorWrapper):
             env = env.env
         return getattr(env, name)
+
+
+def _num_steps(episode: Episode | OpenEpisode, step_count: int) -> int:
+    """Returns the number of steps of an episode so far."""
+    end = step_count if episode.last_step is None else episode.last_step + 1
+    return end - episode.first_step

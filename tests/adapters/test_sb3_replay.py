@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from srpo_env.adapters.sb3_replay import ShapedReplayRewards, add_to_replay_buffer
 from srpo_env.adapters.stable_baselines3 import wrap_vec_env
-from tests.corridor import GIVE_UP, STAY, WALK, Corridor, ReadingEncoder
+from tests.corridor import GIVE_UP, STAY, WALK, Corridor, PathEncoder, ReadingEncoder
 
 NEVER = 10**9
 """A `learning_starts` that is never reached: only the buffer is filled."""
@@ -37,9 +37,9 @@ class Scripted(DummyVecEnv):
         super().step_async(np.array(self.script.pop(0)))
 
 
-def learner(script, buffer_size=100, group_size=2, **kwargs):
+def learner(script, buffer_size=100, group_size=2, encoder=None, **kwargs):
     """Returns a DQN that stores `buffer_size` transitions of each corridor."""
-    venv = wrap_vec_env(Scripted(script), ReadingEncoder(), group_size=group_size)
+    venv = wrap_vec_env(Scripted(script), encoder or ReadingEncoder(), group_size=group_size)
     settings = {"learning_starts": NEVER, "train_freq": 1, "device": "cpu", "seed": 0}
     return DQN("MlpPolicy", venv, buffer_size=buffer_size * venv.num_envs, **{**settings, **kwargs})
 
@@ -60,6 +60,52 @@ def test_failure_is_paid_in_the_transition_that_ended_it():
     np.testing.assert_allclose(model.replay_buffer.rewards[:4], [[0, 0], [0, 0], [1, 0.4], [0, 0]])
     assert (shaped.num_paid, shaped.num_missed) == (1, 0)
     assert [group.num_successes for group in shaped.groups] == [1]
+
+
+def test_dense_credit_pays_along_the_way_and_each_transition_once():
+    # Uncovered of positions 0 1 2 3 are 6, 3, 1, 0. The failure makes its progress in step 0.
+    script = [(WALK, WALK), (WALK, STAY), (WALK, GIVE_UP), *WAIT]
+    model, shaped = learner(script, encoder=PathEncoder()), ShapedReplayRewards("dense")
+    learn(model, 4, shaped)
+    expected = np.array([[3 / 6, 0.4], [2 / 6, 0], [1 / 6, 0], [0, 0]])
+    np.testing.assert_allclose(model.replay_buffer.rewards[:4], expected, atol=1e-7)
+    add_to_replay_buffer(model.replay_buffer, shaped._steps, shaped.groups, "dense")
+    np.testing.assert_allclose(model.replay_buffer.rewards[:4], expected, atol=1e-7)
+
+
+def test_dense_credit_pays_the_part_of_overwritten_transitions_on_the_oldest_one():
+    # The success of the group ends in step 5, when the buffer holds the steps from 2 on.
+    script = [(STAY, WALK), (STAY, STAY), (STAY, WALK), (WALK, GIVE_UP), (WALK, STAY), (WALK, STAY)]
+    model = learner(script, buffer_size=4, encoder=PathEncoder(num_times=9), group_size=2)
+    shaped = ShapedReplayRewards("dense")
+    for env in model.env.wrapper.env.venv.envs:
+        env.limit = 9
+    learn(model, 6, shaped)
+    (group,) = shaped.groups
+    failure = next(e for e in group.episodes if not e.success)
+    paid = failure.step_rewards
+    assert paid[0] > 0
+    assert paid[2] > 0
+    rows = {step: row for row, step in enumerate(shaped._steps)}
+    found = [model.replay_buffer.rewards[rows[step], 1] for step in (2, 3)]
+    np.testing.assert_allclose(found, [paid[:3].sum(), paid[3]], atol=1e-7)
+    assert sum(found) == pytest.approx(0.4)
+
+
+def test_episode_credit_needs_only_the_last_transition_of_an_episode():
+    script = [(STAY, WALK), (STAY, WALK), (STAY, GIVE_UP), (WALK, STAY), (WALK, STAY), (WALK, STAY)]
+    model = learner(script, buffer_size=4, encoder=PathEncoder(), group_size=2)
+    for env in model.env.wrapper.env.venv.envs:
+        env.limit = 9
+    shaped = ShapedReplayRewards()
+    learn(model, 6, shaped)
+    rows = {step: row for row, step in enumerate(shaped._steps)}
+    assert model.replay_buffer.rewards[rows[2], 1] == pytest.approx(0.4)
+
+
+def test_dense_credit_of_points_is_refused_before_training():
+    with pytest.raises(ValueError, match="Dense credit needs latents that are paths"):
+        learn(learner(WAIT), 1, ShapedReplayRewards("dense"))
 
 
 def test_failure_is_paid_when_its_group_closes_many_steps_later():

@@ -37,7 +37,7 @@ from srpo_env.adapters.stable_baselines3 import (
     VecEnvToGymnasium,
     wrap_vec_env,
 )
-from tests.corridor import GIVE_UP, STAY, WALK, Corridor, ReadingEncoder, make_corridor
+from tests.corridor import GIVE_UP, STAY, WALK, Corridor, PathEncoder, ReadingEncoder, make_corridor
 from tests.snippets import python_blocks
 
 
@@ -45,8 +45,9 @@ def corridors(num_envs=2, kind=DummyVecEnv, **kwargs):
     return kind([partial(Corridor, slot, **kwargs) for slot in range(num_envs)])
 
 
-def shaped(envs, **kwargs):
-    return GymnasiumToVecEnv(SelfReferentialProgressWrapper(envs, ReadingEncoder(), **kwargs))
+def shaped(envs, encoder=None, **kwargs):
+    encoder = encoder or ReadingEncoder()
+    return GymnasiumToVecEnv(SelfReferentialProgressWrapper(envs, encoder, **kwargs))
 
 
 def short_ppo(venv, **kwargs):
@@ -357,7 +358,7 @@ def sb3_contrib():
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("pays", [True, False])
+@pytest.mark.parametrize("pays", ["episode", "dense", None])
 def test_advantages_are_those_that_stable_baselines_computes(monkeypatch, algorithm, pays):
     """Compares with Stable-Baselines3's own computation, from the shaped rewards."""
     last = {}
@@ -390,13 +391,19 @@ def test_advantages_are_those_that_stable_baselines_computes(monkeypatch, algori
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
     # A failure is paid only in a group with a success, and no group of one episode has both.
-    venv = shaped(envs, group_size=4 if pays else 1)
+    venv = shaped(envs, PathEncoder(), group_size=4 if pays else 1)
     settings = {"n_steps": 16, "gamma": 0.9, "gae_lambda": 0.8, "seed": 0, "device": "cpu"}
     model = ALGORITHMS[algorithm](venv, **settings)
-    model.learn(2 * 4 * 16, callback=[ShapedRewards(), Compare()])
+    model.learn(2 * 4 * 16, callback=[ShapedRewards(pays or "episode"), Compare()])
     values = np.unique(rewards)
     assert len(rewards) == 2
-    assert (values[(values > 0) & (values < 1)].size > 0) == pays
+    assert (values[(values > 0) & (values < 1)].size > 0) == bool(pays)
+
+
+def test_dense_credit_of_points_is_refused_before_training():
+    venv = wrap_vec_env(corridors(), ReadingEncoder())
+    with pytest.raises(ValueError, match="Dense credit needs latents that are paths"):
+        short_ppo(venv).learn(32, callback=ShapedRewards("dense"))
 
 
 def test_advantages_are_unchanged_to_the_bit_if_nothing_is_paid():

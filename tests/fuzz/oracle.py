@@ -99,6 +99,38 @@ def scored(latents, successes, formula="paper", weight=0.8):
     return list(zip(distances, rewards, strict=True))
 
 
+def potential_of(path, reference, success):
+    """The progress potential at each moment of a path, from its definition."""
+    left = []
+    for time in range(len(path)):
+        nearest = [min(distance_of(moment, other) for moment in path[: time + 1])
+                   for other in reference]  # fmt: skip
+        left.append(math.fsum(nearest) / len(nearest))
+    size = max(math.sqrt(math.fsum(x * x for x in moment)) for moment in reference)
+    covered = left[0] - left[-1]
+    if covered == 0 or is_below(covered, 1e-6 * max(left[0], size)):
+        return [0.0] * (len(path) - 1) + [float(success)]
+    return [(left[0] - now) / (covered if success else left[0]) for now in left]
+
+
+def shares_of(potential, steps, length):
+    """What each step earns of a return: linear between the moments, all at the end without any."""
+    known = {0: None}
+    known.update(dict(zip(steps, potential, strict=True)))  # the last of equal steps
+    if known[0] is None:
+        known[0] = potential[0]
+    values = []
+    for step in range(length + 1):
+        before = max(s for s in known if s <= step)
+        after = min((s for s in known if s >= step), default=before)
+        weight = (step - before) / (after - before) if after > before else 0.0
+        values.append(known[before] + weight * (known[after] - known[before]))
+    total = values[-1] - values[0]
+    if total <= 0:
+        return [0.0] * (length - 1) + [1.0]
+    return [(values[t + 1] - values[t]) / total for t in range(length)]
+
+
 @dataclass
 class Record:
     """An episode, running or ended."""

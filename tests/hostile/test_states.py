@@ -95,6 +95,12 @@ CHANGES = {
          if array.dtype == np.uint8}
     ),
     "unknown episode waits": lambda header, arrays: header["scorer"]["dict"]["waiting"].append(99),
+    "rewards of other steps": in_episode("env_rewards", [0.0] * 99),
+    "text as rewards": in_episode("env_rewards", "none"),
+    "steps of other frames": in_episode("frame_steps", {"array": "array_0"}),
+    "fewer rewards than ended episodes": lambda header, arrays: header["writer"]["dict"].update(
+        num_steps={"array": "array_0"}
+    ),
     "two episodes of one number": lambda header, arrays: [
         episode["dict"].update(episode_id=0)
         for group in header["scorer"]["dict"]["groups"] for episode in group["dict"]["episodes"]
