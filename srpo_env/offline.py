@@ -20,12 +20,22 @@ from srpo_env.encoders.protocol import (
     TrajectoryEncoder,
     encode_checked,
     encoder_settings,
+    moment_frames,
     reward_for,
 )
 from srpo_env.readers.hdf5 import are_rows_from_below, check_is_video, open_hdf5
 from srpo_env.rewards.progress import ProgressReward, Relabeling, relabel
 from srpo_env.system.files import DamagedFileError, write_file
-from srpo_env.types import Video, checked_count, even_indices
+from srpo_env.types import (
+    Credit,
+    Floats,
+    Ints,
+    Video,
+    checked_count,
+    checked_credit,
+    even_indices,
+    step_shares,
+)
 
 LEROBOT_CAMERA = "observation.images.image"
 """Third-person camera of LIBERO in LeRobot's datasets."""
@@ -45,6 +55,10 @@ class RecordedEpisode:
     """Evenly spaced frames, the first and the last among them."""
     source: str
     """File or folder that it comes from."""
+    frame_steps: Ints | None = None
+    """Number of steps before each frame, shape ``(num_frames,)``; None: one step between frames."""
+    num_steps: int | None = None
+    """Number of steps of the episode; None: up to the last frame."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +74,24 @@ class RelabeledEpisodes:
     relabeling: Relabeling
     settings: dict[str, Any]
     """Encoder, distance, formula and weight that made the rewards."""
+    num_steps: Ints
+    """Number of steps of each episode, shape ``(num_episodes,)``."""
+    potential_steps: Ints
+    """Number of steps before each value of `Relabeling.potentials`, same shape."""
+
+    @property
+    def step_rewards(self) -> list[Floats]:
+        """Rewards paid along the way: for each episode, one per step, with the reward as their sum.
+
+        Raises:
+            ValueError: If they were made with ``credit="episode"``.
+        """
+        result = self.relabeling
+        parts = (result.rewards, result.potentials, self.potential_steps, self.num_steps)
+        return [
+            float(reward) * step_shares(potential, steps, int(length))
+            for reward, potential, steps, length in zip(*parts, strict=True)
+        ]
 
 
 def relabel_episodes(
@@ -67,6 +99,7 @@ def relabel_episodes(
     encoder: TrajectoryEncoder,
     *,
     reward: ProgressReward | None = None,
+    credit: Credit = "episode",
     batch_size: int = 8,
 ) -> RelabeledEpisodes:
     """Rewards recorded episodes by the successes of their task.
@@ -76,15 +109,21 @@ def relabel_episodes(
         encoder: Maps their frames to latents.
         reward: How failures are rewarded; ``None`` for the paper's formula and the encoder's own
             distance.
+        credit: ``"dense"`` also computes the progress potential of each episode, and rewards per
+            step from it (`RelabeledEpisodes.step_rewards`).
         batch_size: Number of videos that are encoded in one call.
 
     Raises:
-        ValueError: If there is no episode, or the encoder fails on one.
+        ValueError: If there is no episode, the encoder fails on one, or dense credit does not fit
+            the encoder, because its latents are points.
     """
     reward = reward_for(encoder, reward)
+    is_dense = checked_credit(credit, encoder.latent_shape) == "dense"
     known: list[RecordedEpisode] = []
     latents: list[npt.NDArray[np.float32]] = []
     batch: list[RecordedEpisode] = []
+    moments: list[Ints] = []
+    num_steps: list[int] = []
 
     def encode() -> None:
         labels = [f"{episode.name} of {episode.source}" for episode in batch]
@@ -93,6 +132,10 @@ def relabel_episodes(
 
     for episode in episodes:
         batch.append(episode)
+        steps, length = _steps_of(episode)
+        shown = moment_frames(encoder, len(episode.video)) if is_dense else np.empty(0, np.int64)
+        moments.append(steps[shown])
+        num_steps.append(length)
         known.append(replace(episode, video=np.empty((0, 0, 0, 3), np.uint8)))
         if len(batch) == batch_size:
             encode()
@@ -109,9 +152,24 @@ def relabel_episodes(
         sources=tuple(episode.source for episode in known),
         successes=successes,
         latents=points,
-        relabeling=relabel(points, successes, tasks, reward),
+        relabeling=relabel(points, successes, tasks, reward, credit=credit),
         settings={**encoder_settings(encoder), **reward.settings()},
+        num_steps=np.array(num_steps, np.int64),
+        potential_steps=np.stack(moments),
     )
+
+
+def _steps_of(episode: RecordedEpisode) -> tuple[Ints, int]:
+    """Returns the number of steps before each frame of an episode, and of all its steps."""
+    count = len(episode.video)
+    steps = np.arange(count) if episode.frame_steps is None else np.asarray(episode.frame_steps)
+    length = max(1, int(steps[-1])) if episode.num_steps is None else episode.num_steps
+    if steps.shape != (count,) or (np.diff(steps, prepend=0, append=length) < 0).any():
+        raise ValueError(
+            f"`frame_steps` of {episode.name} must be {count} ascending numbers in 0..{length}, "
+            f"one for each frame, got {steps.tolist()}"
+        )
+    return steps, length
 
 
 # --- Reading ---
@@ -160,13 +218,17 @@ def read_libero(
                     f"{[] if obs is None else sorted(obs.names())}"
                 )
             check_is_video(images, place)
-            video = images.read(even_indices(len(images), min(len(images), max_frames)))
+            # An image is recorded before each step; the one after the last step is not.
+            rows = even_indices(len(images), min(len(images), max_frames))
+            video = images.read(rows)
             yield RecordedEpisode(
                 name=f"data/{name}",
                 task=task,
                 success=_success_of(rewards.read(), place),
                 video=np.ascontiguousarray(video[:, ::-1]) if from_below else video,
                 source=str(path),
+                frame_steps=rows,
+                num_steps=len(images),
             )
 
 
@@ -212,7 +274,8 @@ def read_lerobot(
         else:
             assert values is not None
             success = _success_of(values[rows], f"{name} of {dataset.root}")
-        chosen = rows[even_indices(len(rows), min(len(rows), max_frames))]
+        steps = even_indices(len(rows), min(len(rows), max_frames))
+        chosen = rows[steps]
         items = [dataset[int(row)] for row in chosen]
         yield RecordedEpisode(
             name=name,
@@ -220,6 +283,8 @@ def read_lerobot(
             success=success,
             video=np.stack([_image_of(item[camera]) for item in items]),
             source=str(dataset.root),
+            frame_steps=steps,
+            num_steps=len(rows),
         )
 
 
@@ -301,8 +366,10 @@ def write_rewards(result: RelabeledEpisodes, *, overwrite: bool = False) -> dict
     """Writes the rewards of each source beside it.
 
     A file holds one row for each episode: ``names``, ``tasks``, ``successes``, ``rewards``,
-    ``distances``, ``nearest_centers``, ``latents``; and ``settings``, a JSON text. ``np.load``
-    reads it without pickle. Each file appears when it is complete.
+    ``distances``, ``nearest_centers``, ``latents``; and ``settings``, a JSON text. With dense
+    credit also ``potentials``, ``potential_steps`` and ``num_steps``, and ``step_rewards``, those
+    of all episodes one after the other: ``np.split(step_rewards, np.cumsum(num_steps)[:-1])``.
+    ``np.load`` reads it without pickle. Each file appears when it is complete.
 
     Args:
         result: From `relabel_episodes`.
@@ -317,9 +384,21 @@ def write_rewards(result: RelabeledEpisodes, *, overwrite: bool = False) -> dict
     """
     files = check_rewards_files(result.sources, overwrite=overwrite)
     sources = np.array(result.sources)
+    is_dense = result.potential_steps.shape[1] > 0
+    step_rewards = result.step_rewards if is_dense else []
     for source, file in files.items():
         rows = np.flatnonzero(sources == source)
         content = io.BytesIO()
+        dense = (
+            {
+                "potentials": result.relabeling.potentials[rows],
+                "potential_steps": result.potential_steps[rows],
+                "num_steps": result.num_steps[rows],
+                "step_rewards": np.concatenate([step_rewards[row] for row in rows]),
+            }
+            if is_dense
+            else {}
+        )
         np.savez(
             content,
             names=np.array(result.names)[rows],
@@ -330,6 +409,7 @@ def write_rewards(result: RelabeledEpisodes, *, overwrite: bool = False) -> dict
             nearest_centers=result.relabeling.nearest_centers[rows],
             latents=result.latents[rows],
             settings=np.array(json.dumps(result.settings)),
+            **dense,  # type: ignore[arg-type]
         )
         write_file(file, content.getvalue())  # replaces a link, and not what it leads to
     return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from srpo_env.offline import (
     write_rewards,
 )
 from srpo_env.rewards.progress import ProgressReward
-from tests.corridor import ReadingEncoder
+from tests.corridor import PathEncoder, ReadingEncoder
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed: pip install 'srpo-env[agents]'")
 
@@ -193,3 +194,50 @@ def test_one_of_several_cameras_must_be_named():
     with pytest.raises(ValueError, match=r"one of \['observation.top', 'observation.side'\]"):
         list(read_lerobot(dataset))
     assert len(list(read_lerobot(dataset, camera="observation.side"))) == 1
+
+
+def test_dense_credit_writes_potentials_and_rewards_per_step(tmp_path):
+    # Images at positions 0 3 6 9 and 0 1 2 3, before each of four steps; the encoder reads all.
+    file = write_libero(tmp_path / "walk_demo.hdf5", [(9, True), (3, False)])
+    episodes = read_libero(file)
+    result = relabel_episodes(episodes, PathEncoder(), credit="dense")
+    written = write_rewards(result)
+    with np.load(written[str(file)]) as saved:
+        # Distances of 0 3 6 9 sum to 18, 9, 3, 0; for the failure to 18, 15, 12, 9.
+        np.testing.assert_allclose(
+            saved["potentials"], [[0, 9 / 18, 15 / 18, 1], [0, 3 / 18, 6 / 18, 9 / 18]]
+        )
+        assert saved["potential_steps"].tolist() == [[0, 1, 2, 3]] * 2
+        assert saved["num_steps"].tolist() == [4, 4]
+        success, failure = np.split(saved["step_rewards"], np.cumsum(saved["num_steps"])[:-1])
+    np.testing.assert_allclose(success, [9 / 18, 6 / 18, 3 / 18, 0])
+    np.testing.assert_allclose(failure, [0.4 / 3, 0.4 / 3, 0.4 / 3, 0])
+    np.testing.assert_array_equal([r.sum() for r in result.step_rewards], result.relabeling.rewards)
+
+
+def test_frames_between_are_left_out_and_steps_are_those_of_the_recording(tmp_path):
+    file = write_libero(tmp_path / "walk_demo.hdf5", [(9, True), (3, False)], length=10)
+    (success, failure) = read_libero(file, max_frames=4)
+    assert success.frame_steps.tolist() == [0, 3, 6, 9]
+    assert failure.num_steps == 10
+
+
+def test_dense_credit_of_points_is_refused_before_encoding(tmp_path):
+    file = write_libero(tmp_path / "walk_demo.hdf5", [(9, True)])
+    encoder = ReadingEncoder()
+    with pytest.raises(ValueError, match="Dense credit needs latents that are paths"):
+        relabel_episodes(read_libero(file), encoder, credit="dense")
+    assert encoder.videos == []
+    result = relabeled(file)
+    with pytest.raises(ValueError, match="Dense credit needs latents that are paths"):
+        _ = result.step_rewards
+    with np.load(write_rewards(result)[str(file)]) as saved:
+        assert "step_rewards" not in saved
+
+
+@pytest.mark.parametrize("steps", [[0, 1], [0, 2, 1, 3], [0, 1, 2, 5], [-1, 0, 1, 2]])
+def test_steps_that_do_not_fit_the_frames_are_refused(tmp_path, steps):
+    file = write_libero(tmp_path / "walk_demo.hdf5", [(9, True)])
+    episodes = [replace(e, frame_steps=np.array(steps)) for e in read_libero(file)]
+    with pytest.raises(ValueError, match=r"`frame_steps` of data/demo_0 must be 4 ascending"):
+        relabel_episodes(episodes, PathEncoder(), credit="dense")

@@ -34,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
+        "--credit",
+        default="episode",
+        choices=("episode", "dense"),
+        help="dense: also writes rewards per step, paid along the way; needs an encoder whose "
+        "latents are paths, such as the bundled one (default: %(default)s)",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace reward files that exist already"
     )
 
@@ -48,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
         for source in sources
         for episode in read_source(source, camera=args.camera, max_frames=args.max_frames)
     )
-    result = relabel_episodes(episodes, encoder, reward=ProgressReward(args.formula))
+    result = relabel_episodes(
+        episodes, encoder, reward=ProgressReward(args.formula), credit=args.credit
+    )
     files = write_rewards(result, overwrite=args.overwrite)
     print(f"{'episodes':>8} {'failures':>8} {'rewards':>15}  written to")
     for source, file in files.items():

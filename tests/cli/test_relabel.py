@@ -43,9 +43,12 @@ def test_existing_rewards_are_replaced_only_with_overwrite(recording, capsys):
 
 def test_default_encoder_is_the_bundled_world_model(recording):
     pytest.importorskip("transformers")
-    assert cli.main(["relabel", str(recording)]) == 0
+    assert cli.main(["relabel", str(recording), "--credit", "dense"]) == 0
     result = np.load(recording.with_name("walk_demo.srpo.npz"))
     assert "VJEPA2Encoder" in str(result["settings"])
+    per_step = np.split(result["step_rewards"], np.cumsum(result["num_steps"])[:-1])
+    np.testing.assert_allclose([rewards.sum() for rewards in per_step], result["rewards"])
+    assert min(rewards.min() for rewards in per_step) >= 0
     assert result["latents"].shape[1:] == (8, 32)
     assert 0 < result["rewards"][1:].min() < result["rewards"][1:].max() < 0.8
 
@@ -59,6 +62,7 @@ def test_default_encoder_is_the_bundled_world_model(recording):
         (["--encoder", "no_such_module:Encoder"], "no_such_module"),
         ([*PIXELS, "--camera", "wrist_rgb"], "obs/wrist_rgb"),
         ([*PIXELS, "--max-frames", "1"], "at least 2, got 1"),
+        ([*PIXELS, "--credit", "dense"], "needs latents that are paths"),
     ],
 )
 def test_wrong_argument_is_one_sentence(recording, arguments, message, capsys):

@@ -73,7 +73,7 @@ def first_row_of(run, step):
     return max((cut for cut in {0, *run["cuts"]} if cut <= step), default=0)
 
 
-@fuzz(60, 15_000, run=runs)
+@fuzz(50, 3_000, run=runs)
 def test_dense_credit_agrees_with_the_definition(run):
     groups, own, dense, _ = play(run, "dense")
     same, _, sparse, _ = play(run, "episode")
@@ -116,7 +116,7 @@ def written_sum(rewards, where):
     return rewards[where].sum()
 
 
-@fuzz(40, 6_000, run=runs)
+@fuzz(30, 2_000, run=runs)
 def test_no_prefix_of_a_failure_earns_as_much_as_a_success_of_its_group(run):
     groups, _, _, _ = play(run, "dense")
     for group in groups:
