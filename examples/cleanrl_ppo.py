@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import gymnasium as gym
 import numpy as np
@@ -36,6 +37,8 @@ class Args:
     seed: int = 1
     shaped: bool = True
     """whether failures are rewarded; otherwise PPO gets the environment's sparse reward"""
+    credit: Literal["episode", "dense"] = "episode"
+    """when an episode's return is paid: on its last step, or along its way"""
     total_timesteps: int = 60_000
     num_envs: int = 8
     num_steps: int = 256
@@ -114,7 +117,7 @@ def train(args: Args, encoder: TrajectoryEncoder, log: bool = True) -> list[tupl
             next_done = torch.as_tensor(np.logical_or(results[2], results[3]), dtype=torch.float32)
 
         if args.shaped:
-            envs.rewrite(rewards)  # SRPO
+            envs.rewrite(rewards, credit=args.credit)  # SRPO
 
         # --- Advantages ---
         with torch.no_grad():

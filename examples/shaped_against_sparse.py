@@ -1,4 +1,4 @@
-"""Compare PPO with a sparse reward, and with two shaped rewards: five seeds each.
+"""Compare PPO with a sparse reward, and with three shaped rewards: five seeds each.
 
     python examples/shaped_against_sparse.py
 
@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -29,12 +30,13 @@ from srpo_env import PixelEncoder
 
 Curve = list[tuple[int, float]]
 
-REWARDS = {
-    "sparse": (False, PixelEncoder, "#7f8c8d"),
-    "shaped, PixelEncoder": (True, PixelEncoder, "#e67e22"),
-    "shaped, WalkerEncoder": (True, WalkerEncoder, "#2e86c1"),
+REWARDS: dict[str, tuple[dict[str, Any], type[Any], str]] = {
+    "sparse": ({"shaped": False}, PixelEncoder, "#7f8c8d"),
+    "shaped, PixelEncoder": ({}, PixelEncoder, "#e67e22"),
+    "shaped, WalkerEncoder": ({}, WalkerEncoder, "#2e86c1"),
+    "dense, WalkerEncoder": ({"credit": "dense"}, WalkerEncoder, "#8e44ad"),
 }
-"""For each reward: whether failures are rewarded, the encoder, the colour in the figure."""
+"""For each reward: settings of `cleanrl_ppo.py`, the encoder, the colour in the figure."""
 
 
 @dataclass
@@ -72,8 +74,8 @@ def main(study: Study) -> None:
 def _run(run: tuple[str, int], total_timesteps: int) -> Curve:
     torch.set_num_threads(1)
     name, seed = run
-    shaped, encoder, _ = REWARDS[name]
-    args = replace(Args(), seed=seed, shaped=shaped, total_timesteps=total_timesteps)
+    settings, encoder, _ = REWARDS[name]
+    args = replace(Args(), seed=seed, total_timesteps=total_timesteps, **settings)
     return train(args, encoder(), log=False)
 
 

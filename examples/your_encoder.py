@@ -11,25 +11,37 @@ check on your own data before you train: a reward that does not follow progress 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from detour import Detour, draw, noisy_policy
 
-from srpo_env import PixelEncoder, RandomProjectionEncoder, TrajectoryEncoder, relabel
+from srpo_env import (
+    PixelEncoder,
+    ProgressReward,
+    RandomProjectionEncoder,
+    TrajectoryEncoder,
+    relabel,
+)
+from srpo_env.rewards.distances import distances_to_centers
 
 Video = npt.NDArray[np.uint8]
 
 
 class WalkerEncoder:
-    """Encodes an episode as the walker's position in eight evenly spaced frames."""
+    """Encodes an episode as the walker's position in eight evenly spaced frames: a path.
 
-    latent_shape = (16,)
+    Positions of equal times are compared with each other.
+    """
+
+    latent_shape = (8, 2)
+    distance = staticmethod(distances_to_centers)
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
-        """Encodes videos ``(num_frames, height, width, 3)`` to ``(num_videos, 16)``."""
-        return np.array([self._path(video).ravel() for video in videos], dtype=np.float32)
+        """Encodes videos ``(num_frames, height, width, 3)`` to ``(num_videos, 8, 2)``."""
+        return np.array([self._path(video) for video in videos], dtype=np.float32)
 
     def _path(self, video: Video) -> npt.NDArray[np.float64]:
         frames = video[np.linspace(0, len(video) - 1, 8).round().astype(int)]
@@ -48,9 +60,11 @@ def main(num_episodes: int) -> None:
     print("encoder                  latent  rank correlation of distance and way left")
     encoders: list[TrajectoryEncoder] = [PixelEncoder(), RandomProjectionEncoder(), WalkerEncoder()]
     for encoder in encoders:
-        result = relabel(encoder.encode(videos), successes)
+        reward = ProgressReward(distance=distances_to_centers)
+        result = relabel(encoder.encode(videos), successes, reward=reward)
         correlation = rank_correlation(result.distances[~successes], ways_left[~successes])
-        print(f"{type(encoder).__name__:23}  {encoder.latent_shape[0]:6}  {correlation:.2f}")
+        size = math.prod(encoder.latent_shape)
+        print(f"{type(encoder).__name__:23}  {size:6}  {correlation:.2f}")
 
 
 def play(rng: np.random.Generator, size: int = 32) -> tuple[Video, bool, float]:

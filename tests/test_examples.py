@@ -154,22 +154,28 @@ def test_cleanrl_ppo_rewrites_the_rewards_of_each_rollout(example, capsys, monke
     monkeypatch.setattr(
         SelfReferentialProgressWrapper,
         "rewrite",
-        lambda envs, rewards: rewritten.append(rewards.shape) or rewrite(envs, rewards),
+        lambda envs, rewards, **kwargs: (
+            rewritten.append((*rewards.shape, kwargs["credit"])) or rewrite(envs, rewards, **kwargs)
+        ),
     )
     encoder = example("your_encoder").WalkerEncoder()
     settings = {"total_timesteps": 1024, "num_steps": 64, "num_envs": 4, "seed": 1}
     curves = [ppo.train(ppo.Args(shaped=on, **settings), encoder) for on in (True, False)]
-    assert rewritten == [(64, 4)] * 4  # and never in the sparse run
+    assert rewritten == [(64, 4, "episode")] * 4  # and never in the sparse run
     assert [steps for steps, _ in curves[0]] == [256, 512, 768, 1024]
     assert curves[0][0] == curves[1][0]  # both start from the same policy
     assert "episodes succeeded" in capsys.readouterr().out
     # Seeded, so it repeats itself.
     again = ppo.train(ppo.Args(shaped=True, **settings), encoder, log=False)
     np.testing.assert_array_equal(again, curves[0])
+    dense = ppo.train(ppo.Args(credit="dense", **settings), encoder, log=False)
+    assert rewritten[-4:] == [(64, 4, "dense")] * 4
+    assert dense != curves[0]
 
 
-def test_sb3_ppo_trains_saves_and_loads(example, capsys, tmp_path):
-    example("sb3_ppo").main(total_timesteps=2048, folder=tmp_path)
+@pytest.mark.parametrize("credit", ["episode", "dense"])
+def test_sb3_ppo_trains_saves_and_loads(example, capsys, tmp_path, credit):
+    example("sb3_ppo").main(total_timesteps=2048, folder=tmp_path, credit=credit)
     shown = capsys.readouterr().out
     assert (tmp_path / "sb3_ppo.zip").exists()
     assert "The loaded policy" in shown

@@ -20,7 +20,7 @@ from srpo_env.benchmarks.reward.benchmark import Settings, measure, num_measurem
 from srpo_env.benchmarks.reward.distance_options import OPTIONS
 from srpo_env.benchmarks.reward.encoder_rows import Row, make_rows
 from srpo_env.benchmarks.reward.latents import save_states, states_file, task_states
-from srpo_env.benchmarks.reward.report import CURVES, RANKING, draw, tables
+from srpo_env.benchmarks.reward.report import CURVES, POTENTIALS, RANKING, draw, tables
 from srpo_env.cli import main as cli
 from srpo_env.libero.behaviour_files import writing_behaviours
 from tests.benchmarks.reward.toy_episodes import slide, toy_episodes, write_episodes, write_file
@@ -101,6 +101,16 @@ def test_coverage_ranks_the_sliding_square(result):
     assert row["shifts"]["camera"]["group"]["tau"] > 0.9
 
 
+def test_the_potential_of_the_sliding_square_agrees_with_the_oracle(result):
+    assert [row["encoder"] for row in result["potentials"]] == ["pixels", "random-projection"]
+    for row in result["potentials"]:
+        assert row["within"] > 0.9
+        assert row["pooled"] > 0.9
+        assert row["regret"] == 0  # the square stops, and never goes back
+        assert row["earned"]["record"] > 0.9
+    assert "potential of failures" in tables({"given": result})
+
+
 def test_the_lead_over_pixels_is_the_difference_of_two_taus(result):
     taus = {
         r["encoder"]: r["task"]["tau"]
@@ -119,9 +129,10 @@ def test_the_tables_have_every_row_and_heading(result):
     text = tables({"given": result})
     assert "12 successes and 20 failures of 2 tasks, toy assets" in text
     rows = [line for line in text.splitlines() if line.startswith(("pixels", "random-projection"))]
-    assert len(rows) == len(result["rows"]) + 2 * len(OPTIONS)  # curves with DBSCAN's centers only
+    # Curves with DBSCAN's centers only; potentials once for each encoder.
+    assert len(rows) == len(result["rows"]) + 2 * len(OPTIONS) + len(result["potentials"])
     headings = [line for line in text.splitlines() if line.startswith("encoder")]
-    for columns, heading in zip((RANKING, CURVES), headings, strict=True):
+    for columns, heading in zip((RANKING, CURVES, POTENTIALS), headings, strict=True):
         assert all(column.name in heading for column in columns)
     assert max(map(len, text.splitlines())) <= 150
 

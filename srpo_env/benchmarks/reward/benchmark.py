@@ -17,6 +17,12 @@ from srpo_env.benchmarks.reward import image_shifts, metrics
 from srpo_env.benchmarks.reward.distance_options import OPTIONS, Centers
 from srpo_env.benchmarks.reward.encoder_rows import BASELINES, Row, make_rows
 from srpo_env.benchmarks.reward.latents import PARTS, task_latents, task_states
+from srpo_env.benchmarks.reward.potentials import (
+    CHANGE,
+    TaskPotentials,
+    measure_potentials,
+    potential_figures,
+)
 from srpo_env.benchmarks.reward.rankings import Bootstrap, figures, rank_within_tasks
 from srpo_env.benchmarks.reward.task_distances import (
     AS_RECORDED,
@@ -88,6 +94,8 @@ class _Measured:
     left_out: list[str] = field(default_factory=list)
     """Tasks with fewer than two successes or two failures."""
     distances: dict[tuple[str, str, Centers], list[TaskDistances]] = field(default_factory=dict)
+    potentials: dict[str, list[TaskPotentials]] = field(default_factory=dict)
+    """Potentials of the tasks by row, without rows whose latents are points."""
 
 
 def num_measurements(settings: Settings) -> int:
@@ -128,6 +136,16 @@ def measure(settings: Settings, progress: Callable[[str], object]) -> dict[str, 
         * ``curves``: the paper's five metrics; with ``others``, a success is compared with the
           other successes; with ``self``, with its own end.
 
+        ``potentials`` holds one entry for each encoder of paths: the progress potential of the
+        failures of a task against the oracle's furthest progress so far. ``within``: Spearman
+        correlation over the moments of a failure, averaged over failures; ``pooled``: over all
+        moments of all failures of a task, averaged over tasks; with 95% intervals, and with time in
+        place of the potential (``time_within``, ``time_pooled``). ``earned``: shares of the
+        potential that failures earn while the oracle's progress reaches a new maximum
+        (``record``), falls, rises again below its maximum (``retry``) or does not change.
+        ``regret``: oracle progress that a failure has lost at its end and the potential still
+        counts, because it never falls; ``lost_a_stage``: share of failures that lost a stage.
+
     Raises:
         FileNotFoundError: If a file or a checkpoint does not exist.
         ValueError: If a file has another format, or no task has enough successes and failures.
@@ -148,6 +166,10 @@ def measure(settings: Settings, progress: Callable[[str], object]) -> dict[str, 
         "versions": _versions(),
         "episodes": {**_counts(measured.labels, settings.files), "left_out": measured.left_out},
         "rows": [],
+        "potentials": [
+            {"encoder": name, **potential_figures(tasks, bootstrap)}
+            for name, tasks in measured.potentials.items()
+        ],
     }
     for (name, option, centers), distances in measured.distances.items():
         row: dict[str, Any] = {"encoder": name, "option": option, "centers": centers}
@@ -191,6 +213,9 @@ def _measure_file(
             cache=settings.cache,
             progress=functools.partial(_report, progress, row),
         )
+        potentials = measure_potentials(row, labels, latents.whole, episodes)
+        if potentials is not None:
+            measured.potentials.setdefault(row.name, []).append(potentials)
         for option, centers in settings.columns():
             distances = measure_task(
                 labels, latents, option, centers, with_shifts_and_curves=centers == "dbscan"
@@ -216,6 +241,7 @@ DEFINITIONS: dict[str, Any] = {
     "window's progress, successes against failures",
     "js": f"in nats, histograms of {metrics.JS_BINS} bins over [0, 1], of the same",
     "smd": "difference of means over the pooled standard deviation, of the same",
+    "potential": f"a change of oracle progress of up to {CHANGE:g} between two moments is none",
     "shifts": {
         "camera": f"rotated by {image_shifts.MAX_ANGLE / 2:g} to {image_shifts.MAX_ANGLE:g} "
         f"degrees, magnified by {image_shifts.ZOOM[0]:g} to {image_shifts.ZOOM[1]:g}, moved by "

@@ -17,7 +17,7 @@ from srpo_env.encoders.baselines import PixelEncoder, RandomProjectionEncoder
 from srpo_env.encoders.named import named_encoder, split_name
 from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.system.files import read_json, sha256_of
-from srpo_env.types import even_indices
+from srpo_env.types import Ints, even_indices
 
 Paths = npt.NDArray[np.float32]
 Sequences = Sequence[npt.NDArray[Any]]
@@ -60,6 +60,14 @@ class Row:
     """Cache key of the latents: equal keys give equal latents; None if they are not cached."""
     sees_states: bool = False
     """Whether it encodes states instead of videos."""
+    moment_frames: Callable[[int], Ints] | None = None
+    """The encoder's own `moment_frames`: the last frame that each time shows."""
+
+    def moments(self, num_frames: int, num_times: int) -> Ints:
+        """Returns the last frame that each time of a path shows, ``(num_times,)``."""
+        if self.moment_frames is not None:
+            return self.moment_frames(num_frames)
+        return even_indices(num_frames, num_times)
 
 
 def make_rows(names: Sequence[str]) -> list[Row]:
@@ -123,7 +131,8 @@ def _make_row(name: str, checkpoints: Sequence[str]) -> Row:
 
         assert isinstance(encoder, VJEPA2Encoder)
         key = f"{_digest_of_files(encoder.checkpoint)} {encoder.pooling}"
-    return Row(label, encode_paths, key=key)
+    moments = getattr(encoder, "moment_frames", None)
+    return Row(label, encode_paths, key=key, moment_frames=moments)
 
 
 def _framewise(encoder: TrajectoryEncoder, video: npt.NDArray[np.uint8]) -> Paths:
@@ -152,7 +161,7 @@ def _random_vjepa(name: str, like: str | None) -> Row:
         preprocessing.write(Path(folder))
         encoder = VJEPA2Encoder(folder)
         key = _digest_of_files(Path(folder))
-    return Row(name, encoder.encode_paths, key=key)
+    return Row(name, encoder.encode_paths, key=key, moment_frames=encoder.moment_frames)
 
 
 def _as_paths(latents: Paths, num_times: int) -> Paths:

@@ -39,6 +39,15 @@ def _rho_under(shift: str) -> Callable[[dict[str, Any]], str]:
     return lambda row: _number(row["shifts"].get(shift, {}).get("spearman"))
 
 
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    return "{} [{}, {}]".format(*map(_number, (row[name], *row[f"{name}_interval"])))
+
+
+def _earned(place: str) -> Callable[[dict[str, Any]], str]:
+    start = "| " if place == "record" else ""
+    return lambda row: start + _number(row["earned"][place], "{:.0%}")
+
+
 class Column(NamedTuple):
     """One column of a table."""
 
@@ -98,6 +107,22 @@ CURVES = [
 ]
 """Columns of the curves table, which has the rows with DBSCAN's centers."""
 
+POTENTIALS = [
+    Column("encoder", operator.itemgetter("encoder")),
+    Column("within [95%]", lambda row: _with_interval(row, "within"), "potential of failures, rho"),
+    Column("time", lambda row: _number(row["time_within"])),
+    Column("pooled [95%]", lambda row: _with_interval(row, "pooled")),
+    Column("time", lambda row: _number(row["time_pooled"])),
+    *(
+        Column(name, _earned(place), "| earned while the oracle" if place == "record" else "")
+        for place, name in (
+            ("record", "| rises"), ("retry", "retries"), ("fall", "falls"), ("standstill", "stands")
+        )
+    ),
+    Column("| regret", lambda row: f"| {_number(row['regret'])}"),
+]  # fmt: skip
+"""Columns of the table of progress potentials, which has one row per encoder of paths."""
+
 LEGEND = f"""\
 tau       Kendall's tau between the negative distance and the maximum oracle progress, over all
           pairs of failures of a task or group; lead: minus the tau of the same option on pixels;
@@ -109,7 +134,12 @@ rho       Spearman correlation of a success's progress over growing windows with
           the other successes; (self): with its own end, as in the paper; mono (monotonicity), MMD,
           JS, SMD likewise. Options that count visited moments rise with the window by definition
 shifted   camera, light and noise: all episodes of a task shifted in the same way; placed: compared
-          with successes from other initial states only; rho: first {MAX_SHIFTED} per task"""
+          with successes from other initial states only; rho: first {MAX_SHIFTED} per task
+potential within failures: Spearman correlation with the oracle's furthest progress so far over the
+          moments of a failure; pooled: over those of all failures of a task; time: the same with
+          time in place of the potential; earned: shares of the potential earned while the oracle's
+          progress rises above its maximum, rises again below it (retries), falls or stands still;
+          regret: oracle progress lost at a failure's end, which the potential still counts"""
 
 
 TITLES = {
@@ -138,10 +168,13 @@ def table(result: dict[str, Any]) -> str:
     if episodes["left_out"]:
         head += f"\nleft out, too few successes or failures: {', '.join(episodes['left_out'])}"
     curves = [row for row in result["rows"] if row["curves"]]
-    return "\n\n".join([head, _columns(RANKING, result["rows"]), _columns(CURVES, curves)])
+    parts = [head, _columns(RANKING, result["rows"]), _columns(CURVES, curves)]
+    if result["potentials"]:
+        parts.append(_columns(POTENTIALS, result["potentials"], num_left=1))
+    return "\n\n".join(parts)
 
 
-def _columns(columns: list[Column], rows: list[dict[str, Any]]) -> str:
+def _columns(columns: list[Column], rows: list[dict[str, Any]], num_left: int = len(NAMES)) -> str:
     lines = [[column.name for column in columns]]
     lines += [[column.cell(row) for column in columns] for row in rows]
     widths = column_widths(lines)
@@ -150,8 +183,8 @@ def _columns(columns: list[Column], rows: list[dict[str, Any]]) -> str:
         if column.above:
             above = above.ljust(sum(widths[:place]) + 2 * place) + column.above
     text, encoder = [above], None
-    for line, row in zip(lines, aligned_rows(lines, num_left=len(NAMES)), strict=True):
-        if encoder not in (None, line[0]):
+    for line, row in zip(lines, aligned_rows(lines, num_left=num_left), strict=True):
+        if encoder not in (None, line[0]) and num_left > 1:
             text.append("")
         encoder = line[0]
         text.append(row)
