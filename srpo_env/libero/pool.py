@@ -91,8 +91,8 @@ def shared_simulation(
         _compiled[key] = SharedSimulation(Simulation(get_task(suite, task_id), image_size, visuals))
         if len(_compiled) > MAX_COMPILED_TASKS:
             _compiled.popitem(last=False)  # its episodes keep it until they end
-            # Freed now: otherwise, memory grows by a task of 60 MB for each of them that is compiled
-            # before the garbage collector runs, and more by what lies between used blocks.
+            # Freed now: otherwise, memory grows by 60 MB for each task that is compiled before the
+            # garbage collector runs, and more by what lies between used blocks.
             release_memory()
     _compiled.move_to_end(key)
     return _compiled[key]

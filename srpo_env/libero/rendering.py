@@ -237,9 +237,11 @@ def _context_class() -> type[mujoco.GLContext]:
     ``mujoco.GLContext`` is the one for ``MUJOCO_GL`` when MuJoCo was imported, which may have been
     before `choose_gl`.
     """
-    if BACKEND in ("egl", "osmesa"):
-        return importlib.import_module(f"mujoco.{BACKEND}").GLContext
-    return mujoco.GLContext
+    module = (
+        importlib.import_module(f"mujoco.{BACKEND}") if BACKEND in ("egl", "osmesa") else mujoco
+    )
+    context_class: type[mujoco.GLContext] = module.GLContext
+    return context_class
 
 
 def _renderer_name() -> str:

@@ -47,9 +47,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 
     Environments can have different tasks:
     ``reset(options={"task_id": .., "init_state_id": .., "reset_mask": ..})`` takes for each option
-    one value for all, or an array of shape ``(num_envs,)``; an id that is left out is drawn from each
-    environment's generator. ``reset_mask`` selects the environments to reset, while the episodes of
-    the others continue.
+    one value for all, or an array of shape ``(num_envs,)``; an id that is left out is drawn from
+    each environment's generator. ``reset_mask`` selects the environments to reset, while the
+    episodes of the others continue.
 
     A worker that dies, hangs or raises does not end the run. It is logged with its task, state and
     traceback, and replaced; its episodes are returned as truncated, with
@@ -182,7 +182,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             )
         commands: dict[int, Command] = {}
         for slot in map(int, np.flatnonzero(mask)):
-            chosen = {name: int(values[slot]) for name, values in ids.items()}
+            chosen: dict[str, int] = {name: int(values[slot]) for name, values in ids.items()}
             self._check_choice(chosen)
             commands[slot] = Reset(seeds[slot], chosen)
         if not mask.all():
