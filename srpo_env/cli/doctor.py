@@ -244,8 +244,9 @@ def check_simulator() -> Iterator[Finding]:
         return
     yield Finding("...", "importing LIBERO's simulator")
     prepare = "from srpo_env.libero.assets import prepare_libero; prepare_libero()"
+    do_import = "from srpo_env.libero.upstream import import_upstream; import_upstream()"
     try:
-        run_python("-c", f"{prepare}; import libero.libero.envs")
+        run_python("-c", f"{prepare}; {do_import}")
     except RuntimeError as error:
         fix = FIX_ABOVE_FIRST
         if ".so" in str(error):  # loaded by OpenCV, a requirement of robosuite

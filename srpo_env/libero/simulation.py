@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from srpo_env.libero.assets import check_suite, prepare_libero
 from srpo_env.libero.gl import choose_gl
 from srpo_env.libero.suites import Task
+from srpo_env.libero.upstream import import_upstream
 
 choose_gl()  # before the first import of MuJoCo and robosuite, which both read the choice
 
@@ -357,19 +357,13 @@ def _initialize_sim(env: Any, task: Task, visuals: Visuals) -> None:
 
 def _upstream(task: Task) -> tuple[Any, Any]:
     """Returns LIBERO's class of the task, and robosuite's controller settings."""
-    _silence_upstream()
+    import_upstream()
     import robosuite
     from libero.libero.envs import TASK_MAPPING
     from libero.libero.envs.bddl_utils import get_problem_info
 
     problem = get_problem_info(str(task.bddl_file))["problem_name"]
     return TASK_MAPPING[problem], robosuite.load_controller_config(default_controller="OSC_POSE")
-
-
-@functools.cache
-def _silence_upstream() -> None:
-    # robosuite warns about an optional settings file, and writes a log to /tmp.
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
