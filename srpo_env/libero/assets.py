@@ -241,7 +241,7 @@ def _kind(folder: Path) -> Kind:
 
 def placeholder_folder() -> str:
     """Returns the name of the folder in the cache folder that holds placeholders."""
-    return f"placeholders-{placeholders.source_digest()}"
+    return f"placeholders-{placeholders.VERSION}"
 
 
 def _generated_placeholders() -> Path:

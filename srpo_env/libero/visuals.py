@@ -13,7 +13,6 @@ themselves.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 import importlib.metadata
@@ -35,6 +34,7 @@ from srpo_env.libero.decimation import NO_DECIMATOR, Mesh, decimate
 from srpo_env.libero.gl import choose_gl, has_gpu
 from srpo_env.libero.worker_process import is_worker_process
 from srpo_env.readers.arrays import read_npz
+from srpo_env.system.machine import release_memory
 
 choose_gl()  # before the first import of MuJoCo
 
@@ -169,9 +169,7 @@ def face_count(model: mujoco.MjModel) -> int:
 def _free_memory() -> None:
     # Compiling an exact model takes 0.5 GB, which MuJoCo's cache and glibc would keep.
     mujoco.mj_clearCache(mujoco.mj_getCache())
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if malloc_trim is not None:
-        malloc_trim(0)
+    release_memory()
 
 
 # --- Meshes -------------------------------------------------------------------------------------

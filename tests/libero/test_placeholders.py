@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from srpo_env.libero import placeholders
 from srpo_env.libero.placeholders.drawing import Panel, sheet, smooth_noise
@@ -21,6 +23,25 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("placeholders")
     placeholders.generate(folder)
     return folder
+
+
+def test_altered_placeholders_have_a_new_version(folder):
+    """If this fails, increase VERSION, so that no earlier files of the cache folder are used."""
+    xml = b"".join((folder / file).read_bytes() for file in placeholders.XML_FILES)
+    lines = [line for file in folder.rglob("*.obj") for line in file.read_text().splitlines()]
+    rows = [line.split()[1:] for line in lines if line.startswith("v")]
+    numbers = np.abs([float(number) for row in rows for number in row])
+    images = [np.array(Image.open(file).convert("RGB")) for file in folder.rglob("*.png")]
+    pixels = np.concatenate([image.ravel() for image in images])
+    figures = {
+        "xml": hashlib.sha256(xml).hexdigest()[:8],
+        "meshes": (len(numbers), round(numbers.sum(), 1)),
+        "textures": (len(pixels), round(pixels.mean(), 1), round(pixels.std(), 1)),
+    }
+    assert (placeholders.VERSION, figures) == (
+        1,
+        {"xml": "331c9280", "meshes": (24628, 9724.8), "textures": (638976, 106.5, 59.5)},
+    )
 
 
 # --- Meshes -------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ by this package. Results on placeholders are not LIBERO results.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -42,6 +41,9 @@ XML_FILES = (SCENE_FILE, *OBJECT_FILES.values())
 
 TEXTURE_FILES = (f"textures/{FLOOR_TEXTURE}", f"textures/{WALL_TEXTURE}")
 """Textures of the floor and the wall in libero_object."""
+
+VERSION = 1
+"""Increased with each change of this package that alters the files."""
 
 _MESH, _TEXTURE = "visual.obj", "texture.png"
 _MARKER = "PLACEHOLDERS.txt"
@@ -100,13 +102,6 @@ def _files() -> list[str]:
 
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-@functools.cache
-def source_digest() -> str:
-    """Returns twelve hexadecimal digits that identify the source code of this package."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:12]
 
 
 def _object_xml(name: str) -> ET.Element:
