@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
 
 def suites_of_files(folder: Path) -> dict[str, list[str]]:
     """Returns for each file that tasks load the suites that they belong to."""
-    from srpo_env.libero import simulation
+    from srpo_env.libero import building
     from srpo_env.libero.assets import LiberoAssets, prepare_libero
     from srpo_env.libero.suites import SUITES, tasks_of
 
@@ -71,22 +71,22 @@ def suites_of_files(folder: Path) -> dict[str, list[str]]:
         if event == "open" and isinstance(arguments[0], str):
             opened.add(arguments[0])
 
-    def record_scene(xml: str, visuals: str) -> None:
+    def record_scene(xml: str, *_: object) -> None:
         opened.update(re.findall(r'file="([^"]+)"', xml))
         raise SceneBuiltError
 
     sys.addaudithook(record)
-    simulation.load_model = record_scene  # type: ignore[assignment]
+    building.load_model = record_scene  # type: ignore[assignment]
     # Without the verification of the folder: it needs a manifest, and opens all files.
     assets = LiberoAssets(folder, "libero", "LIBERO_ASSETS")
-    simulation.prepare_libero = functools.partial(prepare_libero, assets)  # type: ignore
-    simulation.check_suite = lambda assets, suite: None
+    building.prepare_libero = functools.partial(prepare_libero, assets)  # type: ignore
+    building.check_suite = lambda assets, suite: None
     found: dict[str, list[str]] = {}
     for suite in SUITES:
         opened.clear()
         for task in tasks_of(suite):
             try:
-                simulation.Simulation(task, visuals="exact")
+                building.build_upstream(task, "exact")
             except SceneBuiltError:
                 pass
         paths = {os.path.relpath(os.path.abspath(name), folder) for name in opened}

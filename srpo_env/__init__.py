@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from srpo_env.encoders import PixelEncoder, RandomProjectionEncoder, TrajectoryEncoder
-from srpo_env.registration import register_envs
+from srpo_env.registration import register_envs, register_suite
 from srpo_env.rewards.diagnostics import GroupStatistics, group_statistics
 from srpo_env.rewards.progress import ProgressReward, Relabeling, relabel
 from srpo_env.types import Episode, Group
@@ -31,6 +31,7 @@ __all__ = [
     "check_wrapped",
     "group_statistics",
     "register_envs",
+    "register_suite",
     "relabel",
 ]
 

@@ -1,6 +1,9 @@
-"""Registers LIBERO's suites with Gymnasium, without importing LIBERO."""
+"""Registers suites of LIBERO tasks with Gymnasium, without importing LIBERO."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import gymnasium
 
@@ -8,13 +11,57 @@ SUITE_IDS = ("libero-spatial", "libero-object", "libero-goal", "libero-10", "lib
 
 
 def register_envs() -> None:
-    """Registers the ids, such as ``srpo_env/libero-object``; may be called twice."""
+    """Registers the ids, such as ``srpo_env/libero-object``; may be called twice.
+
+    ``srpo_env/libero`` is for a task of the user: it takes ``bddl``.
+    """
+    _register("libero")
     for suite in SUITE_IDS:
-        env_id = f"srpo_env/{suite}"
-        if env_id not in gymnasium.registry:
-            gymnasium.register(
-                env_id,
-                entry_point="srpo_env.libero.env:LiberoEnv",
-                vector_entry_point="srpo_env.libero.vector:LiberoVectorEnv",
-                kwargs={"suite": suite},
-            )
+        _register(suite, suite=suite)
+
+
+def register_suite(
+    name: str,
+    tasks: str | Path | Sequence[str | Path],
+    *,
+    init_states: str | Path | None = None,
+    max_steps: int | None = None,
+) -> None:
+    """Adds a suite of your own tasks, with the id ``srpo_env/NAME`` for `gymnasium.make`.
+
+    Its tasks are checked here: LIBERO builds their scenes. A name that is registered again stands
+    for the new suite.
+
+    Args:
+        name: Name of the suite: lower-case letters, digits, ``_`` and ``-``.
+        tasks: A folder of BDDL files (``*.bddl``, sorted by name), or a list of such files.
+        init_states: Folder of the initial states: for ``lift.bddl``, ``lift.pruned_init``,
+            ``lift.init``, ``lift.npz`` or ``lift.npy``; by default the folder of the BDDL file.
+            Tasks without such a file start from sampled states, whose seed is ``init_state_id``.
+        max_steps: Control steps after which an episode is truncated; default: 600, as in LIBERO's
+            own evaluation.
+
+    Raises:
+        FileNotFoundError: If a file or an asset is missing.
+        ValueError: If the name is not free, a BDDL file is not valid, or initial states do not fit
+            their task.
+        ModuleNotFoundError: If LIBERO is not installed.
+    """
+    from srpo_env.libero.own_suites import DEFAULT_MAX_STEPS, make_suite
+    from srpo_env.libero.suites import add_suite
+
+    limit = DEFAULT_MAX_STEPS if max_steps is None else max_steps
+    suite = make_suite(name, tasks, init_states=init_states, max_steps=limit)
+    add_suite(suite)
+    _register(suite.name.replace("_", "-"), suite=suite.name)
+
+
+def _register(name: str, **kwargs: str) -> None:
+    env_id = f"srpo_env/{name}"
+    if env_id not in gymnasium.registry:
+        gymnasium.register(
+            env_id,
+            entry_point="srpo_env.libero.env:LiberoEnv",
+            vector_entry_point="srpo_env.libero.vector:LiberoVectorEnv",
+            kwargs=dict(kwargs),
+        )

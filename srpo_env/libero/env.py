@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import gymnasium
@@ -12,10 +13,11 @@ from gymnasium.spaces import Box, Dict, Space
 
 from srpo_env.libero import pool
 from srpo_env.libero.oracle import OracleProgress
+from srpo_env.libero.own_suites import single_task
 from srpo_env.libero.physics import Physics, check_physics
 from srpo_env.libero.rendering import MAX_SIZE
 from srpo_env.libero.simulation import CAMERAS, Simulation
-from srpo_env.libero.suites import MAX_STEPS, check_suite_name, get_task, tasks_of
+from srpo_env.libero.suites import Suite, get_suite
 from srpo_env.libero.visuals import Visuals, check_visuals
 from srpo_env.types import checked_count
 
@@ -23,7 +25,7 @@ Observation = dict[str, npt.NDArray[Any]]
 
 
 class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
-    """The tasks of one LIBERO suite; each reset selects a task and an initial state.
+    """The tasks of one suite, LIBERO's or your own; each reset selects a task and an initial state.
 
     Observation, a Dict:
 
@@ -58,8 +60,10 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     def __init__(
         self,
-        suite: str = "libero_object",
+        suite: str | Suite | None = None,
         *,
+        bddl: str | Path | None = None,
+        init_states: str | Path | None = None,
         chunk: int = 8,
         cameras: Sequence[str] = tuple(CAMERAS),
         image_size: int = 128,
@@ -73,8 +77,13 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         """Initialises the environment; a task is compiled at the first reset to it.
 
         Args:
-            suite: ``libero_spatial``, ``libero_object``, ``libero_goal``, ``libero_10`` or
-                ``libero_90``.
+            suite: ``libero_spatial``, ``libero_object``, ``libero_goal``, ``libero_10``,
+                ``libero_90``, or the name of a suite that `srpo_env.register_suite` has added;
+                default: ``libero_object``.
+            bddl: The BDDL file of a task of your own, instead of a suite.
+            init_states: The file of its initial states (``.pruned_init``, ``.init``, ``.npz`` or
+                ``.npy``); default: the file beside the BDDL file with its name. If there is none,
+                a state is sampled at each reset, and ``init_state_id`` is its seed.
             chunk: Control steps (of 50 ms) per call of `step`.
             cameras: Names of the images in the observation; if empty, nothing is rendered.
             image_size: Height and width of the images in pixels, at most 480.
@@ -91,11 +100,14 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             render_mode: ``"rgb_array"`` or None.
 
         Raises:
-            ValueError: If an argument is out of its range.
+            FileNotFoundError: If ``bddl`` or ``init_states`` is missing, or assets that it needs.
+            ValueError: If an argument is out of its range, or LIBERO cannot build ``bddl``.
             ModuleNotFoundError: If LIBERO is not installed.
         """
-        self.suite = check_suite_name(suite)
-        max_steps = MAX_STEPS[self.suite] if max_steps is None else max_steps
+        self.task_suite = _suite_of(suite, bddl, init_states)
+        """The suite; `suite` is its name."""
+        self.suite = self.task_suite.name
+        max_steps = self.task_suite.max_steps if max_steps is None else max_steps
         if isinstance(cameras, str) or not set(cameras) <= set(CAMERAS):
             raise ValueError(f"`cameras` must be names from {', '.join(CAMERAS)}, got {cameras!r}")
         if checked_count("image_size", image_size) > MAX_SIZE:
@@ -113,7 +125,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             )
         self.true_progress = true_progress
         self.render_mode = render_mode
-        self.num_tasks = len(tasks_of(self.suite))
+        self.num_tasks = len(self.task_suite.tasks)
         image = Box(0, 255, (image_size, image_size, 3), np.uint8)
         proprio = Box(-np.inf, np.inf, (8,), np.float32)
         spaces: dict[str, Space[Any]] = {**dict.fromkeys(self.cameras, image), "proprio": proprio}
@@ -136,9 +148,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         super().reset(seed=seed)
         options = dict(options or {})
         task_id = self._choose(options, "task_id", self.num_tasks)
-        task = get_task(self.suite, task_id)
-        states = task.init_states()
-        init_state_id = self._choose(options, "init_state_id", len(states))
+        task = self.task_suite.task(task_id)
+        init_state_id = self._choose(options, "init_state_id", task.num_init_states)
         if options:
             raise ValueError(
                 "`options` may contain only task_id and init_state_id, "
@@ -146,7 +157,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             )
         with pool.lock:
             self.close()
-            shared = pool.shared_simulation(self.suite, task_id, self.image_size, self.visuals)
+            shared = pool.shared_simulation(task, self.image_size, self.visuals)
             self._slot = pool.EpisodeSlot(shared, init_state_id, self.settle_steps)
             self._task_id, self._init_state_id, self._steps = task_id, init_state_id, 0
             self._ended = False
@@ -238,7 +249,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     def _info(self, is_success: bool) -> dict[str, Any]:
         info = {
             "task_id": self._task_id,
-            "task": get_task(self.suite, self._task_id).instruction,
+            "task": self.task_suite.task(self._task_id).instruction,
             "init_state_id": self._init_state_id,
             "is_success": is_success,
             "control_steps": self._steps,
@@ -257,3 +268,16 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
                 f"`{name}` must be an integer in 0..{count - 1} for {self.suite}, got {value!r}"
             )
         return int(value)
+
+
+def _suite_of(
+    suite: str | Suite | None, bddl: str | Path | None, init_states: str | Path | None
+) -> Suite:
+    if bddl is None and init_states is None:
+        return suite if isinstance(suite, Suite) else get_suite(suite or "libero_object")
+    if bddl is None or suite is not None:
+        raise ValueError(
+            "`bddl` is a task of your own, with its `init_states`, instead of a `suite`: got "
+            f"bddl={bddl!r}, init_states={init_states!r}, suite={suite!r}"
+        )
+    return single_task(bddl, init_states)

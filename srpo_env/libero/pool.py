@@ -10,17 +10,20 @@ import threading
 from collections import OrderedDict
 
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation, Snapshot
-from srpo_env.libero.suites import get_task
+from srpo_env.libero.suites import Task
 from srpo_env.libero.visuals import Visuals, check_visuals
 from srpo_env.system.machine import release_memory
 
 MAX_COMPILED_TASKS = 16
 """Maximum number of compiled tasks per process; the least recently used one is removed."""
 
+MAX_SETTLED = 200
+"""Maximum number of settled initial states per task; sampled ones are of any number."""
+
 lock = threading.RLock()
 """Held by an environment while it uses a simulation: environments in several threads take turns."""
 
-_compiled: OrderedDict[tuple[str, int, int, Visuals], SharedSimulation] = OrderedDict()
+_compiled: OrderedDict[tuple[Task, int, Visuals], SharedSimulation] = OrderedDict()
 
 
 class SharedSimulation:
@@ -30,10 +33,10 @@ class SharedSimulation:
         """Initialises without a loaded episode."""
         self.simulation = simulation
         self.loaded: EpisodeSlot | None = None
-        self._settled: dict[tuple[int, int], Snapshot] = {}
+        self._settled: OrderedDict[tuple[int, int], Snapshot] = OrderedDict()
 
     def settled(self, init_state_id: int, settle_steps: int) -> Snapshot:
-        """Returns a stored initial state after ``settle_steps`` without motion; computed once.
+        """Returns an initial state after ``settle_steps`` without motion; keeps it.
 
         In exact physics, so that all environments start from the same state.
         """
@@ -42,10 +45,13 @@ class SharedSimulation:
             self.unload()
             simulation = self.simulation
             simulation.physics = "exact"
-            simulation.reset(simulation.task.init_states()[init_state_id])
+            simulation.start(init_state_id)
             for _ in range(settle_steps):
                 simulation.step(SETTLE_ACTION)
             self._settled[key] = simulation.save()
+            if len(self._settled) > MAX_SETTLED:
+                self._settled.popitem(last=False)
+        self._settled.move_to_end(key)
         return self._settled[key]
 
     def unload(self) -> None:
@@ -59,7 +65,7 @@ class EpisodeSlot:
     """One environment's episode in a shared simulation."""
 
     def __init__(self, shared: SharedSimulation, init_state_id: int, settle_steps: int) -> None:
-        """Starts an episode from a stored initial state."""
+        """Starts an episode from an initial state."""
         self._shared = shared
         self.snapshot = shared.settled(init_state_id, settle_steps)
 
@@ -79,16 +85,16 @@ class EpisodeSlot:
 
 
 def shared_simulation(
-    suite: str, task_id: int, image_size: int, visuals: Visuals | None = None
+    task: Task, image_size: int, visuals: Visuals | None = None
 ) -> SharedSimulation:
     """Returns the process's simulation of a task; compiles it at the first call.
 
     The caller holds :data:`lock`.
     """
     visuals = check_visuals(visuals)
-    key = (suite, task_id, image_size, visuals)
+    key = (task, image_size, visuals)
     if key not in _compiled:
-        _compiled[key] = SharedSimulation(Simulation(get_task(suite, task_id), image_size, visuals))
+        _compiled[key] = SharedSimulation(Simulation(task, image_size, visuals))
         if len(_compiled) > MAX_COMPILED_TASKS:
             _compiled.popitem(last=False)  # its episodes keep it until they end
             # Freed now: otherwise, memory grows by 60 MB for each task that is compiled before the

@@ -10,28 +10,24 @@ robosuite.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.libero.assets import check_suite, prepare_libero
 from srpo_env.libero.gl import choose_gl
 from srpo_env.libero.suites import Task
-from srpo_env.libero.upstream import import_upstream
 
 choose_gl()  # before the first import of MuJoCo and robosuite, which both read the choice
 
 import mujoco  # noqa: E402
 
+from srpo_env.libero.building import build_upstream, global_randomness  # noqa: E402
 from srpo_env.libero.physics import Physics, check_physics, set_left_out  # noqa: E402
-from srpo_env.libero.progress import Progress, report  # noqa: E402
 from srpo_env.libero.rendering import Renderer  # noqa: E402
-from srpo_env.libero.visuals import Visuals, check_visuals, load_model  # noqa: E402
+from srpo_env.libero.visuals import Visuals, check_visuals  # noqa: E402
 from srpo_env.types import Floats  # noqa: E402
 
 SUBSTEPS = 25
@@ -46,6 +42,9 @@ CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 
 SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 """No motion, gripper open. Evaluations of LIBERO start with it until the objects are at rest."""
+
+MAX_SAMPLES = 20
+"""Number of times that a sampled initial state is drawn again because objects overlap."""
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
@@ -64,6 +63,8 @@ class Snapshot:
     goal_ori: Floats
     fingers: Floats
     fresh: bool
+    fixtures: Floats
+    """Positions (m) and quaternions of the fixtures, which a sampled initial state moves; (n, 7)"""
 
 
 class Simulation:
@@ -82,7 +83,7 @@ class Simulation:
         the decimated model is made (one to a few seconds, with a progress bar).
 
         Fixtures whose position upstream draws at every reset (and which no stored state restores)
-        stand where seed 0 puts them.
+        stand where seed 0 puts them; in tasks without stored states, they are sampled as well.
 
         Args:
             task: The task to build.
@@ -94,13 +95,14 @@ class Simulation:
         Raises:
             FileNotFoundError: If assets of the suite are missing.
             ModuleNotFoundError: If LIBERO, or a requirement of ``"fast"``, is not installed.
-            ValueError: If ``visuals`` or ``physics`` is neither "exact" nor "fast".
+            ValueError: If ``visuals`` or ``physics`` is neither "exact" nor "fast", or LIBERO cannot
+                build the task.
         """
         self.task = task
         self.image_size = image_size
         self.visuals = check_visuals(visuals)
         check_physics(physics)
-        self._env = _build_upstream(task, self.visuals)
+        self._env = build_upstream(task, self.visuals)
         self.model: mujoco.MjModel = self._env.sim.model._model
         self.data: mujoco.MjData = self._env.sim.data._data
         # Imported here, because it needs robosuite, which the build above has prepared.
@@ -113,6 +115,7 @@ class Simulation:
         self._hand = self.model.body(self._env.robots[0].robot_model.eef_name).id
         self._grip_site = self._env.robots[0].eef_site_id
         self._site_alpha = self.model.site_rgba[:, 3]  # a view
+        self._fixtures = [self._env.obj_body_id[name] for name in self._env.fixtures_dict]
         self._renderer: Renderer | None = None
         self._before = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         self.physics = physics
@@ -157,6 +160,67 @@ class Simulation:
         self._seen_qpos = self._observed_qpos = self.data.qpos.copy()
         self._update_visual_state()
         self._observed_alpha = self._site_alpha.copy()
+
+    def start(self, init_state_id: int) -> None:
+        """Starts an episode from an initial state of the task: a stored one, or a sampled one.
+
+        Args:
+            init_state_id: Index of the stored state; the seed if the task has no stored states.
+
+        Raises:
+            ValueError: If there is no such state, or the objects cannot be placed.
+        """
+        count = self.task.num_init_states
+        if not 0 <= init_state_id < count:
+            raise ValueError(
+                f"`init_state_id` must be in 0..{count - 1} for {self.task.name}, "
+                f"got {init_state_id}"
+            )
+        if self.task.init_states_file is None:
+            self.sample(init_state_id)
+        else:
+            self.reset(self.task.init_states()[init_state_id])
+
+    def sample(self, seed: int) -> None:
+        """Starts an episode from a sampled state: that of a new upstream environment.
+
+        Upstream calls are ``seed(seed)`` and ``reset()``.
+
+        Objects, fixtures and the joints that the task names are placed at random in their regions.
+
+        Args:
+            seed: Seed of the placement, in ``0..2**32 - 1``.
+
+        Raises:
+            ValueError: If the objects cannot be placed without contact.
+        """
+        from robosuite.utils.errors import RandomizationError
+
+        env, model = self._env, self.model
+        # What upstream does in building the model again.
+        mujoco.mj_resetData(model, self.data)
+        model.body_pos[:], model.body_quat[:] = env.compiled_poses
+        mujoco.mj_forward(model, self.data)
+        # Upstream adds these samplers once more with each model that it builds, so that its first
+        # reset draws from each of them twice, and the second value counts.
+        once, env.object_property_initializers = env.object_property_initializers, [
+            *env.object_property_initializers, *env.object_property_initializers
+        ]  # fmt: skip
+        try:
+            with global_randomness(seed):
+                for _ in range(MAX_SAMPLES):
+                    with contextlib.suppress(RandomizationError):
+                        env._reset_internal()
+                        break
+                else:
+                    raise ValueError(
+                        f"the objects of {self.task.name} could not be placed without contact in "
+                        f"{MAX_SAMPLES} tries (seed {seed}): enlarge their regions in "
+                        f"{self.task.bddl_file}"
+                    )
+        finally:
+            env.object_property_initializers = once
+        self.reset(np.concatenate([[0.0], self.data.qpos, self.data.qvel]))
 
     def step(self, action: Floats) -> bool:
         """Runs one control step.
@@ -223,11 +287,14 @@ class Simulation:
             controller.goal_ori.copy(),
             controller.fingers.copy(),
             controller.fresh,
+            np.hstack([self.model.body_pos[self._fixtures], self.model.body_quat[self._fixtures]]),
         )
 
     def load(self, snapshot: Snapshot) -> None:
         """Restores a snapshot; images, states and all later steps are equal to the last bit."""
         model, data, controller = self.model, self.data, self._controller
+        model.body_pos[self._fixtures] = snapshot.fixtures[:, :3]
+        model.body_quat[self._fixtures] = snapshot.fixtures[:, 3:]
         mujoco.mj_setState(model, data, snapshot.physics, _STATE)
         self._observed_qpos = snapshot.observed_qpos.copy()
         self._observed_alpha = snapshot.observed_alpha.copy()
@@ -312,66 +379,3 @@ def _axis_angle(quat_wxyz: Floats) -> Floats:
     w, axis = float(np.clip(quat_wxyz[0], -1.0, 1.0)), quat_wxyz[1:]
     length = math.sqrt(1.0 - w * w)
     return np.zeros(3) if length < 1e-9 else axis * (2.0 * math.acos(w) / length)
-
-
-# --- Building ---------------------------------------------------------------------------------
-
-
-def _build_upstream(task: Task, visuals: Visuals) -> Any:
-    assets = prepare_libero()
-    check_suite(assets, task.suite)
-    upstream, controller_config = _upstream(task)
-    env = upstream.__new__(upstream)
-    # An attribute, not a subclass, because robosuite would replace LIBERO's class in its registry.
-    env._initialize_sim = functools.partial(_initialize_sim, env, task, visuals)
-    with _fixed_global_randomness():
-        env.__init__(
-            str(task.bddl_file),
-            robots=["Panda"],
-            controller_configs=controller_config,
-            initialization_noise=None,
-            use_camera_obs=False,
-            has_renderer=False,
-            has_offscreen_renderer=False,
-            control_freq=20,
-            ignore_done=True,
-            # Keeps the model that the constructor compiles.
-            hard_reset=False,
-        )
-        # As in upstream's `reset`: hides the gripper's coloured aiming marks.
-        env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))
-    return env
-
-
-def _initialize_sim(env: Any, task: Task, visuals: Visuals) -> None:
-    """Replaces robosuite's method of this name, and uses a model from `load_model`."""
-    from robosuite.utils.binding_utils import MjSim
-
-    def on_progress(num_ready: int, num_items: int) -> None:
-        report(Progress(task.suite, task.task_id, num_ready, num_items))
-
-    env.sim = MjSim(load_model(env.model.get_xml(), visuals, on_progress))
-    env.sim.forward()
-    env.initialize_time(env.control_freq)
-
-
-def _upstream(task: Task) -> tuple[Any, Any]:
-    """Returns LIBERO's class of the task, and robosuite's controller settings."""
-    import_upstream()
-    import robosuite
-    from libero.libero.envs import TASK_MAPPING
-    from libero.libero.envs.bddl_utils import get_problem_info
-
-    problem = get_problem_info(str(task.bddl_file))["problem_name"]
-    return TASK_MAPPING[problem], robosuite.load_controller_config(default_controller="OSC_POSE")
-
-
-@contextlib.contextmanager
-def _fixed_global_randomness() -> Iterator[None]:
-    # Upstream draws placements from NumPy's global generator, whose state belongs to the user.
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(0)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002

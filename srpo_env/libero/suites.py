@@ -1,24 +1,21 @@
-"""LIBERO's suites: their tasks, instructions, time limits and stored initial states.
+"""Suites of tasks, LIBERO's and the user's: instructions, time limits, stored initial states.
 
 Reads files of the ``hf-libero`` package, imports none of its code and needs no simulator.
+`srpo_env.registration.register_suite` adds the suites of a user.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import pickletools
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from srpo_env.system.files import DamagedFileError, regular_file
+from srpo_env.libero.init_states import read_init_states
+from srpo_env.system.files import sha256_of
 from srpo_env.system.machine import INSTALL_HF_LIBERO
+from srpo_env.types import Floats
 
 MAX_STEPS = {
     "libero_spatial": 280,
@@ -29,13 +26,11 @@ MAX_STEPS = {
 }
 """Control steps after which an episode is truncated, per suite. Source: lerobot's evaluation."""
 
-MAX_PICKLE_BYTES = 2**26
-"""Largest content of a file of initial states, 64 MiB; LIBERO's have 50 KB"""
-
-RECONSTRUCT = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
-"""First name in a pickled array, by the version of NumPy"""
-
 SUITES = tuple(MAX_STEPS)
+"""LIBERO's own suites"""
+
+NUM_SEEDS = 2**32
+"""Number of initial states of a task without stored ones: they are sampled, by NumPy's seeds"""
 
 
 @dataclass(frozen=True)
@@ -49,11 +44,79 @@ class Task:
     instruction: str
     """The policy's instruction, in lower case."""
     bddl_file: Path
-    init_states_file: Path
+    init_states_file: Path | None
+    """None: initial states are sampled, as by LIBERO's reset."""
+    sha256: tuple[str, ...] = ()
+    """Of a user's task: the SHA-256 of its files when the suite was made."""
 
-    def init_states(self) -> npt.NDArray[np.float64]:
-        """Returns the stored states: time, positions, velocities; ``(num_states, 1 + nq + nv)``."""
-        return _read_init_states(self.init_states_file)
+    def init_states(self) -> Floats:
+        """Returns the stored states: time, positions, velocities; ``(num_states, 1 + nq + nv)``.
+
+        Raises:
+            ValueError: If the task has none, or the file is damaged.
+        """
+        if self.init_states_file is None:
+            raise ValueError(
+                f"{self.name} has no stored initial states: they are sampled at each reset"
+            )
+        return _init_states(self)
+
+    @property
+    def num_init_states(self) -> int:
+        """Number of initial states: of stored ones, or of seeds if they are sampled."""
+        return NUM_SEEDS if self.init_states_file is None else len(self.init_states())
+
+    def check_unchanged(self) -> None:
+        """Checks that the files are those with which the suite was made.
+
+        Other processes read them again, and every compiled model is kept, so that a change would
+        take effect in some environments only.
+
+        Raises:
+            ValueError: If a file has changed.
+        """
+        for file, sha256 in zip(self.files, self.sha256, strict=False):
+            if sha256_of(file) != sha256:
+                raise ValueError(
+                    f"{file} has changed since the suite {self.suite!r} was made: make the suite "
+                    "and its environments again"
+                )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The BDDL file, and the file of the initial states if there is one."""
+        return (self.bddl_file, *filter(None, [self.init_states_file]))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named family of tasks."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    max_steps: int
+    """Control steps after which an episode is truncated."""
+
+    def task(self, task_id: int) -> Task:
+        """Returns one task.
+
+        Raises:
+            ValueError: If there is no such task.
+        """
+        if not 0 <= task_id < len(self.tasks):
+            raise ValueError(
+                f"`task_id` must be in 0..{len(self.tasks) - 1} for {self.name}, got {task_id}"
+            )
+        return self.tasks[task_id]
+
+
+_registered: dict[str, Suite] = {}
+"""Suites of the user, by name."""
+
+
+def add_suite(suite: Suite) -> None:
+    """Makes a user's suite known by its name; replaces one of the same name."""
+    _registered[suite.name] = suite
 
 
 def check_suite_name(suite: str) -> str:
@@ -63,12 +126,25 @@ def check_suite_name(suite: str) -> str:
         ValueError: If there is no such suite.
     """
     name = suite.replace("-", "_").lower()
-    if name not in MAX_STEPS:
-        raise ValueError(f"`suite` must be one of {', '.join(SUITES)}, got {suite!r}")
+    if name not in MAX_STEPS and name not in _registered:
+        known = ", ".join([*SUITES, *_registered])
+        raise ValueError(f"`suite` must be one of {known}, got {suite!r}")
     return name
 
 
-@functools.cache
+def get_suite(suite: str) -> Suite:
+    """Returns a suite by its name, LIBERO's or the user's.
+
+    Raises:
+        ValueError: If there is no such suite.
+        ModuleNotFoundError: If LIBERO is not installed.
+    """
+    name = check_suite_name(suite)
+    if name in _registered:
+        return _registered[name]
+    return Suite(name, _tasks_of_libero(name), MAX_STEPS[name])
+
+
 def tasks_of(suite: str) -> tuple[Task, ...]:
     """Returns the tasks of a suite, in LIBERO's order.
 
@@ -76,7 +152,11 @@ def tasks_of(suite: str) -> tuple[Task, ...]:
         ValueError: If there is no such suite.
         ModuleNotFoundError: If LIBERO is not installed.
     """
-    suite = check_suite_name(suite)
+    return get_suite(suite).tasks
+
+
+@functools.cache
+def _tasks_of_libero(suite: str) -> tuple[Task, ...]:
     package = package_folder()
     names = _task_names(package)[suite]
     return tuple(
@@ -98,10 +178,7 @@ def get_task(suite: str, task_id: int) -> Task:
     Raises:
         ValueError: If there is no such suite or task.
     """
-    tasks = tasks_of(suite)
-    if not 0 <= task_id < len(tasks):
-        raise ValueError(f"`task_id` must be in 0..{len(tasks) - 1} for {suite}, got {task_id}")
-    return tasks[task_id]
+    return get_suite(suite).task(task_id)
 
 
 def package_folder() -> Path:
@@ -142,58 +219,7 @@ def instruction_of(name: str) -> str:
 
 
 @functools.cache
-def _read_init_states(file: Path) -> npt.NDArray[np.float64]:
-    # A zip written by torch.save with one pickled NumPy array. Read without torch, which would take
-    # 200 MB in each simulator process, and without executing code from the pickle.
-    with regular_file(file).open("rb") as stream:
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                members = [m for m in archive.infolist() if m.filename.endswith("data.pkl")]
-                if len(members) != 1 or members[0].file_size > MAX_PICKLE_BYTES:
-                    raise ValueError(
-                        f"it must have one data.pkl of at most {MAX_PICKLE_BYTES} bytes"
-                    )
-                states = _unpickled_array(archive.read(members[0]))
-            if states.ndim != 2 or not np.isfinite(states).all():
-                raise ValueError(f"states must be finite numbers, one row each, got {states.shape}")
-        # zipfile and pickletools raise many types for damaged content.
-        except Exception as error:
-            raise DamagedFileError(
-                f"{file} must hold initial states, a plain array of float64 as torch.save writes "
-                f"it, and is damaged or something else ({type(error).__name__}: {error})"
-            ) from error
-    states.setflags(write=False)
-    return states
-
-
-def _unpickled_array(content: bytes) -> npt.NDArray[np.float64]:
-    """Reads a pickled array of two dimensions from its opcodes, without the pickle machine.
-
-    Unpickling calls functions that the file names. Here, the opcodes must be those of one plain
-    array of float64, and its shape and content are taken from their arguments.
-
-    Raises:
-        ValueError: If it is something else.
-    """
-    arguments = []
-    for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("FRAME", "MEMOIZE", "PROTO") or "PUT" in opcode.name:
-            continue  # for later references, of which there are two
-        arguments.append(argument if argument is not None else opcode.name)
-    shape, is_fortran, values = arguments[13:15], arguments[-9:-8], arguments[-7:-6]
-    expected = [
-        *arguments[:1], "numpy ndarray", 0, "TUPLE1", "_codecs encode", "b", "latin1", "TUPLE2",
-        "REDUCE", "TUPLE3", "REDUCE", "MARK", 1, *shape, "TUPLE2", "numpy dtype", "f8",
-        "NEWFALSE", "NEWTRUE", "TUPLE3", "REDUCE", "MARK", 3, "<", "NONE", "NONE", "NONE", -1, -1,
-        0, "TUPLE", "BUILD", *is_fortran, *arguments[-8:-7], *values, *arguments[-6:-5], "TUPLE2",
-        "REDUCE", "TUPLE", "BUILD", "STOP",
-    ]  # fmt: skip
-    if arguments != expected or arguments[0] not in RECONSTRUCT:
-        raise ValueError("it is not a pickled array of float64 with two dimensions")
-    rows, columns = shape
-    (text,) = values
-    if not (isinstance(rows, int) and isinstance(columns, int) and isinstance(text, str)):
-        raise ValueError("its shape and content are of other types")
-    array: npt.NDArray[np.float64] = np.frombuffer(text.encode("latin1"), "<f8")
-    order: Literal["C", "F"] = "F" if is_fortran == ["NEWTRUE"] else "C"
-    return array.reshape(max(0, rows), max(0, columns), order=order).astype(np.float64)
+def _init_states(task: Task) -> Floats:
+    assert task.init_states_file is not None
+    task.check_unchanged()
+    return read_init_states(task.init_states_file)

@@ -27,7 +27,6 @@ def import_upstream() -> None:
         _turn_off_log_file(robosuite)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import libero.libero.envs
         import robosuite as imported
     imported.macros = sys.modules[MACROS]
 

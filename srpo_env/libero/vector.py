@@ -25,7 +25,7 @@ from srpo_env.libero.assets import check_suite, resolve_assets
 from srpo_env.libero.env import LiberoEnv
 from srpo_env.libero.progress import ProgressBar
 from srpo_env.libero.shared_observations import SharedObservations
-from srpo_env.libero.suites import get_task
+from srpo_env.libero.suites import SUITES
 from srpo_env.libero.worker import Call, Command, Failure, Outcome, Reset, SetAttr, Setup, Step
 from srpo_env.libero.worker_process import END_SECONDS, WorkerProcess, WorkerStartError, dumps
 from srpo_env.system.machine import usable_cores
@@ -65,7 +65,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 
     def __init__(
         self,
-        suite: str = "libero_object",
+        suite: str | None = None,
         num_envs: int = 8,
         *,
         num_workers: int | None = None,
@@ -76,14 +76,14 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         """Starts the workers, which compile a task at the first reset to it.
 
         Args:
-            suite: LIBERO's name of the suite.
+            suite: Name of the suite, LIBERO's or your own; default: ``libero_object``.
             num_envs: Number of environments.
             num_workers: Number of processes; default: one per usable core (respecting a container's
                 CPU quota), at most ``num_envs``.
             autoreset_mode: Gymnasium's autoreset mode.
             timeout: Maximum time in seconds for a worker's answer to a command; five times as long
                 for a reset, which may compile tasks.
-            **env_kwargs: Further arguments of `LiberoEnv`.
+            **env_kwargs: Further arguments of `LiberoEnv`, such as ``bddl`` for a task of your own.
 
         Raises:
             ValueError: If an argument is out of its range.
@@ -102,10 +102,16 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         if not timeout > 0:
             raise ValueError(f"`timeout` must be above 0 seconds, got {timeout}")
         # Checks all arguments before a process is started; compiles nothing.
-        self._env_kwargs = {"suite": suite, **env_kwargs}
-        single = LiberoEnv(**self._env_kwargs)
+        single = LiberoEnv(suite, **env_kwargs)
         assets = resolve_assets()
-        check_suite(assets, single.suite)
+        if single.suite in SUITES:
+            check_suite(assets, single.suite)
+        # The workers get the suite itself, because they do not know the user's suites by name.
+        own_task = {"bddl", "init_states"}
+        env_kwargs = {name: env_kwargs[name] for name in env_kwargs.keys() - own_task}
+        self.task_suite = single.task_suite
+        """The suite; `suite` is its name."""
+        self._env_kwargs = {"suite": self.task_suite, **env_kwargs}
         self.assets = assets.kind
         """``"libero"``, ``"modified"`` or ``"placeholder"``: the kind of assets in use."""
         self.suite, self.num_tasks, self.num_envs = single.suite, single.num_tasks, num_envs
@@ -465,10 +471,11 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 
     def _check_choice(self, chosen: dict[str, int]) -> None:
         # Without an id, the task is drawn, so the initial state must exist in all of them.
-        task_ids = [chosen["task_id"]] if "task_id" in chosen else range(self.num_tasks)
-        tasks = [get_task(self.suite, task_id) for task_id in task_ids]
+        tasks = self.task_suite.tasks
+        if "task_id" in chosen:
+            tasks = (self.task_suite.task(chosen["task_id"]),)
         if "init_state_id" in chosen:
-            num_states = min(len(task.init_states()) for task in tasks)
+            num_states = min(task.num_init_states for task in tasks)
             if not 0 <= chosen["init_state_id"] < num_states:
                 raise ValueError(
                     f"`init_state_id` must be in 0..{num_states - 1} for {self.suite}, "

@@ -1,4 +1,4 @@
-"""Reads arrays from npz archives and safetensors, which may be damaged or made to do harm.
+"""Reads arrays from npy, npz and safetensors files, which may be damaged or made to do harm.
 
 Nothing in a file is executed, and no memory is allocated for a size that a file only declares.
 """
@@ -68,6 +68,24 @@ def _read_archive(stream: Any, name: str) -> dict[str, Array]:
             f"or something else ({type(error).__name__}: {error})"
         ) from error
     return arrays
+
+
+def read_npy(file: str | Path) -> Array:
+    """Reads a file that `numpy.save` wrote, of numbers and strings.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or it is a folder or a pipe.
+        DamagedFileError: If it is not such a file.
+    """
+    content = regular_file(file).read_bytes()
+    try:
+        return _parse_array(content, Path(file).stem)
+    # numpy.lib.format raises many types for damaged content, and documents few of them.
+    except Exception as error:
+        raise DamagedFileError(
+            f"{file} must be a plain array as numpy.save writes it, and is damaged or something "
+            f"else ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _parse_array(content: bytes, name: str) -> Array:

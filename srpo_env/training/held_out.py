@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from srpo_env.libero.suites import MAX_STEPS
+from srpo_env.libero.suites import get_suite
 from srpo_env.policy.base import Policy
 from srpo_env.training.evaluation import Evaluation, evaluate, held_out_episodes
 from srpo_env.training.progress_bar import progress_bar
@@ -43,7 +43,7 @@ class HeldOutEvaluation:
     def evaluate(self, run: TrainingRun) -> Evaluation:
         """Evaluates the policy, then logs and prints the result; environments must be reset."""
         in_training = {name: self.envs.get_attr(name) for name in ("max_steps", "physics")}
-        self.envs.set_attr("max_steps", MAX_STEPS[self.envs.suite])
+        self.envs.set_attr("max_steps", get_suite(self.envs.suite).max_steps)
         self.envs.set_attr("physics", "exact")
         with progress_bar("held-out episodes", len(self.episodes)) as show:
             result = evaluate(self.policy.act, self.envs, self.episodes, on_step=show)

@@ -18,6 +18,7 @@ from srpo_env.benchmarks.sim.speed_test import SpeedTest
 from srpo_env.libero.gl import choose_gl
 from srpo_env.libero.pool import shared_simulation
 from srpo_env.libero.simulation import SUBSTEPS
+from srpo_env.libero.suites import get_task
 from srpo_env.libero.vector import LiberoVectorEnv
 from srpo_env.libero.visuals import check_visuals
 
@@ -42,7 +43,7 @@ def speed_test(num_workers: int, seconds: float) -> SpeedTest:
 
 
 def _physics_steps_per_second(visuals: str, total: float) -> float:
-    shared = shared_simulation(SUITE, 0, 128, check_visuals(visuals))
+    shared = shared_simulation(get_task(SUITE, 0), 128, check_visuals(visuals))
     resting = shared.settled(init_state_id=0, settle_steps=10)
     simulation = shared.simulation
     seconds: list[float] = []
