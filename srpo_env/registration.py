@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +55,26 @@ def register_suite(
     suite = make_suite(name, tasks, init_states=init_states, max_steps=limit)
     add_suite(suite)
     _register(suite.name.replace("_", "-"), suite=suite.name)
+
+
+def import_suite(name: str) -> str:
+    """Returns the name of a suite; of ``MODULE:NAME``, imports the module, which registers it.
+
+    This is how Gymnasium's ids name a module, too. The module calls `register_suite`.
+
+    Raises:
+        ValueError: If the module cannot be imported.
+    """
+    module, _, suite = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(
+                f"a suite MODULE:NAME must name a module that registers it, and {module!r} cannot "
+                f"be imported ({error}): add its folder to PYTHONPATH"
+            ) from error
+    return suite
 
 
 def _register(name: str, **kwargs: str) -> None:

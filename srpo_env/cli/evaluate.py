@@ -14,10 +14,16 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from srpo_env.libero.physics import Physics
-from srpo_env.libero.suites import check_suite_name, tasks_of
+from srpo_env.libero.suites import check_suite_name, get_suite, tasks_of
 from srpo_env.libero.vector import LiberoVectorEnv
 from srpo_env.policy import Policy, load_policy
-from srpo_env.training.evaluation import Evaluation, evaluate, held_out_episodes
+from srpo_env.registration import import_suite
+from srpo_env.training.evaluation import (
+    Evaluation,
+    check_initial_states,
+    evaluate,
+    held_out_episodes,
+)
 from srpo_env.training.progress_bar import count_on, long_bar
 from srpo_env.training.report import ASSETS
 
@@ -30,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="path of a policy, or name of a bundled one (default: %(default)s)",
     )
     parser.add_argument(
-        "--suite", "--env", default="libero-object", help="LIBERO suite (default: %(default)s)"
+        "--suite",
+        "--env",
+        default="libero-object",
+        help="LIBERO suite, or MODULE:NAME of a suite of your own that the module registers "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--episodes",
@@ -61,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the episodes and prints a table, one line per task."""
-    suite = check_suite_name(args.suite)
+    suite = check_suite_name(import_suite(args.suite))
+    check_initial_states(get_suite(suite))
     policy = load_policy(args.checkpoint)
     episodes = held_out_episodes(len(tasks_of(suite)), args.episodes)
     actor = _Actor(policy, args.temperature, args.seed)

@@ -95,8 +95,8 @@ class Simulation:
         Raises:
             FileNotFoundError: If assets of the suite are missing.
             ModuleNotFoundError: If LIBERO, or a requirement of ``"fast"``, is not installed.
-            ValueError: If ``visuals`` or ``physics`` is neither "exact" nor "fast", or LIBERO cannot
-                build the task.
+            ValueError: If ``visuals`` or ``physics`` is neither "exact" nor "fast", or LIBERO
+                cannot build the task.
         """
         self.task = task
         self.image_size = image_size

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
+from srpo_env.libero.suites import Suite
+
 TRAINING_STATES = range(40)
 """ids of the initial states of each task that training draws from"""
 HELD_OUT_STATES = range(40, 50)
@@ -78,6 +80,22 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """
     interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def check_initial_states(suite: Suite) -> None:
+    """Checks that the tasks of a user's suite have the initial states that are used.
+
+    Raises:
+        ValueError: If a task stores fewer.
+    """
+    needed = HELD_OUT_STATES.stop
+    for task in suite.tasks:
+        if task.num_init_states < needed:
+            raise ValueError(
+                f"training uses initial states 0-{TRAINING_STATES[-1]} and evaluation "
+                f"{HELD_OUT_STATES[0]}-{HELD_OUT_STATES[-1]}, and {task.init_states_file} has "
+                f"{task.num_init_states}: store {needed}, or none, so that they are sampled"
+            )
 
 
 def held_out_episodes(num_tasks: int, num_episodes: int) -> list[tuple[int, int]]:

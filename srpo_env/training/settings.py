@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import sys
 import types
 import typing
@@ -18,8 +19,11 @@ import torch
 import tyro
 
 from srpo_env.cli.main import errors_as_sentences
+from srpo_env.libero.suites import get_suite
+from srpo_env.registration import import_suite
 from srpo_env.system.files import read_json
 from srpo_env.training.checkpoint import newest_checkpoint
+from srpo_env.training.evaluation import check_initial_states
 from srpo_env.training.report import SETTINGS
 
 AnySettings = TypeVar("AnySettings", bound="TorchSettings")
@@ -157,11 +161,15 @@ class SuiteSettings(RunSettings):
     """Settings of a run in a LIBERO suite."""
 
     env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "libero-object"
-    """LIBERO suite: libero-object, libero-spatial, libero-goal, libero-10 or libero-90"""
+    """LIBERO suite: libero-object, libero-spatial, libero-goal, libero-10 or libero-90; or
+    MODULE:NAME of a suite of your own that the module registers"""
 
     def check_requirements(self) -> None:
         """Checks that the suite exists."""
         super().check_requirements()
+        name = import_suite(self.env_id)
+        if name != self.env_id:
+            check_initial_states(get_suite(name))
         if self.gym_id not in gymnasium.registry:
             known = sorted(name for name in gymnasium.registry if name.startswith("srpo_env/"))
             raise ValueError(f"--env must be one of {', '.join(known)}, got {self.env_id!r}")
@@ -169,12 +177,12 @@ class SuiteSettings(RunSettings):
     @property
     def suite(self) -> str:
         """The suite's name with hyphens, as in ``libero-object``."""
-        return self.env_id.rpartition("/")[2].replace("_", "-")
+        return re.split("[:/]", self.env_id)[-1].replace("_", "-")
 
     @property
     def gym_id(self) -> str:
         """The environment's id in Gymnasium's registry."""
-        return f"{self.env_id.rpartition('/')[0] or 'srpo_env'}/{self.suite}"
+        return f"{self.env_id.rpartition(':')[2].rpartition('/')[0] or 'srpo_env'}/{self.suite}"
 
 
 def parse_settings(

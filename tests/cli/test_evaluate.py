@@ -1,5 +1,7 @@
 import json
 
+import gymnasium
+import numpy as np
 import pytest
 
 from srpo_env.cli import main as cli
@@ -28,11 +30,64 @@ def test_evaluate_prints_a_table_and_writes_every_episode(untrained, tmp_path, c
     assert content["assets"] in ("libero", "modified", "placeholder")
 
 
+OWN_SUITE = """
+from srpo_env import register_suite
+from srpo_env.libero.suites import get_task
+task = get_task("libero_object", {task_id})
+register_suite("my-shop", [task.bddl_file], init_states={states!r}, max_steps=8)
+"""
+
+
+@pytest.fixture
+def own_suite(tmp_path, monkeypatch):
+    """Writes a module that registers a suite, which is forgotten after the test."""
+    from srpo_env.libero import suites
+
+    monkeypatch.setattr(suites, "_registered", {})
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(task_id, states=None):
+        (tmp_path / f"suite_{task_id}.py").write_text(
+            OWN_SUITE.format(task_id=task_id, states=states)
+        )
+        return f"suite_{task_id}:my-shop"
+
+    yield write
+    gymnasium.registry.pop("srpo_env/my-shop", None)
+
+
+@pytest.mark.libero
+def test_a_suite_of_the_user_is_named_by_its_module(untrained, own_suite, tmp_path, capsys):
+    suite, file = own_suite(1), tmp_path / "r.json"
+    arguments = ["--suite", suite, "--checkpoint", untrained, "--episodes", "2"]
+    assert cli.main(["evaluate", *arguments, "--json", str(file)]) == 0
+    assert "pick the cream cheese and place it in the basket" in capsys.readouterr().out
+    # Sampled states, with the seeds 40 and 41.
+    assert [episode["init_state_id"] for episode in json.loads(file.read_text())["episodes"]] == [
+        40,
+        41,
+    ]
+
+
+@pytest.mark.libero
+def test_a_suite_without_states_for_evaluation_is_one_sentence(own_suite, tmp_path, capsys):
+    from srpo_env.libero.suites import get_task
+
+    np.save(tmp_path / "few.npy", get_task("libero_object", 2).init_states()[:10])
+    suite = own_suite(2, str(tmp_path / "few.npy"))
+    assert cli.main(["evaluate", "--suite", suite]) == 2
+    shown = capsys.readouterr().err
+    assert "evaluation 40-49, and" in shown
+    assert "few.npy has 10: store 50, or none" in shown
+    assert shown.count("\n") == 1
+
+
 @pytest.mark.libero
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--checkpoint", "lost"], "a checkpoint must be a path to NAME.safetensors"),
+        (["--suite", "no_module:my-shop"], "a suite MODULE:NAME must name a module"),
         (["--suite", "libero-wood"], "`suite` must be one of libero_spatial, "),
         (["--episodes", "101"], "the number of held-out episodes must be in 1..100, got 101"),
         (["--temperature", "-1"], "`temperature` must not be negative, got -1.0"),

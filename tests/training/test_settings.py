@@ -2,6 +2,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from srpo_env.training.checkpoint import save_training
@@ -107,3 +108,19 @@ def test_missing_gpu_is_refused(monkeypatch):
 def test_suite_is_accepted_in_any_spelling(name):
     settings = SuiteSettings(env_id=name)
     assert (settings.gym_id, settings.suite) == ("srpo_env/libero-object", "libero-object")
+
+
+@pytest.mark.libero
+def test_a_suite_of_the_user_is_named_by_its_module(tmp_path, monkeypatch):
+    from srpo_env.libero import suites
+
+    monkeypatch.setattr(suites, "_registered", {})
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_settings_suite.py").write_text(
+        "from srpo_env import register_suite\nfrom srpo_env.libero.suites import get_task\n"
+        "register_suite('my_hall', [get_task('libero_object', 0).bddl_file])\n"
+    )
+    settings = SuiteSettings(env_id="my_settings_suite:my_hall")
+    settings.check_requirements()
+    assert (settings.suite, settings.gym_id) == ("my-hall", "srpo_env/my-hall")
+    assert gymnasium.registry.pop(settings.gym_id).kwargs == {"suite": "my_hall"}
