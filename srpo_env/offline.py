@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -176,7 +176,11 @@ def _steps_of(episode: RecordedEpisode) -> tuple[Ints, int]:
 
 
 def read_libero(
-    path: str | Path, *, camera: str = "agentview_rgb", max_frames: int = 64
+    path: str | Path,
+    *,
+    camera: str = "agentview_rgb",
+    successes: Mapping[str, bool] | None = None,
+    max_frames: int = 64,
 ) -> Iterator[RecordedEpisode]:
     """Yields the episodes of a file in LIBERO's layout, ``data/demo_0``, ``data/demo_1``, ...
 
@@ -187,11 +191,14 @@ def read_libero(
     Args:
         path: The file.
         camera: Name of the images in ``obs``.
+        successes: Which episodes succeeded, by their name, such as ``demo_0``; by default those
+            with a reward of 1.
         max_frames: Frames to take of each episode, evenly spaced.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not in LIBERO's layout, or its rewards are not 0 and 1.
+        ValueError: If it is not in LIBERO's layout, its rewards are not 0 and 1, or ``successes``
+            names other episodes.
     """
     checked_count("max_frames", max_frames, minimum=2)
     path = Path(path)
@@ -203,6 +210,11 @@ def read_libero(
                 "A file in LIBERO's layout must hold episodes at data/demo_0, data/demo_1, ..., "
                 f"{str(path)!r} has none"
             )
+        if successes is not None and set(successes) != set(names):
+            wrong = sorted(set(successes) ^ set(names))
+            raise ValueError(
+                f"`successes` must name the episodes of {str(path)!r}, {wrong[0]} is in one of them"
+            )
         from_below = are_rows_from_below(data)
         task = path.stem.removesuffix("_demo")
         for name in sorted(names, key=lambda name: (len(name), name)):
@@ -211,11 +223,16 @@ def read_libero(
             if group is None:  # a damaged file can list a name that it does not find
                 raise DamagedFileError(f"{place} cannot be read: the file is damaged")
             images, rewards = group.array(f"obs/{camera}"), group.array("rewards")
-            if images is None or rewards is None or not len(images):
+            if images is None or not len(images):
                 obs = group.group("obs")
                 raise ValueError(
-                    f"{place} must have `rewards` and images at obs/{camera}; in obs it has "
+                    f"{place} must have images at obs/{camera}; in obs it has "
                     f"{[] if obs is None else sorted(obs.names())}"
+                )
+            if successes is None and rewards is None:
+                raise ValueError(
+                    f"{place} must have `rewards`, which say whether it succeeded: add them, or "
+                    "name the successes (`successes`, or --successes of `srpo-env relabel`)"
                 )
             check_is_video(images, place)
             # An image is recorded before each step; the one after the last step is not.
@@ -224,7 +241,9 @@ def read_libero(
             yield RecordedEpisode(
                 name=f"data/{name}",
                 task=task,
-                success=_success_of(rewards.read(), place),
+                success=_success_of(rewards.read(), place)
+                if successes is None
+                else bool(successes[name]),
                 video=np.ascontiguousarray(video[:, ::-1]) if from_below else video,
                 source=str(path),
                 frame_steps=rows,
@@ -257,7 +276,8 @@ def read_lerobot(
     if successes is None and not labels:
         raise ValueError(
             "A dataset must say which episodes succeeded, in `next.success` or `next.reward`, and "
-            f"this one has {sorted(dataset.features)}; pass `successes`, a bool for each episode"
+            f"this one has {sorted(dataset.features)}; pass `successes`, a bool for each episode "
+            "(--successes of `srpo-env relabel`)"
         )
     # Whole columns, as reading a row would decode its images.
     columns = dataset.hf_dataset

@@ -17,7 +17,7 @@ from srpo_env.benchmarks.plain_data import to_json
 from srpo_env.benchmarks.recorded.report import draw, report
 from srpo_env.benchmarks.recorded.verdict import check_reward
 from srpo_env.cli.image_files import check_image_file
-from srpo_env.cli.recordings import add_recordings, read_source, sources_of
+from srpo_env.cli.recordings import add_recordings, read_recordings
 from srpo_env.encoders.named import HELP, WORLD_MODEL, named_encoder
 
 
@@ -41,15 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks the reward, prints the report and writes the files."""
-    sources = sources_of(args.paths)
     if args.plot is not None:
         check_image_file(args.plot)  # before hours of encoding
+    episodes = read_recordings(args)
     encoder = named_encoder(args.encoder)
-    episodes = (
-        episode
-        for source in sources
-        for episode in read_source(source, camera=args.camera, max_frames=args.max_frames)
-    )
     with tqdm(desc="encoding", unit="episode", disable=None) as bar:
         check = check_reward(
             episodes, encoder, name=args.encoder, seed=args.seed, progress=bar.update

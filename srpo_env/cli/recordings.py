@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from srpo_env.offline import RecordedEpisode, read_lerobot, read_libero
 from srpo_env.readers.hdf5 import open_hdf5
+from srpo_env.readers.successes import assign_successes, read_successes
+from srpo_env.system.files import DamagedFileError, read_json
 from srpo_env.types import checked_count, even_indices
+
+MAX_EPISODES = 10**7
+"""Largest number of episodes of a LeRobot dataset"""
 
 
 def add_recordings(parser: argparse.ArgumentParser, metavar: str = "PATH") -> None:
-    """Adds ``paths``, ``--camera`` and ``--max-frames``."""
+    """Adds ``paths``, ``--camera``, ``--max-frames`` and ``--successes``."""
     parser.add_argument(
         "paths",
         nargs="+",
@@ -35,6 +40,13 @@ def add_recordings(parser: argparse.ArgumentParser, metavar: str = "PATH") -> No
         metavar="N",
         help="frames of each episode that the encoder sees, evenly spaced (default: %(default)s)",
     )
+    parser.add_argument(
+        "--successes",
+        type=Path,
+        metavar="FILE",
+        help="which episodes succeeded, for recordings without rewards: lines such as demo_0,true, "
+        'or JSON such as {"demo_0": true}; with several recordings walk_demo.hdf5:demo_0',
+    )
 
 
 def sources_of(paths: list[Path]) -> list[Path]:
@@ -53,14 +65,68 @@ def sources_of(paths: list[Path]) -> list[Path]:
     return list(sources.values())
 
 
+def read_recordings(args: argparse.Namespace) -> Iterator[RecordedEpisode]:
+    """Reads the episodes that the arguments of `add_recordings` name, one recording at a time.
+
+    Raises:
+        FileNotFoundError: If there is none at a path.
+        ValueError: If ``--successes`` does not fit the recordings.
+    """
+    sources = sources_of(args.paths)
+    successes: dict[str, dict[str, bool]] = {}
+    if args.successes is not None:  # checked before hours of encoding
+        for source in sources:
+            if not source.is_dir() and _holds_behaviours(source):
+                raise ValueError(
+                    f"--successes is for recordings that do not say which episodes succeeded, and "
+                    f"{str(source)!r} does"
+                )
+        named = read_successes(args.successes)
+        names = {str(source): episode_names(source) for source in sources}
+        successes = assign_successes(named, names, args.successes)
+    return (
+        episode
+        for source in sources
+        for episode in read_source(
+            source,
+            camera=args.camera,
+            successes=successes.get(str(source)),
+            max_frames=args.max_frames,
+        )
+    )
+
+
+def episode_names(source: Path) -> list[str]:
+    """Returns the names of a recording's episodes, such as ``demo_0``, without reading them.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    if source.is_dir():
+        info = read_json(source / "meta" / "info.json")
+        count = info.get("total_episodes") if isinstance(info, dict) else None
+        if type(count) is not int or not 0 <= count <= MAX_EPISODES:
+            raise DamagedFileError(f"{source}/meta/info.json must have `total_episodes`")
+        return [f"episode_{number}" for number in range(count)]
+    with open_hdf5(source) as file:
+        data = file.group("data")
+        return [] if data is None else data.names()
+
+
 def read_source(
-    source: Path, *, camera: str | None = None, max_frames: int = 64
+    source: Path,
+    *,
+    camera: str | None = None,
+    successes: Mapping[str, bool] | None = None,
+    max_frames: int = 64,
 ) -> Iterator[RecordedEpisode]:
     """Reads the episodes of one recording.
 
     Args:
         source: An HDF5 file or the folder of a LeRobot dataset.
         camera: Name of the images; default: LIBERO's third-person camera, or the only one.
+        successes: Which episodes succeeded, by their `episode_names`; default: as the recording
+            says.
         max_frames: Frames taken of each episode, evenly spaced.
 
     Raises:
@@ -70,7 +136,12 @@ def read_source(
     if not source.is_dir():
         if _holds_behaviours(source):
             return _read_behaviours(source, max_frames)
-        return read_libero(source, camera=camera or "agentview_rgb", max_frames=max_frames)
+        return read_libero(
+            source,
+            camera=camera or "agentview_rgb",
+            successes=successes,
+            max_frames=max_frames,
+        )
     try:
         lerobot = importlib.import_module("lerobot.datasets.lerobot_dataset")
     except ImportError as error:
@@ -78,7 +149,8 @@ def read_source(
             f"{str(source)!r} is a LeRobot dataset and needs lerobot: run `pip install lerobot`"
         ) from error
     dataset = lerobot.LeRobotDataset(source.name, root=source)
-    return read_lerobot(dataset, camera=camera, max_frames=max_frames)
+    flags = None if successes is None else [successes[name] for name in episode_names(source)]
+    return read_lerobot(dataset, camera=camera, successes=flags, max_frames=max_frames)
 
 
 def _holds_behaviours(file: Path) -> bool:

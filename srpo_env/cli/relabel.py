@@ -6,7 +6,7 @@ import argparse
 
 import numpy as np
 
-from srpo_env.cli.recordings import add_recordings, read_source, sources_of
+from srpo_env.cli.recordings import add_recordings, read_recordings, sources_of
 from srpo_env.encoders.named import HELP, WORLD_MODEL, named_encoder
 from srpo_env.offline import (
     RelabeledEpisodes,
@@ -47,14 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the rewards and prints a table with one line per recording."""
-    sources = sources_of(args.paths)
-    check_rewards_files(sources, overwrite=args.overwrite)  # before hours of encoding
+    # before hours of encoding
+    check_rewards_files(sources_of(args.paths), overwrite=args.overwrite)
+    episodes = read_recordings(args)
     encoder = named_encoder(args.encoder)
-    episodes = (
-        episode
-        for source in sources
-        for episode in read_source(source, camera=args.camera, max_frames=args.max_frames)
-    )
     result = relabel_episodes(
         episodes, encoder, reward=ProgressReward(args.formula), credit=args.credit
     )

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+
+import h5py
 import numpy as np
 import pytest
 
@@ -70,6 +73,47 @@ def test_wrong_argument_is_one_sentence(recording, arguments, message, capsys):
     shown = capsys.readouterr().err
     assert message in shown
     assert shown.count("\n") == 1
+
+
+def test_successes_can_come_from_a_file(tmp_path, capsys):
+    # Distances 1 and 3 to the first episode, as above; the recording itself says nothing.
+    recording = write_libero(tmp_path / "walk_demo.hdf5", [(90, 0), (80, 0), (60, 0)])
+    with h5py.File(recording, "r+") as file:
+        for name in file["data"]:
+            del file[f"data/{name}/rewards"]
+    assert cli.main(["relabel", str(recording), *PIXELS]) == 2
+    assert "--successes of `srpo-env relabel`" in capsys.readouterr().err
+    labels = tmp_path / "labels.csv"
+    labels.write_text("demo_0,true\ndemo_1,false\ndemo_2,false\n")
+    assert cli.main(["relabel", str(recording), *PIXELS, "--successes", str(labels)]) == 0
+    result = np.load(recording.with_name("walk_demo.srpo.npz"))
+    np.testing.assert_array_equal(result["successes"], [True, False, False])
+    np.testing.assert_allclose(
+        result["rewards"], [1, 0.8 / (1 + np.exp(-1)), 0.8 / (1 + np.exp(1))]
+    )
+
+
+def test_successes_of_several_recordings_name_them(tmp_path):
+    write_libero(tmp_path / "walk_demo.hdf5", [(9, False), (8, False)])
+    write_libero(tmp_path / "run_demo.hdf5", [(9, False)])
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps(
+        {"walk_demo.hdf5:demo_0": False, "demo_1": True, "run_demo.hdf5:demo_0": True}
+    ))  # fmt: skip
+    assert cli.main(["relabel", str(tmp_path), *PIXELS, "--successes", str(labels)]) == 0
+    walk, run = (np.load(tmp_path / f"{name}_demo.srpo.npz") for name in ("walk", "run"))
+    np.testing.assert_array_equal(walk["successes"], [False, True])
+    np.testing.assert_array_equal(run["successes"], [True])
+
+
+def test_successes_that_do_not_fit_are_refused_before_encoding(recording, tmp_path, capsys):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("demo_0,1\ndemo_1,0\n")
+    assert cli.main(["relabel", str(recording), *PIXELS, "--successes", str(labels)]) == 2
+    shown = capsys.readouterr().err
+    assert "must name each episode, and lacks demo_2 of" in shown
+    assert shown.count("\n") == 1
+    assert not recording.with_name("walk_demo.srpo.npz").exists()
 
 
 def test_path_without_recordings_is_one_sentence(tmp_path, capsys):
