@@ -229,7 +229,11 @@ def read_libero(
                     f"{place} must have images at obs/{camera}; in obs it has "
                     f"{[] if obs is None else sorted(obs.names())}"
                 )
-            if successes is None and rewards is None:
+            if successes is not None:
+                success = bool(successes[name])
+            elif rewards is not None:
+                success = _success_of(rewards.read(), place)
+            else:
                 raise ValueError(
                     f"{place} must have `rewards`, which say whether it succeeded: add them, or "
                     "name the successes (`successes`, or --successes of `srpo-env relabel`)"
@@ -241,9 +245,7 @@ def read_libero(
             yield RecordedEpisode(
                 name=f"data/{name}",
                 task=task,
-                success=_success_of(rewards.read(), place)
-                if successes is None
-                else bool(successes[name]),
+                success=success,
                 video=np.ascontiguousarray(video[:, ::-1]) if from_below else video,
                 source=str(path),
                 frame_steps=rows,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sys
+from types import ModuleType
 
+import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hypothesis import settings
@@ -53,3 +57,51 @@ def libero_assets():
             "run `pip install 'srpo-env[assets]'`"
         )
     return assets.path
+
+
+class RecordedDataset:
+    """Takes calls as lerobot's class of datasets does, and writes a summary of them."""
+
+    def __init__(self, root, features):
+        self.root, self.features, self.frames, self.episodes = root, features, [], []
+
+    @classmethod
+    def create(cls, *, repo_id, fps, features, root, robot_type, use_videos):
+        assert (repo_id, fps, robot_type, use_videos) == ("ds", 20, "panda", False)
+        root.mkdir(parents=True, exist_ok=False)
+        return cls(root, features)
+
+    def add_frame(self, frame):
+        described = {name: (f["dtype"], tuple(f["shape"])) for name, f in self.features.items()}
+        found = {
+            name: (
+                described[name][0] if value.dtype == np.uint8 else str(value.dtype), value.shape
+            )
+            for name, value in frame.items() if name != "task"
+        }  # fmt: skip
+        assert found == described
+        self.frames.append(frame)
+
+    def save_episode(self):
+        self.episodes.append(self.frames)
+        self.frames = []
+
+    def finalize(self):
+        last = self.episodes[-1][-1]
+        content = {
+            "lengths": [len(frames) for frames in self.episodes],
+            "success": [bool(frame["next.success"][0]) for frame in self.episodes[0]],
+            "red": np.argwhere(last["observation.images.image"][..., 0] > 0).min(axis=0).tolist(),
+            "task": last["task"],
+        }
+        (self.root / "dataset.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def lerobot_stand_in(monkeypatch):
+    """Replaces lerobot's datasets by a class that writes one JSON file."""
+    module = ModuleType("lerobot.datasets.lerobot_dataset")
+    module.LeRobotDataset = RecordedDataset
+    for name in ("lerobot", "lerobot.datasets"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -10,12 +10,15 @@ import argparse
 import re
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from srpo_env.libero.demo_recording import DemoRecording, record_demos
+from srpo_env.libero.demos import FILE_ENDING, read_demos
 from srpo_env.libero.recording import RecordingSettings
 from srpo_env.libero.suites import check_suite_name, get_task, tasks_of
+from srpo_env.libero.video import write_video
 
 DEFAULTS = DemoRecording()
 
@@ -38,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULTS.noise,
         help="standard deviation of the noise on executed actions, for more robust policies; "
         "`actions` holds the expert's actions without noise, `executed_actions` those with noise",
+    )
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FOLDER",
+        help="folder for an MP4 video of each demonstration",
     )
 
 
@@ -86,6 +96,9 @@ def run(args: argparse.Namespace) -> int:
         visuals=getattr(args, "visuals", None),
         seed=args.seed,
     )
+    videos: Path | None = getattr(args, "videos", None)
+    if videos is not None:
+        videos.mkdir(parents=True, exist_ok=True)
     num_failures = 0
     total = len(task_ids) * recording.demos_per_task
     with logging_redirect_tqdm(), tqdm(total=total, unit="demo") as bar:
@@ -97,12 +110,26 @@ def run(args: argparse.Namespace) -> int:
             if recorded.skipped:
                 bar.update(recorded.num_episodes)
             num_failures += recorded.num_rejected
+            if videos is not None:
+                write_videos(recorded.file, videos)
             bar.set_postfix(failures=num_failures)
     print(
         f"{len(task_ids)} files in {args.out}, {recording.demos_per_task} demonstrations each; "
         f"failed episodes, not stored: {num_failures}"
     )
     return 0
+
+
+def write_videos(file: Path, folder: Path) -> None:
+    """Writes a video of each demonstration of a file, ``<task>_demo_0.mp4``; cameras side by side.
+
+    Raises:
+        OSError: If a video cannot be written.
+    """
+    for number, demo in enumerate(read_demos(file)):
+        frames = np.concatenate(list(demo.images.values()), axis=2)
+        name = file.name.removesuffix(FILE_ENDING)
+        write_video(folder / f"{name}_demo_{number}.mp4", frames)
 
 
 def chosen_tasks(suite: str, text: str) -> list[int]:

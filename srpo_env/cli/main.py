@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "measure a policy's success rate on initial states that training never uses",
     "record-behaviours": "record successes and many kinds of failures, with ground-truth progress",
     "relabel": "compute progress rewards for recorded episodes, and write them to new files",
+    "replay": "check that demonstrations reach the goal here, and export them to LeRobot",
     "report": "draw the learning curves of training runs",
 }
 """Description of each subcommand; the name with underscores is the name of its module."""
@@ -40,6 +41,7 @@ NEEDED_EXTRAS: dict[str, tuple[str, ...]] = {
     "evaluate": ("libero", "agents"),
     "record-behaviours": ("libero",),
     "relabel": ("encoders",),
+    "replay": ("libero",),
 }
 """The optional extras that a subcommand needs; the others need the core only."""
 

@@ -106,7 +106,7 @@ def read_demos(
 def _read_file(path: Path, limit: int | None) -> Iterator[Demo]:
     with open_hdf5(path) as file:
         data = file.group("data")
-        names = [] if data is None else sorted(data.names(), key=_number)
+        names = [] if data is None else sorted(data.names(), key=demo_number)
         if data is None or not names:
             raise ValueError(
                 "a file in LIBERO's layout must hold demonstrations at data/demo_0, data/demo_1, "
@@ -135,7 +135,7 @@ def _read_demo(group: Hdf5Group, instruction: str, is_flipped: bool, source: str
         )
     for key in VIDEOS.values():
         check_is_video(arrays[key], source)
-    numbers = {key: _read_numbers(arrays[key], size) for key, size in SHAPES.items()}
+    numbers = {key: read_numbers(arrays[key], size) for key, size in SHAPES.items()}
     if numbers["states"].shape[1] < JOINTS.stop:
         raise ValueError(
             f"`states` of {source} must have the {JOINTS.stop - JOINTS.start} joint positions of "
@@ -158,7 +158,7 @@ def _read_demo(group: Hdf5Group, instruction: str, is_flipped: bool, source: str
     )
 
 
-def _read_numbers(array: Hdf5Array, size: int | None) -> Floats:
+def read_numbers(array: Hdf5Array, size: int | None) -> Floats:
     """Reads rows of numbers; ``size`` is their length, None for any."""
     if len(array.shape) != 2 or array.shape[1] != (size or array.shape[1]):
         raise ValueError(
@@ -199,7 +199,8 @@ def _instruction(path: Path, data: Hdf5Group) -> str:
     )
 
 
-def _number(name: str) -> tuple[int, str]:
+def demo_number(name: str) -> tuple[int, str]:
+    """Sorts names such as ``demo_10`` by their number."""
     digits = name.removeprefix("demo_")
     return (int(digits) if digits.isdigit() else -1, name)
 

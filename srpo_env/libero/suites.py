@@ -145,6 +145,15 @@ def get_suite(suite: str) -> Suite:
     return Suite(name, _tasks_of_libero(name), MAX_STEPS[name])
 
 
+def all_suites() -> list[Suite]:
+    """Returns LIBERO's suites and the registered ones.
+
+    Raises:
+        ModuleNotFoundError: If LIBERO is not installed.
+    """
+    return [get_suite(name) for name in (*SUITES, *_registered)]
+
+
 def tasks_of(suite: str) -> tuple[Task, ...]:
     """Returns the tasks of a suite, in LIBERO's order.
 

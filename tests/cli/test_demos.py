@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 pytest.importorskip("h5py")
@@ -20,6 +21,24 @@ def test_the_chosen_tasks_are_recorded(tmp_path, capsys):
         "pick up the cream cheese and place it in the basket",
         "pick up the tomato sauce and place it in the basket",
     ]
+
+
+def test_each_demonstration_can_be_watched(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    arguments = ["--tasks", "1", "--demos-per-task", "2", "--image-size", "32"]
+    videos = tmp_path / "videos"
+    folder = ["--out", str(tmp_path / "demos"), "--videos", str(videos)]
+    assert cli.main(["demos", *folder, *arguments]) == 0
+    demos = list(read_demos(tmp_path / "demos"))
+    name = "pick_up_the_cream_cheese_and_place_it_in_the_basket_demo_{}.mp4"
+    assert sorted(path.name for path in videos.iterdir()) == [name.format(0), name.format(1)]
+    for number, demo in enumerate(demos):
+        reader = cv2.VideoCapture(str(videos / name.format(number)))
+        assert reader.get(cv2.CAP_PROP_FRAME_COUNT) == len(demo.actions)
+        first = reader.read()[1][..., ::-1].astype(int)
+        assert first.shape == (32, 64, 3)  # both cameras, side by side
+        assert np.abs(first[:, :32] - demo.images["agentview"][0]).mean() < 15
+        reader.release()
 
 
 def test_ctrl_c_keeps_the_finished_files_and_no_others(tmp_path, monkeypatch):
