@@ -30,7 +30,7 @@ from gymnasium.vector import AutoresetMode
 from torch import nn
 
 import srpo_env
-from srpo_env.cli.main import errors_as_sentences
+from srpo_env.cli.main import closed_output_ends_the_program, errors_as_sentences
 from srpo_env.libero.demos import read_demos
 from srpo_env.policy import SmallPolicy
 from srpo_env.policy.cloning import ClonedFrames, augment, cloning_loss
@@ -171,4 +171,5 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    main(Args.parse())
+    with closed_output_ends_the_program():
+        main(Args.parse())

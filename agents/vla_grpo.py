@@ -38,7 +38,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
 
 from srpo_env import Group, ProgressReward, SelfReferentialProgressWrapper, group_statistics
-from srpo_env.cli.main import errors_as_sentences
+from srpo_env.cli.main import closed_output_ends_the_program, errors_as_sentences
 from srpo_env.encoders.named import WORLD_MODEL, named_encoder
 from srpo_env.encoders.timed import TimedEncoder
 from srpo_env.policy import Policy, load_policy
@@ -446,4 +446,5 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(Args.parse())
+    with closed_output_ends_the_program():
+        main(Args.parse())

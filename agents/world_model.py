@@ -42,7 +42,7 @@ from tqdm import tqdm
 from transformers import VJEPA2Config, VJEPA2Model
 from transformers.utils.logging import disable_progress_bar
 
-from srpo_env.cli.main import errors_as_sentences
+from srpo_env.cli.main import closed_output_ends_the_program, errors_as_sentences
 from srpo_env.encoders.clips import Clips, split_videos
 from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.preprocessing import VideoPreprocessing
@@ -437,4 +437,5 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    main(Args.parse())
+    with closed_output_ends_the_program():
+        main(Args.parse())

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from srpo_env.cli.main import errors_as_sentences
+from srpo_env.cli.main import closed_output_ends_the_program, errors_as_sentences
 from srpo_env.encoders.clips import Clips, split_videos
 from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.pooler import FILE, MomentPooler
@@ -266,4 +266,5 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    main(parse_settings(Args))
+    with closed_output_ends_the_program():
+        main(parse_settings(Args))

@@ -291,19 +291,30 @@ def test_libero_environments_name_the_command_that_installs_them(core, make):
     assert f"run `{install_command('libero')}`" in done.stderr
 
 
-@pytest.mark.parametrize("command", sorted(NEEDED_EXTRAS))
+@pytest.mark.parametrize("command", [*sorted(NEEDED_EXTRAS), "check-reward", "relabel"])
 def test_commands_name_the_command_that_installs_what_is_missing(core, command):
-    arguments = {"benchmark": ["reward"], "relabel": ["srpo_env/py.typed"]}.get(command, [])
+    recording = ["srpo_env/py.typed"]
+    arguments = {"benchmark": ["reward"], "relabel": recording, "check-reward": recording}
+    arguments = arguments.get(command, [])
     done = core("-m", "srpo_env.cli.main", command, *arguments)
     assert done.returncode == 2
     assert "run `pip install 'srpo-env[" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(NEEDED_EXTRAS)))
-def test_other_commands_work_without_extras(core, command):
-    done = core("-m", "srpo_env.cli.main", command, "--help")
+@pytest.mark.parametrize("command", [*COMMANDS, "benchmark sim", "benchmark reward"])
+def test_all_commands_print_their_help_without_extras(core, command):
+    done = core("-m", "srpo_env.cli.main", *command.split(), "--help")
     assert (done.returncode, done.stderr) == (0, "")
+    assert f"usage: srpo-env {command} " in done.stdout
+
+
+def test_a_command_that_needs_single_packages_names_no_whole_extra(core, tmp_path):
+    recording = write_libero(tmp_path / "walk_demo.hdf5", [(90, True), (80, False)])
+    arguments = ["check-reward", "--encoder", "pixels", str(recording)]
+    done = core("-m", "srpo_env.cli.main", *arguments)
+    assert "No module named 'tqdm': run `pip install tqdm`" in done.stderr
+    assert "srpo-env[" not in done.stderr
 
 
 def test_recordings_can_be_rewarded_without_a_simulator_and_a_world_model(wheel, tmp_path):

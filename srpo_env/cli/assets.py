@@ -5,15 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from srpo_env.libero.assets import (
-    HOW_TO_GET_ASSETS,
-    asset_warnings_silenced,
-    covered_suites,
-    download_assets,
-    resolve_assets,
-)
-from srpo_env.libero.manifest import altered_files, first_few, manifest, missing_files
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the action and the folder to verify."""
@@ -35,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs the action and returns the exit code."""
     if args.folder is not None and args.action != "verify":
         raise ValueError(f"`{args.action}` takes no folder, got {str(args.folder)!r}")
+    from srpo_env.libero.assets import asset_warnings_silenced, download_assets
+
     with asset_warnings_silenced():
         if args.action == "verify":
             return _verify(args.folder)
@@ -44,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show() -> int:
+    from srpo_env.libero.assets import HOW_TO_GET_ASSETS, covered_suites, resolve_assets
+    from srpo_env.libero.manifest import altered_files, first_few
+
     assets = resolve_assets()
     print(f"kind    {assets.kind}")
     print(f"source  {assets.source}")
@@ -64,6 +60,9 @@ def _show() -> int:
 
 
 def _verify(folder: Path | None) -> int:
+    from srpo_env.libero.assets import HOW_TO_GET_ASSETS, resolve_assets
+    from srpo_env.libero.manifest import altered_files, manifest, missing_files
+
     if folder is None:
         assets = resolve_assets()
         if assets.kind == "placeholder":

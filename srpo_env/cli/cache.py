@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from srpo_env.libero.assets import placeholder_folder
-from srpo_env.libero.cache import CacheEntry, cache_entries, cache_folder, remove_entry
-from srpo_env.libero.visuals import decimation_folder
+if TYPE_CHECKING:
+    from srpo_env.libero.cache import CacheEntry
 
 CONTENTS = {
     "datasets": "datasets that LIBERO's scripts have downloaded",
@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show() -> int:
+    from srpo_env.libero.cache import cache_entries, cache_folder
+
     print(cache_folder())
     total = outdated = 0
     for entry in cache_entries():
@@ -62,6 +64,8 @@ def _show() -> int:
 
 
 def _clean(everything: bool) -> int:
+    from srpo_env.libero.cache import cache_entries, cache_folder, remove_entry
+
     entries = [entry for entry in cache_entries() if everything or not _content(entry)]
     for entry in entries:
         remove_entry(entry.path)
@@ -73,6 +77,8 @@ def _clean(everything: bool) -> int:
 
 def _content(entry: CacheEntry) -> str | None:
     """Describes an entry; returns None if it is outdated."""
+    from srpo_env.libero.assets import placeholder_folder
+
     name = entry.path.name
     if entry.is_temporary:
         return None if entry.is_abandoned else "being written"
@@ -87,6 +93,9 @@ def _content(entry: CacheEntry) -> str | None:
 
 def _is_config_usable(folder: Path) -> bool:
     """Returns whether the asset folder of a configuration still exists."""
+    from srpo_env.libero.assets import placeholder_folder
+    from srpo_env.libero.cache import cache_folder
+
     try:
         assets = Path(json.loads((folder / "config.yaml").read_text())["assets"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -96,6 +105,8 @@ def _is_config_usable(folder: Path) -> bool:
 
 
 def _decimation_folder() -> str | None:
+    from srpo_env.libero.visuals import decimation_folder
+
     try:
         return decimation_folder()
     except ModuleNotFoundError:  # without fast-simplification nothing is decimated

@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tqdm import tqdm
-
 from srpo_env.benchmarks.plain_data import to_json
 from srpo_env.benchmarks.recorded.report import draw, report
 from srpo_env.benchmarks.recorded.verdict import check_reward
-from srpo_env.cli.image_files import check_image_file
+from srpo_env.cli.output_files import check_image_file, check_output_file
 from srpo_env.cli.recordings import add_recordings, read_recordings
 from srpo_env.encoders.named import HELP, WORLD_MODEL, named_encoder
 
@@ -43,19 +41,21 @@ def run(args: argparse.Namespace) -> int:
     """Checks the reward, prints the report and writes the files."""
     if args.plot is not None:
         check_image_file(args.plot)  # before hours of encoding
+    if args.json is not None:
+        check_output_file(args.json)
     episodes = read_recordings(args)
     encoder = named_encoder(args.encoder)
+    from tqdm import tqdm
+
     with tqdm(desc="encoding", unit="episode", disable=None) as bar:
         check = check_reward(
             episodes, encoder, name=args.encoder, seed=args.seed, progress=bar.update
         )
     print(report(check))
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(to_json(check.as_dict()))
         print(f"\nresults written to {args.json}")
     if args.plot is not None:
-        args.plot.parent.mkdir(parents=True, exist_ok=True)
         draw(check).savefig(args.plot)
         print(f"image written to {args.plot}")
     return 0 if check.verdict.status == "usable" else 1

@@ -10,35 +10,23 @@ import argparse
 import re
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
-from srpo_env.libero.demo_recording import DemoRecording, record_demos
-from srpo_env.libero.demos import FILE_ENDING, read_demos
-from srpo_env.libero.recording import RecordingSettings
-from srpo_env.libero.suites import check_suite_name, get_task, tasks_of
-from srpo_env.libero.video import write_video
-
-DEFAULTS = DemoRecording()
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the output folder and the settings of the recording."""
-    add_recording_arguments(parser, out="demos", defaults=DEFAULTS)
+    add_recording_arguments(parser, out="demos")
     parser.add_argument(
         "--suite", default="libero_object", help="suite; the expert supports libero_object"
     )
     parser.add_argument(
         "--demos-per-task",
         type=int,
-        default=DEFAULTS.demos_per_task,
+        default=5,
         help="number of successful episodes per task",
     )
     parser.add_argument(
         "--noise",
         type=float,
-        default=DEFAULTS.noise,
+        default=0.0,
         help="standard deviation of the noise on executed actions, for more robust policies; "
         "`actions` holds the expert's actions without noise, `executed_actions` those with noise",
     )
@@ -51,22 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_recording_arguments(
-    parser: argparse.ArgumentParser, *, out: str, defaults: RecordingSettings
-) -> None:
+def add_recording_arguments(parser: argparse.ArgumentParser, *, out: str) -> None:
     """Adds the arguments that all recording commands have."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.add_argument("--out", type=Path, default=Path(out), help="output folder")
     parser.add_argument("--tasks", default="all", help="task ids, for example 0-4,7; or all")
     parser.add_argument(
         "--init-states",
-        default=f"{defaults.init_states[0]}-{defaults.init_states[-1]}",
+        default="0-39",
         help="initial states to start from, for example 0-39; 40-49 are reserved for evaluation",
     )
     parser.add_argument(
         "--image-size",
         type=int,
-        default=defaults.image_size,
+        default=128,
         help="height and width of the images in pixels; 128 in LIBERO's files",
     )
     parser.add_argument(
@@ -76,7 +62,7 @@ def add_recording_arguments(
         help="exact: LIBERO's images pixel for pixel; fast: ten times faster "
         "(default: exact where a GPU renders, else fast)",
     )
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="random seed")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace files recorded with other settings"
     )
@@ -84,6 +70,12 @@ def add_recording_arguments(
 
 def run(args: argparse.Namespace) -> int:
     """Records the tasks one after the other, with a progress bar."""
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from srpo_env.libero.demo_recording import DemoRecording, record_demos
+    from srpo_env.libero.suites import check_suite_name, get_task
+
     suite = check_suite_name(args.suite)
     if suite != "libero_object":
         raise ValueError(f"`--suite` must be libero_object, which the expert supports, got {suite}")
@@ -126,6 +118,11 @@ def write_videos(file: Path, folder: Path) -> None:
     Raises:
         OSError: If a video cannot be written.
     """
+    import numpy as np
+
+    from srpo_env.libero.demos import FILE_ENDING, read_demos
+    from srpo_env.libero.video import write_video
+
     for number, demo in enumerate(read_demos(file)):
         frames = np.concatenate(list(demo.images.values()), axis=2)
         name = file.name.removesuffix(FILE_ENDING)
@@ -138,6 +135,8 @@ def chosen_tasks(suite: str, text: str) -> list[int]:
     Raises:
         ValueError: If the text is not a list of numbers, or there is no such task.
     """
+    from srpo_env.libero.suites import get_task, tasks_of
+
     task_ids = list(range(len(tasks_of(suite)))) if text == "all" else numbers(text, "--tasks")
     for task_id in task_ids:
         get_task(suite, task_id)

@@ -6,26 +6,23 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from gymnasium.vector import AutoresetMode
 
-from srpo_env.libero.physics import Physics
-from srpo_env.libero.suites import check_suite_name, get_suite, tasks_of
-from srpo_env.libero.vector import LiberoVectorEnv
-from srpo_env.policy import Policy, load_policy
-from srpo_env.registration import import_suite
+from srpo_env.cli.output_files import check_output_file
 from srpo_env.training.evaluation import (
     Evaluation,
     check_initial_states,
     evaluate,
     held_out_episodes,
 )
-from srpo_env.training.progress_bar import count_on, long_bar
 from srpo_env.training.report import ASSETS
+
+if TYPE_CHECKING:
+    from srpo_env.policy import Policy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--physics",
-        choices=get_args(Physics),
+        choices=("exact", "fast"),
         default="exact",
         help="fast: equal to LIBERO's up to 1e-9 per control step (default: %(default)s)",
     )
@@ -71,6 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the episodes and prints a table, one line per task."""
+    from srpo_env.libero.suites import check_suite_name, get_suite, tasks_of
+    from srpo_env.libero.vector import LiberoVectorEnv
+    from srpo_env.policy import load_policy
+    from srpo_env.registration import import_suite
+    from srpo_env.training.progress_bar import count_on, long_bar
+
+    if args.json is not None:
+        check_output_file(args.json)  # before minutes of evaluation
     suite = check_suite_name(import_suite(args.suite))
     check_initial_states(get_suite(suite))
     policy = load_policy(args.checkpoint)
@@ -102,6 +107,8 @@ class _Actor:
     """Acts greedily at temperature 0, and samples otherwise."""
 
     def __init__(self, policy: Policy, temperature: float, seed: int) -> None:
+        import torch
+
         if temperature < 0:
             raise ValueError(f"`temperature` must not be negative, got {temperature}")
         self._policy, self._temperature = policy, temperature
@@ -118,6 +125,8 @@ class _Actor:
 
 
 def _table(suite: str, result: Evaluation) -> str:
+    from srpo_env.libero.suites import tasks_of
+
     tasks = tasks_of(suite)
     lines = [
         f"{task_id:2}  {part.num_successes:3}/{len(part.episodes):<3}  {tasks[task_id].instruction}"
@@ -138,5 +147,4 @@ def _write_json(args: argparse.Namespace, suite: str, kind: str, result: Evaluat
         "wilson_95": result.interval,
         "episodes": [asdict(episode) for episode in result.episodes],
     }
-    args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(content, indent=2) + "\n")

@@ -10,12 +10,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
+import select
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 from srpo_env import __version__
 from srpo_env.system.machine import EXTRAS, install_command
+from srpo_env.system.text import one_line
 
 COMMANDS = {
     "assets": "show which LIBERO assets are used, or download LIBERO's own",
@@ -36,14 +40,13 @@ NEEDED_EXTRAS: dict[str, tuple[str, ...]] = {
     "assets": ("libero",),
     "benchmark": ("libero", "agents"),
     "cache": ("libero",),
-    "check-reward": ("encoders",),
     "demos": ("libero",),
     "evaluate": ("libero", "agents"),
     "record-behaviours": ("libero",),
-    "relabel": ("encoders",),
     "replay": ("libero",),
 }
-"""The optional extras that a subcommand needs; the others need the core only."""
+"""The optional extras that a subcommand needs; the others need the core, and more packages only for
+some of their options."""
 
 EXPECTED_ERRORS = (ValueError, OSError, ImportError)
 """Types of errors for wrong input, missing files and missing packages; printed as one sentence."""
@@ -57,7 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: that of the subcommand, 2 after an expected error, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: After ``--help`` or a wrong command line, or if nobody reads the output.
     """
+    with closed_output_ends_the_program():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     try:
@@ -69,12 +80,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(command.run(parser.parse_args(args.arguments)))
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as in shells
+    except BrokenPipeError:
+        raise
     except EXPECTED_ERRORS as error:
         if args.traceback:
             raise
         message = error_message(error, NEEDED_EXTRAS.get(args.command, ()))
         print(f"srpo-env {args.command}: {message}", file=sys.stderr)
         return 2
+
+
+@contextmanager
+def closed_output_ends_the_program() -> Iterator[None]:
+    """Exits with code 141 if the reader of the output has ended, as in ``srpo-env ... | head``.
+
+    That is 128 + SIGPIPE, as in shells.
+    """
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        closed = [stream for stream in (sys.stdout, sys.stderr) if has_no_reader(stream)]
+        if not closed:
+            raise  # of another connection
+        for stream in closed:
+            # Python would write what is left at its end, and print a traceback.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise SystemExit(141) from None
+
+
+def has_no_reader(stream: TextIO | None) -> bool:
+    """Returns whether a stream is a pipe whose reader has ended."""
+    poll = select.poll()
+    try:
+        poll.register(stream, 0)  # type: ignore[arg-type]
+    except (OSError, TypeError, ValueError):
+        return False  # it is closed, or no file of the system
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @contextmanager
@@ -86,13 +131,15 @@ def errors_as_sentences(program: str) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except EXPECTED_ERRORS as error:
         print(f"{program}: {error_message(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def error_message(error: Exception, extras: Sequence[str] = ()) -> str:
-    """Returns an error's message, completed with the pip command if a package is missing.
+    """Returns an error's message in one line, with the pip command if a package is missing.
 
     Args:
         error: Any exception.
@@ -100,10 +147,12 @@ def error_message(error: Exception, extras: Sequence[str] = ()) -> str:
     """
     module = getattr(error, "name", None)
     if module is None or str(error) != f"No module named {module!r}":
-        return str(error)  # the message is complete
+        return one_line(error)  # the message is complete
     package = module.partition(".")[0]
     if not any(package in EXTRAS[extra] for extra in extras):
-        extras = [extra for extra, modules in EXTRAS.items() if package in modules][:1]
+        # An extra that is not needed as a whole is named only if no other one has the package.
+        having = [extra for extra, modules in EXTRAS.items() if package in modules]
+        extras = having if len(having) == 1 else []
     if not extras:
         return f"{error}: run `pip install {package}`; `srpo-env doctor` lists all missing packages"
     return f"{error}: run `{install_command(*extras)}`"

@@ -13,35 +13,28 @@ import argparse
 import functools
 import multiprocessing
 
-from tqdm import tqdm
-
 from srpo_env.cli.demos import add_recording_arguments, chosen_tasks, numbers
-from srpo_env.libero.assets import resolve_assets
-from srpo_env.libero.behaviour_recording import SUITE, BehaviourRecording, record_behaviours
-from srpo_env.libero.recording import Recorded
-
-DEFAULTS = BehaviourRecording()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the output folder and the settings of the recording."""
-    add_recording_arguments(parser, out="episodes", defaults=DEFAULTS)
+    add_recording_arguments(parser, out="episodes")
     parser.add_argument(
         "--successes",
         type=int,
-        default=DEFAULTS.successes,
+        default=32,
         help="number of successes per task, over all kinds",
     )
     parser.add_argument(
         "--failures",
         type=int,
-        default=DEFAULTS.failures,
+        default=36,
         help="number of failures per task, over all kinds",
     )
     parser.add_argument(
         "--max-steps",
         type=int,
-        default=DEFAULTS.max_steps,
+        default=160,
         help="control steps after which a failure is truncated; LIBERO's limit is 280",
     )
     parser.add_argument(
@@ -51,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Records the tasks, with a progress bar."""
+    from tqdm import tqdm
+
+    from srpo_env.libero.assets import resolve_assets
+    from srpo_env.libero.behaviour_recording import SUITE, BehaviourRecording, record_behaviours
+    from srpo_env.libero.recording import Recorded
+
     task_ids = chosen_tasks(SUITE, args.tasks)
     if args.workers < 1:
         raise ValueError(f"`--workers` must be at least 1, got {args.workers}")

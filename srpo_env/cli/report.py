@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from srpo_env.cli.output_files import check_image_file
 from srpo_env.training.report import compare_steps, draw_curves, read_curve
 
 
@@ -35,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
     for rate in args.to:
         if not 0 < rate <= 1:
             raise ValueError(f"`--to` must be above 0 and at most 1, got {rate}")
+    check_image_file(args.out)
     curves = [read_curve(folder) for folder in args.runs]
     figure = draw_curves(curves)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out)
     for curve in curves:
         print(curve)

@@ -18,8 +18,8 @@ def import_upstream() -> None:
     """Imports ``robosuite`` and ``libero.libero.envs``; later imports need no preparation.
 
     Call `srpo_env.libero.assets.prepare_libero` and `srpo_env.libero.gl.choose_gl` before. Warnings
-    are suppressed, because ``python -W error`` makes errors of them: robosuite 1.4.0 calls deprecated
-    functions, and warns about an optional settings file.
+    are suppressed, because ``python -W error`` makes errors of them: robosuite 1.4.0 calls
+    deprecated functions, and warns about an optional settings file.
     """
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     robosuite = importlib.util.find_spec("robosuite")
@@ -34,10 +34,10 @@ def import_upstream() -> None:
 def _turn_off_log_file(robosuite: ModuleSpec) -> None:
     """Loads robosuite's settings before robosuite does, and changes one of them.
 
-    It logs to ``/tmp/robosuite.log``, which all users of the machine share: whoever comes second may
-    not write it, and the import would fail.
+    It logs to ``/tmp/robosuite.log``, which all users of the machine share: whoever comes second
+    may not write it, and the import would fail.
     """
-    (folder,) = robosuite.submodule_search_locations or ()
+    folder = next(iter(robosuite.submodule_search_locations or ()))
     spec = importlib.util.spec_from_file_location(MACROS, f"{folder}/macros.py")
     assert spec is not None
     assert spec.loader is not None

@@ -27,8 +27,11 @@ from srpo_env.training.run_log import RunLog, quiet_writer_thread
 from srpo_env.training.settings import RunSettings
 from srpo_env.training.signals import Stopped, check_signals, deferred_signals
 
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
-"""errors of a disk that is full, over its quota, read-only or broken, or of a closed terminal"""
+DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EPIPE}
+)
+"""errors of a disk that is full, over its quota, read-only or broken, of a closed terminal, or of a
+pipe whose reader has ended"""
 
 
 class TrainingRun:

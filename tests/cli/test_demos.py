@@ -42,9 +42,9 @@ def test_each_demonstration_can_be_watched(tmp_path):
 
 
 def test_ctrl_c_keeps_the_finished_files_and_no_others(tmp_path, monkeypatch):
-    from srpo_env.cli import demos
+    from srpo_env.libero import demo_recording
 
-    record_demos = demos.record_demos
+    record_demos = demo_recording.record_demos
 
     def interrupted(suite, task_id, folder, recording, **options):
         if task_id == 5:
@@ -54,7 +54,7 @@ def test_ctrl_c_keeps_the_finished_files_and_no_others(tmp_path, monkeypatch):
     def press_ctrl_c(success):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demos, "record_demos", interrupted)
+    monkeypatch.setattr(demo_recording, "record_demos", interrupted)
     arguments = ["--tasks", "1,5", "--demos-per-task", "1", "--image-size", "8"]
     assert cli.main(["demos", "--out", str(tmp_path), *arguments]) == 130
     (kept,) = tmp_path.iterdir()

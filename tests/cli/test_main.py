@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import importlib
+import subprocess
 import sys
 import types
 
@@ -7,6 +11,7 @@ import pytest
 
 import srpo_env
 from srpo_env.cli import main as cli
+from srpo_env.cli.demos import numbers
 
 
 @pytest.fixture
@@ -85,6 +90,9 @@ def test_expected_error_is_one_sentence_and_exits_with_2(command, error, capsys)
         ),
         ("torch", ("encoders",), "pip install 'srpo-env[encoders]'"),
         ("stable_baselines3", (), "pip install 'srpo-env[sb3]'"),
+        ("yaml", ("encoders",), "pip install 'srpo-env[libero]' && pip install"),
+        ("matplotlib", (), "pip install matplotlib`"),  # of several extras, none is needed
+        ("tqdm", ("sb3",), "pip install tqdm`"),
         ("no_such_package", ("encoders",), "pip install no_such_package"),
     ],
 )
@@ -95,6 +103,58 @@ def test_missing_package_is_reported_with_the_command_that_installs_it(
     command.run = raise_(ModuleNotFoundError(f"No module named {module!r}", name=module))
     assert cli.main(["fake"]) == 2
     assert f"No module named {module!r}: run `{fix}" in capsys.readouterr().err
+
+
+def test_an_error_of_several_lines_is_printed_in_one(command, capsys):
+    command.run = raise_(OSError("404 Client Error.\n\n  Repository Not Found.\nCheck the name.\n"))
+    assert cli.main(["fake"]) == 2
+    expected = "srpo-env fake: 404 Client Error. Repository Not Found. Check the name.\n"
+    assert capsys.readouterr().err == expected
+
+
+PRINTING = """
+import sys, types
+from srpo_env.cli import main as cli
+from srpo_env.cli.demos import numbers
+def run(args):
+    for number in range(100_000):
+        print(number, file=getattr(sys, "{stream}"))
+    return 0
+fake = types.ModuleType("srpo_env.cli.fake", "Prints numbers.")
+fake.add_arguments, fake.run = lambda parser: None, run
+sys.modules[fake.__name__], cli.COMMANDS["fake"] = fake, "print"
+sys.exit(cli.main(["fake"]))
+"""
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_the_end_of_the_outputs_reader_ends_the_command_silently(stream):
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    with subprocess.Popen(
+        [sys.executable, "-c", PRINTING.format(stream=stream)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        read = getattr(process, stream)
+        assert read.readline() == "0\n"
+        read.close()
+        assert getattr(process, other).read() == ""
+    assert process.returncode == 141
+
+
+def test_output_that_nobody_reads_when_the_command_ends_is_no_traceback():
+    done = subprocess.run(
+        f"{sys.executable} -m srpo_env.cli.main --help | exec true", shell=True,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+
+
+def test_a_broken_connection_that_is_not_the_output_is_an_error(command, capsys):
+    command.run = raise_(BrokenPipeError("of a socket"))
+    with pytest.raises(BrokenPipeError, match="of a socket"):
+        cli.main(["fake"])
 
 
 def test_missing_package_keeps_a_message_that_has_its_own_fix(command, capsys):
@@ -131,3 +191,35 @@ def test_errors_as_sentences_exits_with_2_in_other_programs(capsys):
 def test_errors_as_sentences_keeps_the_traceback_of_unexpected_errors():
     with pytest.raises(ZeroDivisionError), cli.errors_as_sentences("agent.py"):
         _ = 1 / 0
+
+
+DEFAULTS = {
+    "demos": "srpo_env.libero.demo_recording:DemoRecording",
+    "record_behaviours": "srpo_env.libero.behaviour_recording:BehaviourRecording",
+    "benchmark.sim": "srpo_env.benchmarks.sim.benchmark:Settings",
+}
+"""Modules of commands, which import nothing of LIBERO for their help, and their settings."""
+
+OTHER_NAMES = {"task_id": "task"}
+
+
+@pytest.mark.libero
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_in_the_help_are_those_of_the_settings(name):
+    pytest.importorskip("libero")
+    command = importlib.import_module(f"srpo_env.cli.{name}")
+    module, _, settings = DEFAULTS[name].partition(":")
+    defaults = getattr(importlib.import_module(module), settings)()
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    args = vars(parser.parse_args([]))
+    if "init_states" in args:
+        args["init_states"] = numbers(args["init_states"], "--init-states")
+    compared = 0
+    for field in dataclasses.fields(defaults):
+        shown = args.get(OTHER_NAMES.get(field.name, field.name))
+        expected = getattr(defaults, field.name)
+        if shown is not None:
+            assert shown == (list(expected) if isinstance(expected, tuple) else expected)
+            compared += 1
+    assert compared >= 5

@@ -11,24 +11,17 @@ from __future__ import annotations
 import argparse
 import functools
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from srpo_env.benchmarks.plain_data import to_json
-from srpo_env.benchmarks.reward.benchmark import Settings, measure, num_measurements
 from srpo_env.benchmarks.reward.distance_options import OPTIONS
 from srpo_env.benchmarks.reward.encoder_rows import BASELINES, bundled_checkpoints, make_rows
-from srpo_env.benchmarks.reward.report import draw, tables
-from srpo_env.benchmarks.reward.strategy_clusters import (
-    ONE_STRATEGY,
-    OTHER_STRATEGY,
-    measure_strategies,
-    strategies_table,
-)
 from srpo_env.cli.demos import numbers
+from srpo_env.cli.output_files import check_image_file
 from srpo_env.encoders.named import HELP
-from srpo_env.libero.assets import asset_warnings_silenced
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 SIZES = {"full": (70, 45, "40-49"), "small": (9, 18, "40-42")}
 """Number of scripted successes and of failures per task, and initial states, which training never
@@ -112,6 +105,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Records episodes, measures, prints the tables and writes the files."""
+    from tqdm import tqdm
+
+    from srpo_env.benchmarks.reward.benchmark import Settings, measure, num_measurements
+    from srpo_env.benchmarks.reward.report import draw, tables
+    from srpo_env.benchmarks.reward.strategy_clusters import strategies_table
+    from srpo_env.libero.assets import asset_warnings_silenced
+
+    picture = args.out / "picture.png"
+    check_image_file(picture)  # before hours of recording
     names = args.encoder or [*BASELINES, *bundled_checkpoints()]
     results = {}
     with asset_warnings_silenced():
@@ -137,16 +139,19 @@ def run(args: argparse.Namespace) -> int:
             clusters = _clusters(_recorded("strategies", args), names, args.out / "latents")
     text = "\n\n".join([tables(results), *([strategies_table(clusters)] if clusters else [])])
     print(f"\n{text}")
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "figures.json").write_text(to_json({**results, "strategies": clusters}))
     (args.out / "table.txt").write_text(text + "\n")
     if results:
-        draw(results).savefig(args.out / "picture.png")
+        draw(results).savefig(picture)
     print(f"\nfigures.json, table.txt and picture.png written to {args.out}")
     return 0
 
 
 def _clusters(files: list[Path], names: list[str], cache: Path) -> list[dict[str, Any]]:
+    from tqdm import tqdm
+
+    from srpo_env.benchmarks.reward.strategy_clusters import measure_strategies
+
     with tqdm(total=len(files) * len(names), desc="counting clusters", disable=None) as bar:
         return measure_strategies(files, make_rows(names), cache, functools.partial(_report, bar))
 
@@ -168,8 +173,10 @@ def _existing(folder: Path) -> list[Path]:
 
 def _recorded(name: str, args: argparse.Namespace) -> list[Path]:
     """Records the missing files of a set; each size has its own folder."""
-    # Imported here: existing episodes are evaluated without a simulator.
+    from tqdm import tqdm
+
     from srpo_env.benchmarks.reward.policy_episodes import PolicyRecording, record_policy
+    from srpo_env.benchmarks.reward.strategy_clusters import ONE_STRATEGY, OTHER_STRATEGY
     from srpo_env.libero.behaviour_recording import SUITE, BehaviourRecording, record_behaviours
     from srpo_env.libero.suites import tasks_of
 

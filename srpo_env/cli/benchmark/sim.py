@@ -12,39 +12,34 @@ import argparse
 import json
 from pathlib import Path
 
-from tqdm import tqdm
+from srpo_env.cli.output_files import check_image_file, check_output_file
 
-from srpo_env.benchmarks.sim.benchmark import PARTS, Settings, describe, measure, num_measurements
-from srpo_env.benchmarks.sim.report import draw_profile, header, tables
-from srpo_env.cli.image_files import check_image_file
-from srpo_env.libero.assets import asset_warnings_silenced
-from srpo_env.libero.suites import check_suite_name
-
-DEFAULTS = Settings()
+PARTS = ("speed", "memory", "images", "profile")
+"""Parts of the measurement."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument("--suite", default=DEFAULTS.suite, help="LIBERO's name of the suite")
-    parser.add_argument("--task", type=int, default=DEFAULTS.task_id, help="task id in the suite")
+    parser.add_argument("--suite", default="libero_object", help="LIBERO's name of the suite")
+    parser.add_argument("--task", type=int, default=0, help="task id in the suite")
     parser.add_argument(
         "--repeats",
         type=int,
-        default=DEFAULTS.repeats,
+        default=5,
         help="repeats per speed",
     )
     parser.add_argument(
         "--steps",
         type=int,
-        default=DEFAULTS.steps,
+        default=80,
         help="control steps per repeat and of the profile",
     )
     parser.add_argument(
         "--workers",
         type=int,
         nargs="+",
-        default=list(DEFAULTS.workers),
+        default=[1, 2],
         help="numbers of worker processes, with one environment each",
     )
     parser.add_argument(
@@ -68,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the tables and writes the files."""
+    from tqdm import tqdm
+
+    from srpo_env.benchmarks.sim.benchmark import Settings, describe, measure, num_measurements
+    from srpo_env.benchmarks.sim.report import draw_profile, header, tables
+    from srpo_env.libero.assets import asset_warnings_silenced
+    from srpo_env.libero.suites import check_suite_name
+
     settings = Settings(
         suite=check_suite_name(args.suite),
         task_id=args.task,
@@ -81,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("`--plot` draws the profile, so `--parts` must contain profile")
     if "plot" in args:
         check_image_file(args.plot)  # before minutes of measurements
+    if "json" in args:
+        check_output_file(args.json)
     with asset_warnings_silenced():
         print(header(describe(settings)), flush=True)
         with tqdm(total=num_measurements(settings), disable=None) as bar:
@@ -92,11 +96,9 @@ def run(args: argparse.Namespace) -> int:
             result = measure(settings, progress)
     print(f"\n{tables(result)}")
     if "json" in args:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(result, indent=2) + "\n")
         print(f"\nfigures written to {args.json}")
     if "plot" in args:
-        args.plot.parent.mkdir(parents=True, exist_ok=True)
         draw_profile(result).savefig(args.plot)
         print(f"picture written to {args.plot}")
     return 0
