@@ -99,7 +99,7 @@ if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then
         --extra-index-url https://download.pytorch.org/whl/cpu torch
 fi
 echo "set-up: installing srpo-env and its requirements: some minutes, 2 GB"
-"${pip_install[@]}" --editable '.[encoders,libero,agents,sb3,dev]'
+"${pip_install[@]}" --editable '.[encoders,libero,agents,sb3,trl,dev]'
 # Its simulator without its training code, whose requirements are several GB.
 "${pip_install[@]}" --no-deps hf-libero
 echo "set-up: installing LIBERO's assets, 350 MB"
