@@ -108,6 +108,9 @@ class Group:
     """Number of centers in the reference set that are the mean of several successes."""
     num_singles: int
     """Number of centers in the reference set that are one success without neighbours."""
+    confidence: float = 1.0
+    """How alike the successes rank the failures, in [0, 1], with `ProgressReward.fail_safe`
+    (`rank_confidence`); otherwise 1."""
 
     @property
     def num_successes(self) -> int:
@@ -118,6 +121,11 @@ class Group:
     def shaped(self) -> bool:
         """Whether one of its failures was rewarded for its progress."""
         return any(not e.success and not np.isnan(e.distance) for e in self.episodes)
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether its failures were compared with successes outside of it, as it has none."""
+        return self.shaped and self.num_successes == 0
 
     @cached_property
     def rewards(self) -> Floats:

@@ -35,6 +35,12 @@ class GroupStatistics:
     """Fraction without a failure."""
     shaped: float
     """Fraction with a failure that was rewarded for its progress."""
+    borrowed: float
+    """Fraction without a success whose failures were compared with successes outside of the group.
+    """
+    confidence: float
+    """How alike the successes rank the failures (`Group.confidence`), averaged over shaped groups.
+    """
     without_signal: float
     """Fraction whose episodes all got the same reward."""
     flat: float
@@ -90,6 +96,8 @@ def group_statistics(groups: Sequence[Group]) -> GroupStatistics:
         all_failed=_mean([group.num_successes == 0 for group in groups]),
         all_succeeded=_mean([group.num_successes == len(group.episodes) for group in groups]),
         shaped=_mean([group.shaped for group in groups]),
+        borrowed=_mean([group.borrowed for group in groups]),
+        confidence=_mean([group.confidence for group in groups if group.shaped]),
         without_signal=_mean([not has_signal(group) for group in groups]),
         flat=_mean([is_flat(group) for group in groups]),
         distance_spread=_mean(spreads) if spreads else float("nan"),
@@ -106,6 +114,8 @@ def group_info(group: Group) -> dict[str, Any]:
         "num_episodes": len(group.episodes),
         "success_rate": group.num_successes / len(group.episodes),
         "shaped": group.shaped,
+        "borrowed": group.borrowed,
+        "confidence": group.confidence,
         "signal": has_signal(group),
         "distance_spread": distance_spread(group),
         "num_clusters": group.num_clusters,

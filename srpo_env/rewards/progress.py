@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from srpo_env.rewards.clustering import Clustering, success_centers
+from srpo_env.rewards.confidence import rank_confidence, success_spread
 from srpo_env.rewards.distances import (
     Distance,
     Nearest,
@@ -29,6 +30,9 @@ Formula = Literal["paper", "siirl"]
 
 WEIGHTS: dict[str, float] = {"paper": 0.8, "siirl": 0.6}
 """Upper bound of a failure's reward: the paper's alpha (appendix D), the released code's factor."""
+
+BORROWED_WEIGHT = 0.3
+"""Upper bound of a failure's reward with `ProgressReward.fail_safe` if its group has no success."""
 
 SIIRL_STEEPNESS = 10.0
 """Slope of the released code's sigmoid over min-max scaled distances."""
@@ -63,6 +67,12 @@ class ProgressReward:
     distance: Distance | None = None
     """How latents are compared with centers; see `srpo_env.rewards.distances`. Default: the
     encoder's own distance, else L2 for points (Eq. 4) and `coverage_distance` for paths."""
+    fail_safe: bool = False
+    """Whether rewards shrink where the distances mean little; not from the paper. A failure whose
+    own group has no success, and every failure with ``reference="memory"``, earns at most
+    `BORROWED_WEIGHT`, and nothing unless the distances of these failures differ by more than the
+    `success_spread` of the successes. The rewards of all failures are pulled to ``weight / 2`` by
+    the `rank_confidence` of the successes."""
 
     def __post_init__(self) -> None:
         """Validates the settings and fills in the formula's own weight."""
@@ -77,6 +87,8 @@ class ProgressReward:
                 "`distance` must be a callable of latents and centers, such as "
                 f"srpo_env.rewards.distances.distances_to_centers, got {self.distance!r}"
             )
+        if not isinstance(self.fail_safe, bool):
+            raise TypeError(f"`fail_safe` must be a bool, got {self.fail_safe!r}")
 
     def measure(self, latents: Floats, centers: Floats) -> Nearest:
         """Measures the distance of each latent to its nearest center. Eq. 4.
@@ -135,7 +147,8 @@ class ProgressReward:
     def settings(self) -> dict[str, Any]:
         """Returns the settings as JSON values, for comparing and saving them."""
         name = None if self.distance is None else name_of(self.distance)
-        return {"formula": self.formula, "weight": self.weight, "distance": name}
+        settings = {"formula": self.formula, "weight": self.weight, "distance": name}
+        return {**settings, "fail_safe": True} if self.fail_safe else settings
 
 
 @dataclass(frozen=True)
@@ -151,6 +164,9 @@ class Relabeling:
     """Row of that center in the group's `Clustering.centers`; -1 without a success; same shape."""
     clusterings: dict[Hashable, Clustering]
     """Centers of each group, by group id, in the order of first appearance."""
+    confidences: Floats
+    """`rank_confidence` of the successes that each episode is compared with, with
+    `ProgressReward.fail_safe`; otherwise 1; shape ``(num_episodes,)``."""
     potentials: Floats
     """With ``credit="dense"``, the progress potential of each episode against its nearest center
     (`Episode.potential`), shape ``(num_episodes, num_times)``, NaN without a success; otherwise
@@ -164,6 +180,7 @@ def relabel(
     reward: ProgressReward | None = None,
     *,
     credit: Credit = "episode",
+    own_group_ids: Sequence[Any] | npt.NDArray[np.generic] | None = None,
 ) -> Relabeling:
     """Rewards successes with 1, and failures by their distance to the successes of their group.
 
@@ -178,6 +195,8 @@ def relabel(
         credit: ``"dense"`` also computes how progress is spread over each episode
             (`Relabeling.potentials`; `srpo_env.types.step_shares` makes rewards per step of it).
             The rewards are the same.
+        own_group_ids: With `ProgressReward.fail_safe`, the group in which the advantage of each
+            episode is computed, if ``group_ids`` are wider, such as tasks. None: ``group_ids``.
 
     Returns:
         Rewards, distances, nearest centers, the centers of each group, and the potentials.
@@ -198,17 +217,19 @@ def relabel(
     reward = checked_reward(reward)
     points, succeeded = _checked(latents, successes)
     is_dense = checked_credit(credit, points.shape[1:]) == "dense"
-    ids = [0] * len(points) if group_ids is None else list(group_ids)
-    if len(ids) != len(points):
-        raise ValueError(f"`group_ids` must have one id per episode, {len(points)}, got {len(ids)}")
+    ids = _checked_ids("group_ids", group_ids, len(points))
+    own = (
+        ids if own_group_ids is None else _checked_ids("own_group_ids", own_group_ids, len(points))
+    )
     members: dict[Hashable, list[int]] = {}
     for index, group_id in enumerate(ids):
-        members.setdefault(as_key(group_id), []).append(index)
+        members.setdefault(group_id, []).append(index)
 
     rewards = succeeded.astype(np.float64)
     distances = np.full(len(points), np.nan)
     nearest = np.full(len(points), -1, dtype=np.int64)
     potentials = np.full((len(points), points.shape[1] if is_dense else 0), np.nan)
+    confidences = np.ones(len(points))
     clusterings: dict[Hashable, Clustering] = {}
     for group_id, indices in members.items():
         rows = np.array(indices)
@@ -221,10 +242,39 @@ def relabel(
         distances[rows], nearest[rows] = reward.measure(points[rows], clustering.centers)
         failed = rows[~succeeded[rows]]
         rewards[failed] = reward.rewards_of(distances[failed])
+        if reward.fail_safe:
+            won = points[rows[succeeded[rows]]]
+            confidences[rows] = rank_confidence(points[failed], won, reward.measure)
+            middle = reward.weight / 2
+            rewards[failed] = middle + confidences[failed] * (rewards[failed] - middle)
+            spread = success_spread(won, reward.measure)
+            for borrowing in _without_success([own[row] for row in rows], rows, succeeded):
+                rewards[borrowing] *= min(1.0, BORROWED_WEIGHT / reward.weight)
+                if np.ptp(distances[borrowing]) <= spread:  # not compared, and not shaped
+                    rewards[borrowing], distances[borrowing] = 0.0, np.nan
+                    nearest[borrowing] = -1
         if is_dense:
-            references = clustering.centers[nearest[rows]]
-            potentials[rows] = progress_potential(points[rows], references, succeeded[rows])
-    return Relabeling(rewards, distances, nearest, clusterings, potentials)
+            known = rows[nearest[rows] >= 0]
+            references = clustering.centers[nearest[known]]
+            potentials[known] = progress_potential(points[known], references, succeeded[known])
+    return Relabeling(rewards, distances, nearest, clusterings, confidences, potentials)
+
+
+def _without_success(own_ids: list[Hashable], rows: Ints, succeeded: Bools) -> list[Ints]:
+    """Returns the rows of each own group in which no episode succeeded."""
+    members: dict[Hashable, list[int]] = {}
+    for own_id, row in zip(own_ids, rows.tolist(), strict=True):
+        members.setdefault(own_id, []).append(row)
+    return [np.array(group) for group in members.values() if not succeeded[group].any()]
+
+
+def _checked_ids(
+    name: str, ids: Sequence[Any] | npt.NDArray[np.generic] | None, count: int
+) -> list[Hashable]:
+    values = [0] * count if ids is None else list(ids)
+    if len(values) != count:
+        raise ValueError(f"`{name}` must have one id per episode, {count}, got {len(values)}")
+    return [as_key(value) for value in values]
 
 
 def checked_reward(reward: ProgressReward | None) -> ProgressReward:

@@ -39,6 +39,7 @@ class OpenEpisode:
     # Set at its end with the memory reference; otherwise when its group is closed.
     distance: float = np.nan
     progress_reward: float = 0.0
+    confidence: float = 1.0
     potential: Floats | None = None
     center: Floats | None = None
     """The center that is nearest to it."""

@@ -23,7 +23,7 @@ from srpo_env.encoders.protocol import (
 )
 from srpo_env.rewards.clustering import Clustering, success_centers
 from srpo_env.rewards.memory import SuccessMemory
-from srpo_env.rewards.progress import ProgressReward, relabel
+from srpo_env.rewards.progress import ProgressReward, Relabeling, relabel
 from srpo_env.types import Credit, Episode, Floats, Group, Latent, checked_count
 from srpo_env.vector.grouping import GroupBook, OpenEpisode, OpenGroup
 
@@ -63,11 +63,19 @@ class GroupScorer:
         group_size: int,
         reference: Reference,
         memory_size: int,
+        borrow: bool = False,
     ) -> None:
         """Initialises an empty scorer; the arguments are those of the wrapper."""
         check_encoder(encoder)
         if reference not in get_args(Reference):
             raise ValueError(f"`reference` must be one of {get_args(Reference)}, got {reference!r}")
+        if not isinstance(borrow, bool) or (borrow and reference != "group"):
+            raise ValueError(
+                "`borrow` must be a bool, and False unless reference='group', because the other "
+                f"references use all successes of the task already, got {borrow!r} with "
+                f"reference={reference!r}"
+            )
+        self.borrow = borrow
         self.encoder = encoder
         self.reward = reward_for(encoder, reward)
         self.reference: Reference = reference
@@ -101,6 +109,7 @@ class GroupScorer:
             "reference": self.reference,
             "group_size": self.group_size,
             "memory_size": self._memory.size,
+            "borrow": self.borrow,
         }
 
     def end(self, episodes: Sequence[OpenEpisode]) -> None:
@@ -223,26 +232,61 @@ class GroupScorer:
             ids,
             self.reward,
             credit=self._credit,
+            own_group_ids=[row for row, _ in members],
         )
         closed: list[list[Episode]] = [[] for _ in groups]
+        confidences = np.ones(len(groups))
         for index, (row, episode) in enumerate(members):
-            closed[row].append(
-                _closed(
-                    episode,
-                    distance=float(result.distances[index]),
-                    progress_reward=float(result.rewards[index]),
-                    nearest_center=int(result.nearest_centers[index]),
-                    potential=result.potentials[index],
-                )
-            )
-        return [
+            confidences[row] = result.confidences[index]  # one for all members of a group
+            closed[row].append(_scored_episode(episode, result, index))
+        scored = [
             _group(
                 group,
                 episodes,
                 result.clusterings[group.ended[0].task if by_task else row],
+                confidence=float(confidences[row]),
             )
             for row, (group, episodes) in enumerate(zip(groups, closed, strict=True))
         ]
+        return self._with_borrowed(groups, scored) if self.borrow else scored
+
+    def _with_borrowed(self, groups: Sequence[OpenGroup], scored: list[Group]) -> list[Group]:
+        """Compares groups without a success with those of their task, and remembers these.
+
+        They are the successes of groups that closed earlier, or close now.
+        """
+        new: dict[Hashable, list[Latent]] = {}
+        for rated in scored:
+            won = [episode.latent for episode in rated.episodes if episode.success]
+            new.setdefault(rated.task, []).extend(won)
+        result = []
+        for group, rated in zip(groups, scored, strict=True):
+            successes = [*self._memory.successes(rated.task), *new[rated.task]]
+            successes = successes[-self._memory.size :]
+            if rated.num_successes == 0 and successes:
+                rated = self._borrowing(group, successes)
+            result.append(rated)
+        for task, latents in new.items():
+            self._memory.add(task, latents, [True] * len(latents))
+        return result
+
+    def _borrowing(self, group: OpenGroup, successes: list[Latent]) -> Group:
+        """Returns a group without a success, compared with other successes of its task."""
+        latents = [*successes, *(_latent(episode) for episode in group.ended)]
+        succeeded = np.arange(len(latents)) < len(successes)
+        result = relabel(
+            np.stack(latents),
+            succeeded,
+            reward=self.reward,
+            credit=self._credit,
+            own_group_ids=succeeded,
+        )
+        (clustering,) = result.clusterings.values()
+        episodes = [
+            _scored_episode(episode, result, len(successes) + row)
+            for row, episode in enumerate(group.ended)
+        ]
+        return _group(group, episodes, clustering, confidence=float(result.confidences[-1]))
 
     def _pay_from_memory(self) -> None:
         """Rewards the unpaid episodes by the successes of their task, old and new ones."""
@@ -255,7 +299,15 @@ class GroupScorer:
             latents = [_latent(episode) for episode in episodes]
             successes = [episode.success for episode in episodes]
             points, succeeded = self._memory.with_new(task, latents, successes)
-            result = relabel(points, succeeded, reward=self.reward, credit=self._credit)
+            # Whether a group will have a success is not known yet, so none of its failures counts
+            # on it: all failures together are one group without a success.
+            result = relabel(
+                points,
+                succeeded,
+                reward=self.reward,
+                credit=self._credit,
+                own_group_ids=succeeded,
+            )
             results.append((task, episodes, latents, successes, result))
         for task, episodes, latents, successes, result in results:
             self._memory.add(task, latents, successes)
@@ -264,6 +316,7 @@ class GroupScorer:
             for row, episode in enumerate(episodes, start=first):
                 episode.progress_reward = float(result.rewards[row])
                 episode.distance = float(result.distances[row])
+                episode.confidence = float(result.confidences[row])
                 episode.potential = result.potentials[row].copy()
                 nearest = result.nearest_centers[row]
                 episode.center = clustering.centers[nearest] if nearest >= 0 else None
@@ -293,7 +346,8 @@ class GroupScorer:
         successes = self._memory.successes(group.ended[0].task)
         now = success_centers(np.stack(successes) if successes else np.empty(shape))
         used = np.stack(centers) if centers else np.empty(shape)
-        return _group(group, episodes, now, centers=used)
+        confidence = float(np.mean([episode.confidence for episode in group.ended]))
+        return _group(group, episodes, now, centers=used, confidence=confidence)
 
     def _encode(self) -> None:
         if not self._waiting:
@@ -336,6 +390,16 @@ def _latent(episode: OpenEpisode) -> Latent:
     return episode.latent
 
 
+def _scored_episode(episode: OpenEpisode, result: Relabeling, row: int) -> Episode:
+    return _closed(
+        episode,
+        distance=float(result.distances[row]),
+        progress_reward=float(result.rewards[row]),
+        nearest_center=int(result.nearest_centers[row]),
+        potential=result.potentials[row],
+    )
+
+
 def _closed(
     episode: OpenEpisode,
     *,
@@ -369,6 +433,8 @@ def _group(
     episodes: Sequence[Episode],
     clustering: Clustering,
     centers: Floats | None = None,
+    *,
+    confidence: float,
 ) -> Group:
     return Group(
         key=group.key,
@@ -377,4 +443,5 @@ def _group(
         centers=clustering.centers if centers is None else centers,
         num_clusters=clustering.num_clusters,
         num_singles=clustering.num_singles,
+        confidence=confidence,
     )

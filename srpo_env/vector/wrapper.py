@@ -136,6 +136,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         group_key: Key | None = None,
         task_key: Key | None = None,
         reference: Reference = "group",
+        borrow: bool = False,
         frames: str | Callable[[Any], Frame] | None = None,
         success: str | Callable[[Info], Any] | None = None,
         max_frames: int = 64,
@@ -161,6 +162,9 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             reference: Which successes a failure is compared with: those of its ``"group"``; all of
                 the ``"task"`` up to `close_groups`; or earlier ones in a ``"memory"`` (not the
                 paper's method).
+            borrow: Whether a group without a success is compared with earlier successes of its task
+                (`Group.borrowed`; not the paper's method). Only with ``reference="group"``;
+                `ProgressReward.fail_safe` limits what such failures earn.
             frames: Where the camera image is: a path into the observation (``"pixels/image"``) or
                 into the info (``"info/image"``), ``"render"``, or a callable of one
                 sub-environment's observation; by default the third-person camera of LIBERO and
@@ -174,7 +178,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
                 ones are reduced by a whole factor. ``None`` keeps their size. 64 environments hold
                 up to 400 MB at 128 x 128 pixels, and 100 MB at 64 x 64.
             memory_size: Number of successes, and of failures, kept per task with
-                ``reference="memory"``.
+                ``reference="memory"``, and of successes with ``borrow``.
 
         Raises:
             ModuleNotFoundError: If the default encoder is used without torch or transformers.
@@ -220,6 +224,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             group_size=group_size,
             reference=reference,
             memory_size=memory_size,
+            borrow=borrow,
         )
         self._writer = RewardWriter(envs.num_envs)
         self._monitor = SignalMonitor()
