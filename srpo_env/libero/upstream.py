@@ -27,8 +27,9 @@ def import_upstream() -> None:
         _turn_off_log_file(robosuite)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import robosuite as imported
-    imported.macros = sys.modules[MACROS]
+        importlib.import_module("libero.libero.envs")
+        imported = importlib.import_module("robosuite")
+    imported.macros = sys.modules[MACROS]  # type: ignore[attr-defined]
 
 
 def _turn_off_log_file(robosuite: ModuleSpec) -> None:
