@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from srpo_env.libero.suites import Suite
+if TYPE_CHECKING:
+    from srpo_env.libero.suites import Suite
 
 TRAINING_STATES = range(40)
 """ids of the initial states of each task that training draws from"""
