@@ -294,7 +294,8 @@ def test_libero_environments_name_the_command_that_installs_them(core, make):
 @pytest.mark.parametrize("command", [*sorted(NEEDED_EXTRAS), "check-reward", "relabel"])
 def test_commands_name_the_command_that_installs_what_is_missing(core, command):
     recording = ["srpo_env/py.typed"]
-    arguments = {"benchmark": ["reward"], "relabel": recording, "check-reward": recording}
+    arguments = {"benchmark": ["reward"]}
+    arguments |= dict.fromkeys(["relabel", "check-reward", "replay"], recording)
     arguments = arguments.get(command, [])
     done = core("-m", "srpo_env.cli.main", command, *arguments)
     assert done.returncode == 2

@@ -53,6 +53,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "huggingface_hub",
         "matplotlib",
         "numba",
+        "cv2",
         "packaging",
         "PIL",
         "OpenGL",
