@@ -119,6 +119,12 @@ def _table(rows: list[ReplayedDemo]) -> str:
         if not row.passed:
             which = "" if not row.success else " without its no-ops"
             lines.append(f"not to the goal{which}: {row.demo} of {row.file}")
+    num_moved = sum(row.fixtures == "seed 0" for row in rows)
+    if num_moved:
+        lines.append(
+            f"the files do not say where the fixtures of {num_moved} demonstrations stood: they "
+            "stood where seed 0 puts them"
+        )
     lines.append(f"{sum(row.success for row in rows)} of {len(rows)} replay to success")
     filtered = [row for row in rows if row.success_without_no_ops is not None]
     if filtered:

@@ -1,13 +1,15 @@
 """Replays recorded demonstrations in the simulator, to check that they reach the goal here.
 
-A replay starts from the recorded initial state and executes the recorded actions. Fixtures stand
-where seed 0 puts them, because the states of LIBERO's files do not contain their positions.
+A replay starts from the recorded initial state and executes the recorded actions. States do not
+contain the positions of fixtures, which LIBERO draws at each reset. They are taken from the model
+of a demonstration (``model_file``), which LIBERO's files have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,8 @@ class RecordedActions:
     """The actions that were executed, ``(num_steps, 7)``."""
     states: Floats
     """The states before the actions, ``(num_steps, 1 + nq + nv)``."""
+    model_xml: str | None = None
+    """The recorded model in MJCF."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ def _read(group: Hdf5Group, name: str) -> RecordedActions:
             f"`actions` and `states` of {group.place} must have the same number of rows, at least "
             f"1, got {len(actions)} and {len(states)}"
         )
-    return RecordedActions(name, read_numbers(actions, 7), read_numbers(states, None))
+    xml = group.text("model_file")
+    return RecordedActions(name, read_numbers(actions, 7), read_numbers(states, None), xml)
 
 
 def task_of(path: str | Path) -> Task:
@@ -112,13 +117,48 @@ def task_of(path: str | Path) -> Task:
     return found[0]
 
 
+def fixture_poses(model_xml: str, names: Iterable[str]) -> dict[str, Floats]:
+    """Reads the positions and quaternions of bodies from a recorded model.
+
+    Args:
+        model_xml: The model in MJCF, as MuJoCo saves it.
+        names: Names of bodies; those that the model lacks are left out.
+
+    Returns:
+        Position (m) and quaternion by name, ``(7,)``.
+
+    Raises:
+        ValueError: If it is not such a model.
+    """
+    try:
+        # Entities could expand to any size.
+        if "<!" in model_xml.replace("<!--", ""):
+            raise ValueError("it declares entities")
+        bodies = {body.get("name"): body for body in ET.fromstring(model_xml).iter("body")}
+        poses: dict[str, Floats] = {}
+        for name in names:
+            body = bodies.get(name)
+            if body is None:
+                continue
+            text = f"{body.get('pos', '0 0 0')} {body.get('quat', '1 0 0 0')}"
+            pose = np.array([float(word) for word in text.split()])
+            if pose.shape != (7,) or not np.isfinite(pose).all():
+                raise ValueError(f"{name} has the pose {text!r}")
+            poses[name] = pose
+    except (ET.ParseError, ValueError) as error:
+        raise DamagedFileError(
+            f"`model_file` must be a model that MuJoCo has saved ({error})"
+        ) from error
+    return poses
+
+
 def replay(
     simulation: Simulation,
     demo: RecordedActions,
     *,
     observe: Callable[[], object] | None = None,
 ) -> Replay:
-    """Executes a demonstration's actions from its first state.
+    """Executes a demonstration's actions from its first state; fixtures stay where they are.
 
     Args:
         simulation: A simulation of its task.
@@ -177,4 +217,4 @@ def without_no_ops(demo: RecordedActions) -> RecordedActions:
     # The first state is where the episode starts, also if the first actions are dropped.
     states = demo.states[kept]
     states[0] = demo.states[0]
-    return RecordedActions(demo.name, demo.actions[kept], states)
+    return replace(demo, actions=demo.actions[kept], states=states)

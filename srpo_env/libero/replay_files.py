@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from srpo_env.libero.demo_replay import (
     Replay,
+    fixture_poses,
     no_ops,
     read_actions,
     replay,
@@ -18,6 +19,8 @@ from srpo_env.libero.demo_replay import (
 )
 from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import Task
+
+Fixtures = Literal["recorded", "seed 0", "none"]
 
 Export = Callable[[dict[str, list[Any]], Any, Any, str], object]
 """Takes an episode: upright images of each camera, proprioception, actions and instruction."""
@@ -38,6 +41,9 @@ class ReplayedDemo:
     num_no_ops: int
     success_without_no_ops: bool | None
     """None if it was not replayed without them."""
+    fixtures: Fixtures
+    """Where fixtures stood: as ``"recorded"``; where ``"seed 0"`` puts them, because the file does
+    not say where they stood; ``"none"``: the task has none."""
 
     @property
     def passed(self) -> bool:
@@ -67,8 +73,11 @@ def replay_file(
         ValueError: If the file is not in LIBERO's layout, or of another task.
     """
     simulation = Simulation(task, image_size)
+    initial = simulation.fixtures
     try:
         for demo in read_actions(file):
+            recorded = fixture_poses(demo.model_xml, initial) if demo.model_xml else {}
+            simulation.fixtures = {**initial, **recorded}
             seen = _Observations(simulation)
             observe = None if export is None else seen.append
             result = replay(simulation, demo, observe=None if drop_no_ops else observe)
@@ -86,6 +95,7 @@ def replay_file(
                 max_deviation=result.max_deviation,
                 num_no_ops=int(no_ops(demo.actions).sum()),
                 success_without_no_ops=None if filtered is None else filtered.success,
+                fixtures="recorded" if recorded else "seed 0" if initial else "none",
             )
             if export is not None and row.passed:
                 actions = exported.actions[: len(seen.proprio)]

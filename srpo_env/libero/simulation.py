@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,6 +160,25 @@ class Simulation:
         self._seen_qpos = self._observed_qpos = self.data.qpos.copy()
         self._update_visual_state()
         self._observed_alpha = self._site_alpha.copy()
+
+    @property
+    def fixtures(self) -> dict[str, Floats]:
+        """Position (m) and quaternion of each fixture by the name of its body, ``(7,)``.
+
+        Fixtures have no joints, so no state contains them. What is assigned takes effect at the
+        next reset; fixtures that are not named stay where they are.
+        """
+        model = self.model
+        return {
+            model.body(body).name: np.hstack([model.body_pos[body], model.body_quat[body]])
+            for body in self._fixtures
+        }
+
+    @fixtures.setter
+    def fixtures(self, poses: Mapping[str, Floats]) -> None:
+        for name, pose in poses.items():
+            body = self.model.body(name).id
+            self.model.body_pos[body], self.model.body_quat[body] = pose[:3], pose[3:]
 
     def start(self, init_state_id: int) -> None:
         """Starts an episode from an initial state of the task: a stored one, or a sampled one.

@@ -5,12 +5,14 @@ import pytest
 from srpo_env.libero.demo_recording import DemoRecording, record_demos
 from srpo_env.libero.demo_replay import (
     RecordedActions,
+    fixture_poses,
     no_ops,
     read_actions,
     replay,
     task_of,
     without_no_ops,
 )
+from srpo_env.libero.replay_files import replay_file
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import get_task
 
@@ -118,6 +120,70 @@ def test_a_demonstration_of_no_ops_only_is_an_error():
     still = RecordedActions("demo_3", np.tile(SETTLE_ACTION, (4, 1)), np.zeros((4, 110)))
     with pytest.raises(ValueError, match="demo_3 must have an action that does something"):
         without_no_ops(still)
+
+
+def test_fixtures_stand_where_they_were_recorded(tmp_path):
+    import mujoco
+
+    from srpo_env.libero.assets import check_suite, resolve_assets
+    from srpo_env.libero.own_suites import make_suite
+
+    task = get_task("libero_goal", 1)
+    try:
+        check_suite(resolve_assets(), "libero_goal")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    # A recording at the fixtures of seed 5, with the model as LIBERO's recorder saves it.
+    recorder = Simulation(make_suite("x", [task.bddl_file]).tasks[0], visuals="exact")
+    recorder.start(5)
+    mujoco.mj_saveLastXML(str(tmp_path / "model.xml"), recorder.model)
+    file = tmp_path / f"{task.name}_demo.hdf5"
+    state = np.concatenate([[0.0], recorder.data.qpos, recorder.data.qvel])
+    with h5py.File(file, "w") as content:
+        for name in ("demo_0", "demo_1"):
+            content[f"data/{name}/actions"] = np.zeros((1, 7))
+            content[f"data/{name}/states"] = state[None]
+        content["data/demo_0"].attrs["model_file"] = (tmp_path / "model.xml").read_text()
+    simulation = Simulation(task, visuals="exact")
+    initial, expected = simulation.fixtures, recorder.fixtures
+    assert max(np.abs(initial[name] - expected[name]).max() for name in expected) > 0.001
+    seen = []
+    original = Simulation.reset
+
+    def reset(self, state):
+        seen.append(self.fixtures)
+        original(self, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Simulation, "reset", reset)
+        rows = list(replay_file(file, task))
+    assert [row.fixtures for row in rows] == ["recorded", "seed 0"]
+    for name in expected:
+        np.testing.assert_allclose(seen[0][name], expected[name], atol=1e-5)
+        np.testing.assert_array_equal(seen[1][name], initial[name])
+
+
+@pytest.mark.parametrize(
+    "xml",
+    ["<mujoco", "", '<!DOCTYPE a [<!ENTITY b "c">]><mujoco/>',
+     '<mujoco><body name="stove" pos="1 2"/></mujoco>',
+     '<mujoco><body name="stove" pos="1 2 nan"/></mujoco>',
+     '<mujoco><body name="stove" pos="1 2 x"/></mujoco>'],
+)  # fmt: skip
+def test_a_model_that_mujoco_has_not_saved_is_one_sentence(xml):
+    with pytest.raises(ValueError, match="`model_file` must be a model that MuJoCo has saved"):
+        fixture_poses(xml, ["stove"])
+
+
+def test_poses_are_read_from_a_model():
+    xml = (
+        '<mujoco><worldbody><body name="a"><body name="b" pos="1 2 3"/></body></worldbody></mujoco>'
+    )
+    poses = fixture_poses(xml, ["a", "b", "c"])
+    assert {name: pose.tolist() for name, pose in poses.items()} == {
+        "a": [0, 0, 0, 1, 0, 0, 0],
+        "b": [1, 2, 3, 1, 0, 0, 0],
+    }
 
 
 def test_the_task_is_found_by_attribute_or_file_name(recording, tmp_path):
