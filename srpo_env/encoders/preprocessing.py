@@ -73,7 +73,10 @@ class VideoPreprocessing:
 
     @classmethod
     def for_crop(cls, crop: int) -> VideoPreprocessing:
-        """Returns V-JEPA 2's settings: a crop of the middle 7/8 of the image."""
+        """Returns V-JEPA 2's settings: a crop of the middle 7/8 of the image.
+
+        Source: ``VJEPA2VideoProcessor`` of ``transformers``, which ignores the ``size`` in a file.
+        """
         return cls(crop, size=crop * 256 // 224)
 
     @classmethod
@@ -107,11 +110,9 @@ class VideoPreprocessing:
                 raise ValueError(f"`crop_size` must be a square, got {crop}")
             crop = crop["height"]
         default = cls.for_crop(int(crop))
-        size = content.get("size") or {}
-        size = size.get("shortest_edge", default.size) if isinstance(size, dict) else size
         return cls(
             crop=int(crop),
-            size=int(size),
+            size=default.size,
             mean=tuple(map(float, content.get("image_mean") or IMAGENET_MEAN)),
             std=tuple(map(float, content.get("image_std") or IMAGENET_STD)),
             scale=float(content.get("rescale_factor", default.scale)),
@@ -119,7 +120,16 @@ class VideoPreprocessing:
         )
 
     def write(self, folder: Path) -> None:
-        """Writes the file in the format of ``transformers``, which `read` reads."""
+        """Writes the file in the format of ``transformers``, which `read` reads.
+
+        Raises:
+            ValueError: If the size is not that of `for_crop`, which readers would use instead.
+        """
+        if self.size != self.for_crop(self.crop).size:
+            raise ValueError(
+                f"`size` must be {self.for_crop(self.crop).size} for a crop of {self.crop}, as in "
+                f"transformers, to be written, got {self.size}"
+            )
         content = {
             "video_processor_type": "VJEPA2VideoProcessor",
             "do_resize": True,

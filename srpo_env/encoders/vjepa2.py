@@ -29,6 +29,7 @@ from srpo_env.encoders.preprocessing import VideoPreprocessing, stack_clips
 from srpo_env.readers.arrays import read_safetensors
 from srpo_env.rewards.distances import Distance, coverage_distance, distances_to_centers
 from srpo_env.system.files import read_json
+from srpo_env.system.text import one_line
 from srpo_env.types import Video, even_indices
 
 Pooling = Literal["mean", "time", "moments"]
@@ -42,6 +43,10 @@ SIZES = (
     "pred_mlp_ratio",
 )  # fmt: skip
 """Entries of config.json that are used"""
+
+HEADS = ("pooler.", "classifier.")
+"""Begin of the names of tensors that checkpoints for video classification have besides the model's;
+they are not used"""
 
 MAX_EXCESS = 4
 """How many times as many weights as there are a config.json may declare"""
@@ -239,9 +244,9 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
     except Exception as error:  # the library, its HTTP client and the socket raise different types
         raise ConnectionError(
             f"there is no folder {name!r}, and https://huggingface.co/{name} could not "
-            f"be downloaded ({type(error).__name__}: {error}). Without network, copy config.json, "
-            "video_preprocessor_config.json and model.safetensors from another machine and pass "
-            "their folder"
+            f"be downloaded ({type(error).__name__}: {one_line(error)}). Without network, copy "
+            "config.json, video_preprocessor_config.json and model.safetensors from another "
+            "machine and pass their folder"
         ) from error
 
 
@@ -270,7 +275,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> VJEPA2Model:
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"the checkpoint {folder} cannot be read: its weights and its config.json do not "
-            f"belong together ({type(error).__name__}: {error})"
+            f"belong together ({type(error).__name__}: {one_line(error)})"
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -282,6 +287,13 @@ def load_model(folder: Path, dtype: torch.dtype) -> VJEPA2Model:
         raise ValueError(
             f"the weights of {folder} must be those of a V-JEPA 2 of the size in its config.json, "
             f"and lack {len(missing)} tensors, such as {missing[0]}"
+        )
+    # Layers that config.json does not declare would be left out without an error.
+    unexpected = [name for name in loading["unexpected_keys"] if not name.startswith(HEADS)]
+    if unexpected:
+        raise ValueError(
+            f"the weights of {folder} must be those of a V-JEPA 2 of the size in its config.json, "
+            f"and have {len(unexpected)} tensors more, such as {min(unexpected)}"
         )
     return model
 
@@ -334,7 +346,7 @@ def _read_config(file: Path, weights: dict[str, torch.Tensor]) -> VJEPA2Config:
     # StrictDataclassError, of huggingface_hub, is no ValueError.
     except Exception as error:
         raise ValueError(
-            f"{file} does not describe a V-JEPA 2 ({type(error).__name__}: {error})"
+            f"{file} does not describe a V-JEPA 2 ({type(error).__name__}: {one_line(error)})"
         ) from error
     # What the file lacks is allocated before it is noticed. The predictor may be left out.
     available = sum(weight.numel() for weight in weights.values())

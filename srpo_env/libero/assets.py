@@ -28,6 +28,7 @@ from srpo_env.libero.cache import cache_folder, create_folder, remove_folder
 from srpo_env.libero.manifest import altered_files, first_few, missing_files
 from srpo_env.libero.suites import SUITES, package_folder
 from srpo_env.libero.worker_process import is_worker_process
+from srpo_env.system.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +166,8 @@ def download_assets() -> LiberoAssets:
     except Exception as error:  # the library, its HTTP client and sockets raise different types
         raise ConnectionError(
             "LIBERO's assets could not be downloaded from "
-            f"https://huggingface.co/datasets/{HUB_REPOSITORY} ({type(error).__name__}: {error}). "
-            f"Instead, {HOW_TO_GET_ASSETS}"
+            f"https://huggingface.co/datasets/{HUB_REPOSITORY} ({type(error).__name__}: "
+            f"{one_line(error)}). Instead, {HOW_TO_GET_ASSETS}"
         ) from error
     missing = missing_files(folder, SUITES)
     if missing:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors.torch")
 
 from srpo_env.encoders import TrajectoryEncoder, VJEPA2Encoder  # noqa: E402
 from srpo_env.encoders.pooler import MomentPooler  # noqa: E402
@@ -254,6 +256,22 @@ def test_the_processor_files_of_transformers_can_be_read(tmp_path):
     assert VideoPreprocessing.read(tmp_path) == VideoPreprocessing.for_crop(256)
 
 
+@pytest.mark.parametrize("size", [{"shortest_edge": 200}, {"height": 256, "width": 256}, 300, None])
+def test_the_size_in_the_file_is_ignored_as_in_transformers(tmp_path, size):
+    content = {"crop_size": {"height": 256, "width": 256}, "size": size}
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(content))
+    expected = 292  # int(256 * 256 / 224)
+    assert VideoPreprocessing.read(tmp_path).size == expected
+    if importlib.util.find_spec("torchvision"):
+        processor = transformers.VJEPA2VideoProcessor.from_pretrained(tmp_path)
+        assert processor.size["shortest_edge"] == expected
+
+
+def test_a_size_that_readers_would_ignore_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match=r"`size` must be 128 for a crop of 112, .*got 140"):
+        VideoPreprocessing(crop=112, size=140).write(tmp_path)
+
+
 @pytest.mark.parametrize(
     "video",
     [
@@ -357,6 +375,29 @@ def test_weights_of_another_size_are_an_error(own):
     (own / "config.json").write_text(json.dumps(config | {"hidden_size": 48}))
     with pytest.raises(ValueError, match="do not belong together"):
         VJEPA2Encoder(own)
+
+
+def test_layers_that_the_configuration_does_not_declare_are_an_error(own):
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(ValueError, match=r"and have \d+ tensors more, such as encoder\.layer\.1"):
+        VJEPA2Encoder(own)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_used"),
+    [("extra", True), ("predictor.layer.7.mlp.fc1.bias", True), ("pooler.x", False),
+     ("classifier.bias", False)],
+)  # fmt: skip
+def test_unexpected_tensors_are_an_error_unless_they_classify_videos(own, name, is_used):
+    file = own / "model.safetensors"
+    tensors = safetensors.load_file(file)
+    safetensors.save_file({**tensors, name: torch.zeros(3)}, file)
+    if is_used:
+        with pytest.raises(ValueError, match=f"have 1 tensors more, such as {name}"):
+            VJEPA2Encoder(own)
+    else:
+        assert VJEPA2Encoder(own).latent_shape == (HIDDEN,)
 
 
 def test_a_pickle_is_not_read(own):
