@@ -85,49 +85,55 @@ class OscController:
         self.goal_pos, self.goal_ori = osc.goal_pos, osc.goal_ori
         self._finger_delta = self._finger_speed * np.sign(action[6:7])
 
-    def touches(self) -> bool:
-        """Returns whether the robot touches anything, itself included; call it as `apply`."""
-        return any_selected(self._contacts.geom, self._is_robot_geom)
-
-    def apply(self, fast: bool = False) -> None:
-        """Writes the controls of one substep; call it between ``mj_step1`` and ``mj_step2``.
-
-        Args:
-            fast: Computes the torques up to rounding.
-        """
-        osc = self._osc
+    def apply(self) -> None:
+        """Writes the controls of one substep; call it between ``mj_step1`` and ``mj_step2``."""
+        osc, arm = self._osc, self._arm
         if self.fresh:
             self.fresh = False
-            self._ctrl[:ARM_JOINTS] = _torques(  # type: ignore[call-arg]  # the compiled function's type has no *args
+            torques = _torques(  # type: ignore[call-arg]  # the compiled function's type has no *args
                 *self._initial.arguments(), self._bias, self.goal_pos, self.goal_ori,
                 osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
             )  # fmt: skip
         else:
             mujoco.mj_jacSite(self._model, self._data, self._jac_pos, self._jac_ori, self._site)
-            if not (fast and self._write_fast_torques()):
-                self._write_exact_torques()
-        _move_fingers(
-            self.fingers, self._finger_delta, self._finger_bias, self._finger_weight, self._ctrl
-        )
+            mujoco.mj_fullM(self._model, self._mass, self._data.qM)
+            torques = _torques_from_simulator(
+                self._jac_pos, self._jac_ori, self._qvel, self._qpos, self._mass,
+                self._eef_pos, self._eef_ori, self._bias, self.goal_pos, self.goal_ori,
+                osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
+                arm.jac_pos, arm.jac_ori, arm.jac, arm.mass,
+            )  # fmt: skip
+        self._ctrl[:ARM_JOINTS] = torques
+        self._apply_gripper()
 
-    def _write_fast_torques(self) -> bool:
+    def apply_fast(self) -> bool:
+        """Does the same as `apply`, up to rounding, where rounding errors stay small.
+
+        Returns:
+            Whether it has written the controls. Not if the robot touches anything, itself included,
+            and not if the arm is near a singularity.
+        """
+        if self.fresh:
+            self.apply()
+            return True
+        if any_selected(self._contacts.geom, self._is_robot_geom):
+            return False
         osc = self._osc
-        return write_torques(
+        mujoco.mj_jacSite(self._model, self._data, self._jac_pos, self._jac_ori, self._site)
+        if not write_torques(
             self._jac_pos, self._jac_ori, self._qvel, self._qpos, self._mass_values,
             self._mass_positions, self._eef_pos, self._eef_ori, self._bias, self.goal_pos,
             self.goal_ori, osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
             self._ctrl,
-        )  # fmt: skip
+        ):  # fmt: skip
+            return False
+        self._apply_gripper()
+        return True
 
-    def _write_exact_torques(self) -> None:
-        osc, arm = self._osc, self._arm
-        mujoco.mj_fullM(self._model, self._mass, self._data.qM)
-        self._ctrl[:ARM_JOINTS] = _torques_from_simulator(
-            self._jac_pos, self._jac_ori, self._qvel, self._qpos, self._mass,
-            self._eef_pos, self._eef_ori, self._bias, self.goal_pos, self.goal_ori,
-            osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
-            arm.jac_pos, arm.jac_ori, arm.jac, arm.mass,
-        )  # fmt: skip
+    def _apply_gripper(self) -> None:
+        _move_fingers(
+            self.fingers, self._finger_delta, self._finger_bias, self._finger_weight, self._ctrl
+        )
 
 
 class _ArmBuffers:

@@ -10,7 +10,7 @@ the joints towards their rest position. robosuite computes
 with an inverse and three pseudo-inverses. As N' M u = M u - J' (J M^-1 J')^-1 J u, here Cholesky
 factors of M, of J M^-1 J' and of its lower right block suffice. A pseudo-inverse differs from the
 inverse only if a singular value is below 1e-15 of the largest. Long before that, `write_torques`
-reports a matrix as ill-conditioned, and the caller uses robosuite's functions.
+reports a matrix as ill-conditioned.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The two ways to step a simulation, ``physics="exact"`` and ``physics="fast"``.
 
 ``"exact"`` equals upstream to the last bit. In ``"fast"``, MuJoCo leaves out what no state depends
-on, and while the robot touches nothing, `srpo_env.libero.fast_torques` computes the arm's torques,
+on, and while the robot moves freely, `srpo_env.libero.fast_torques` computes the arm's torques,
 equal up to rounding. From the same state, a control step differs by at most `TOLERANCE`.
 """
 

@@ -260,12 +260,13 @@ class Simulation:
         """Runs the substeps of a control step.
 
         Rounding errors stay small while the robot moves freely. When it touches something, MuJoCo's
-        contacts and solver amplify a difference in the last bit to 1e-6 or more within a control
-        step, so that only exact torques give upstream's states.
+        contacts amplify a difference in the last bit to 1e-6 or more within a control step, and so
+        does the controller near a singularity of the arm. Only exact torques then give upstream's
+        states.
 
         Returns:
-            Whether the control step is done. Else, the robot has touched something after substeps
-            with fast torques, and the state is that before the control step.
+            Whether the control step is done. If not, that happened after substeps with fast
+            torques, and the state is that before the control step.
         """
         model, data, controller = self.model, self.data, self._controller
         if fast:
@@ -273,15 +274,16 @@ class Simulation:
             fingers, fresh = controller.fingers.copy(), controller.fresh
         for substep in range(SUBSTEPS):
             mujoco.mj_step1(model, data)
-            if fast and controller.touches():
+            if substep == 0:
+                controller.set_goal(action)
+            if fast and not controller.apply_fast():
                 if substep > 0:
                     mujoco.mj_setState(model, data, self._before, _STATE)
                     controller.fingers, controller.fresh = fingers, fresh
                     return False
                 fast = False
-            if substep == 0:
-                controller.set_goal(action)
-            controller.apply(fast)
+            if not fast:
+                controller.apply()
             if substep == OBSERVED_SUBSTEP:
                 self._observed_qpos = data.qpos.copy()
             elif substep == SUBSTEPS - 1:
