@@ -80,6 +80,7 @@ def test_help_explains_every_setting(capsys):
     ("settings", "message"),
     [
         ({"env_id": "libero-wood"}, "--env must be one of srpo_env/libero-10, "),
+        ({"env_id": "libero"}, "--env must be one of srpo_env/libero-10, "),
         ({"num_envs": 0}, "--num-envs must be above 0, got 0"),
         ({"group_size": 1}, "--group-size must be at least 2, got 1"),
         ({"temperature": float("nan")}, "--temperature must be above 0, got nan"),
