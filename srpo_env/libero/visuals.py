@@ -168,7 +168,8 @@ def face_count(model: mujoco.MjModel) -> int:
 
 def _free_memory() -> None:
     # Compiling an exact model takes 0.5 GB, which MuJoCo's cache and glibc would keep.
-    mujoco.mj_clearCache(mujoco.mj_getCache())
+    if hasattr(mujoco, "mj_clearCache"):  # old versions have no such cache
+        mujoco.mj_clearCache(mujoco.mj_getCache())
     release_memory()
 
 
@@ -265,7 +266,10 @@ def _replace_mesh(element: mujoco.MjsMesh, mesh: Mesh) -> None:
     element.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
     element.uservert = vertices[:, :3].ravel()
     element.usernormal = vertices[:, 3:6].ravel()
-    element.userface = element.userfacenormal = faces
+    element.userface = faces
+    # Some old versions of MuJoCo have no indices of normals: they are those of the vertices.
+    if hasattr(element, "userfacenormal"):
+        element.userfacenormal = faces
     if mesh.texcoords is not None:
         element.usertexcoord = vertices[:, 6:].ravel()
         element.userfacetexcoord = faces
@@ -307,11 +311,11 @@ def _texture_files(xml: str) -> dict[str, ET.Element]:
 class _Texture(NamedTuple):
     pixels: npt.NDArray[np.uint8]
     """Shape ``(height, width, channels)``."""
-    colorspace: int
-    """Linear or sRGB; MuJoCo finds it in the file."""
+    colorspace: int = 0
+    """MuJoCo's ``mjtColorSpace``, which it finds in the file; 0 before MuJoCo 3.3.3."""
 
 
-_ONE_PIXEL = _Texture(np.zeros((1, 1, 3), np.uint8), mujoco.mjtColorSpace.mjCOLORSPACE_LINEAR)
+_ONE_PIXEL = _Texture(np.zeros((1, 1, 3), np.uint8))
 
 
 def _without_textures(xml: str) -> mujoco.MjSpec:
@@ -387,7 +391,8 @@ def _decode(element: ET.Element) -> _Texture:
     text = ET.tostring(element, encoding="unicode")
     model = mujoco.MjModel.from_xml_string(f"<mujoco><asset>{text}</asset></mujoco>")
     shape = int(model.tex_height[0]), int(model.tex_width[0]), int(model.tex_nchannel[0])
-    return _Texture(model.tex_data.reshape(shape).copy(), int(model.tex_colorspace[0]))
+    colorspace = int(model.tex_colorspace[0]) if hasattr(model, "tex_colorspace") else 0
+    return _Texture(model.tex_data.reshape(shape).copy(), colorspace)
 
 
 def _shrink(pixels: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
@@ -433,7 +438,8 @@ def _replace_texture(element: mujoco.MjsTexture, texture: _Texture) -> None:
     element.file = ""
     element.height, element.width, element.nchannel = texture.pixels.shape
     element.data = texture.pixels.tobytes()
-    element.colorspace = mujoco.mjtColorSpace(texture.colorspace)
+    if hasattr(element, "colorspace"):
+        element.colorspace = mujoco.mjtColorSpace(texture.colorspace)
 
 
 # --- All else -----------------------------------------------------------------------------------

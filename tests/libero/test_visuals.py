@@ -30,9 +30,9 @@ def test_a_task_reserves_little_more_memory_than_it_uses():
 
 @pytest.fixture(scope="module")
 def pair():
-    """A task with exact and with fast visuals."""
+    """A task with exact and with fast visuals, and with the colour spaces of its files."""
     task = get_task("libero_object", 0)
-    pair = Simulation(task, visuals="exact"), Simulation(task, visuals="fast")
+    pair = tuple(Simulation(task, visuals=kind, look="mujoco") for kind in ("exact", "fast"))
     yield pair
     for simulation in pair:
         simulation.close()
@@ -45,7 +45,8 @@ def test_only_meshes_and_textures_differ_from_the_exact_model(pair):
         if isinstance(value, np.ndarray) and not name.startswith(("_", "mesh_", "tex_", "bvh_")):
             np.testing.assert_array_equal(getattr(fast, name), value, err_msg=name)
     # Read from the files of the textures. With another one, a texture is too bright.
-    np.testing.assert_array_equal(fast.tex_colorspace, exact.tex_colorspace)
+    if hasattr(exact, "tex_colorspace"):  # since MuJoCo 3.3.3
+        np.testing.assert_array_equal(fast.tex_colorspace, exact.tex_colorspace)
     assert face_count(fast) < max(2_000, 0.1 * face_count(exact))
 
 
