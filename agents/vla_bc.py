@@ -47,7 +47,7 @@ LOG_EVERY = 20
 class Args(SuiteSettings):
     """Behaviour cloning of the small vision-language-action policy."""
 
-    fixed = ("gym_id", "demos", "demos_per_task", "seed", "steps", "learning_rate")
+    fixed = ("gym_id", "look", "demos", "demos_per_task", "seed", "steps", "learning_rate")
 
     demos: tuple[Path, ...] = (Path("demos"),)
     """files or folders with demonstrations"""
@@ -80,7 +80,7 @@ class Args(SuiteSettings):
 def held_out(policy: SmallPolicy, args: Args) -> Evaluation:
     """Evaluates the policy on initial states that training does not use."""
     envs = gymnasium.make_vec(
-        args.gym_id, num_envs=args.num_envs, autoreset_mode=AutoresetMode.DISABLED
+        args.gym_id, num_envs=args.num_envs, autoreset_mode=AutoresetMode.DISABLED, look=args.look
     )
     try:
         episodes = held_out_episodes(envs.num_tasks, args.eval_episodes)
@@ -100,6 +100,7 @@ def provenance(args: Args, frames: ClonedFrames) -> dict[str, Any]:
         "steps": args.steps,
         "frames": len(frames),
         "demonstrations": dict(frames.demos),
+        "conditions": {"look": args.look},
     }
 
 
@@ -109,7 +110,7 @@ def main(args: Args) -> Path:
     with errors_as_sentences("vla_bc.py"):
         device = args.set_up_torch()
         policy = SmallPolicy().to(device)
-        demos = read_demos(args.demos, demos_per_task=args.demos_per_task)
+        demos = read_demos(args.demos, demos_per_task=args.demos_per_task, look=args.look)
         frames = ClonedFrames.from_demos(long_bar("reading", "demo", demos), policy, args.stride)
         optimizer = torch.optim.AdamW(
             policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay
@@ -121,7 +122,7 @@ def main(args: Args) -> Path:
         run = TrainingRun(
             "vla_bc", f"{args.suite}__{args.exp_name}__{args.seed}", args,
             parts={"optimizer": optimizer, "schedule": schedule, "generator": generator},
-            policy=policy, conditions={"demonstrations": dict(frames.demos)},
+            policy=policy, conditions={"demonstrations": dict(frames.demos), "look": args.look},
         )  # fmt: skip
     print(
         f"{sum(frames.demos.values())} demonstrations of {len(frames.demos)} tasks, "

@@ -42,6 +42,7 @@ from srpo_env.cli.main import closed_output_ends_the_program, errors_as_sentence
 from srpo_env.encoders.named import WORLD_MODEL, named_encoder
 from srpo_env.encoders.timed import TimedEncoder
 from srpo_env.policy import Policy, load_policy
+from srpo_env.policy.checkpoint import warn_about_look
 from srpo_env.rewards.diagnostics import has_signal
 from srpo_env.training.console import print_iteration
 from srpo_env.training.evaluation import TRAINING_STATES
@@ -59,7 +60,8 @@ Batch = list[tuple[Group, list[Trajectory]]]  # closed groups, the trajectories 
 class Args(SuiteSettings):
     """SRPO and GRPO for vision-language-action policies on LIBERO."""
 
-    fixed = ("gym_id", "checkpoint", "reward", "encoder", "physics", "seed")  # kept by --resume
+    fixed = ("gym_id", "look", "checkpoint", "reward", "encoder", "physics", "seed")
+    """settings that --resume cannot change"""
 
     checkpoint: str = "libero-object"  # initial policy: name of a bundled one, or a path
     reward: Literal["srpo", "binary", "oracle"] = "srpo"
@@ -392,6 +394,7 @@ def main(args: Args) -> None:
     with errors_as_sentences("vla_grpo.py"):
         device = args.set_up_torch()
         policy = load_policy(args.checkpoint).to(device)
+        warn_about_look(args.checkpoint, args.look)
         reference_policy = load_policy(args.checkpoint).to(device) if args.kl_coef else None
         optimizer = torch.optim.AdamW(
             policy.parameters(), lr=args.learning_rate, eps=1e-5, weight_decay=0.0
@@ -401,7 +404,7 @@ def main(args: Args) -> None:
         libero = gymnasium.make_vec(
             args.gym_id, num_envs=args.num_envs, num_workers=args.num_workers,
             autoreset_mode=AutoresetMode.DISABLED, max_steps=args.rollout_steps,
-            physics=args.physics, true_progress=args.reward == "oracle",
+            physics=args.physics, true_progress=args.reward == "oracle", look=args.look,
         )  # fmt: skip
         envs = SelfReferentialProgressWrapper(
             libero, encoder, reward=ProgressReward(args.formula),
@@ -416,7 +419,7 @@ def main(args: Args) -> None:
             "vla_grpo", f"{args.suite}__{args.exp_name}__{args.reward}__{args.seed}", args,
             parts={"optimizer": optimizer, "generator": generator, "sampler": sampler.rng,
                    "wrapper": envs, "rollout": rollout},
-            policy=policy, conditions={"assets": libero.assets},
+            policy=policy, conditions=libero.conditions, machine={"gl": libero.gl},
             counters=("control_steps", "episodes"),
         )  # fmt: skip
     with run, closing(envs):

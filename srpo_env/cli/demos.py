@@ -9,6 +9,9 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import get_args
+
+from srpo_env.libero.look import DEFAULT_LOOK, Look
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,12 +62,24 @@ def add_recording_arguments(parser: argparse.ArgumentParser, *, out: str) -> Non
         "--visuals",
         choices=["exact", "fast"],
         default=argparse.SUPPRESS,
-        help="exact: LIBERO's images pixel for pixel; fast: ten times faster "
+        help="exact: LIBERO's meshes and textures; fast: decimated, ten times faster "
         "(default: exact where a GPU renders, else fast)",
     )
+    add_look_argument(parser)
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace files recorded with other settings"
+    )
+
+
+def add_look_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--look``, which all commands have that render."""
+    parser.add_argument(
+        "--look",
+        choices=get_args(Look),
+        default=DEFAULT_LOOK,
+        help="colours of the images. libero: those of LIBERO's demonstrations; mujoco: those of "
+        "the installed MuJoCo, darker since its version 3.3.3 (default: %(default)s)",
     )
 
 
@@ -86,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         noise=args.noise,
         image_size=args.image_size,
         visuals=getattr(args, "visuals", None),
+        look=args.look,
         seed=args.seed,
     )
     videos: Path | None = getattr(args, "videos", None)

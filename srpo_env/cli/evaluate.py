@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
+from srpo_env.cli.demos import add_look_argument
 from srpo_env.cli.output_files import check_output_file
 from srpo_env.training.evaluation import (
     Evaluation,
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="exact",
         help="fast: equal to LIBERO's up to 1e-9 per control step (default: %(default)s)",
     )
+    add_look_argument(parser)
     parser.add_argument("--json", type=Path, help="file to write the result of each episode to")
 
 
@@ -71,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from srpo_env.libero.suites import check_suite_name, get_suite, tasks_of
     from srpo_env.libero.vector import LiberoVectorEnv
     from srpo_env.policy import load_policy
+    from srpo_env.policy.checkpoint import warn_about_look
     from srpo_env.registration import import_suite
     from srpo_env.training.progress_bar import count_on, long_bar
 
@@ -79,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     suite = check_suite_name(import_suite(args.suite))
     check_initial_states(get_suite(suite))
     policy = load_policy(args.checkpoint)
+    warn_about_look(args.checkpoint, args.look)
     episodes = held_out_episodes(len(tasks_of(suite)), args.episodes)
     actor = _Actor(policy, args.temperature, args.seed)
     envs = LiberoVectorEnv(
@@ -87,19 +91,22 @@ def run(args: argparse.Namespace) -> int:
         num_workers=args.num_workers,
         autoreset_mode=AutoresetMode.DISABLED,
         physics=args.physics,
+        look=args.look,
     )
     try:
         with long_bar("evaluating", "episode", total=len(episodes)) as bar:
             result = evaluate(actor, envs, episodes, on_step=count_on(bar))
+        conditions = {**envs.conditions, "gl": envs.gl}
     finally:
         envs.close()
     kind: str = envs.assets
     print(_table(suite, result))
-    print(f"\n{args.checkpoint} on {suite}, {ASSETS[kind]}: {result} episodes")
+    seen = f"look={conditions['look']}, visuals={conditions['visuals']}"
+    print(f"\n{args.checkpoint} on {suite}, {ASSETS[kind]}, {seen}: {result} episodes")
     if kind != "libero":
         print(f"Results on {ASSETS[kind]} are not LIBERO results.")
     if args.json is not None:
-        _write_json(args, suite, kind, result)
+        _write_json(args, suite, conditions, result)
     return 0
 
 
@@ -135,12 +142,14 @@ def _table(suite: str, result: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _write_json(args: argparse.Namespace, suite: str, kind: str, result: Evaluation) -> None:
+def _write_json(
+    args: argparse.Namespace, suite: str, conditions: dict[str, str], result: Evaluation
+) -> None:
     content = {
         "checkpoint": str(args.checkpoint),
         "suite": suite,
-        "assets": kind,
         "physics": args.physics,
+        **conditions,
         "temperature": args.temperature,
         "seed": args.seed,
         "success_rate": result.success_rate,

@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         max_steps=args.max_steps,
         image_size=args.image_size,
         visuals=getattr(args, "visuals", None),
+        look=args.look,
         seed=args.seed,
     )
     assets = resolve_assets().kind

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from srpo_env.libero.hdf5 import find_files, whole_file
+from srpo_env.libero.look import Look
 from srpo_env.libero.suites import instruction_of
 from srpo_env.readers.hdf5 import (
     Hdf5Array,
@@ -85,25 +86,29 @@ def demo_file(folder: str | Path, task_name: str) -> Path:
 
 
 def read_demos(
-    source: str | Path | Iterable[str | Path], *, demos_per_task: int | None = None
+    source: str | Path | Iterable[str | Path],
+    *,
+    demos_per_task: int | None = None,
+    look: Look | None = None,
 ) -> Iterator[Demo]:
     """Yields demonstrations from LIBERO's files or ours, one in memory at a time.
 
     Args:
         source: A folder (all its ``*.hdf5`` files, sorted by name), a file, or several of either.
         demos_per_task: Number of demonstrations to read from each file; default: all.
+        look: The look that all images must have; default: any. LIBERO's own files have "libero".
 
     Raises:
         FileNotFoundError: If a path does not exist, or a folder has no HDF5 file.
-        ValueError: If a file is not an HDF5 file, or not in LIBERO's layout.
+        ValueError: If a file is not an HDF5 file, not in LIBERO's layout, or of another look.
     """
     if demos_per_task is not None and demos_per_task < 1:
         raise ValueError(f"`demos_per_task` must be at least 1, got {demos_per_task}")
     files = find_files(source, "srpo-env demos")
-    return (demo for file in files for demo in _read_file(file, demos_per_task))
+    return (demo for file in files for demo in _read_file(file, demos_per_task, look))
 
 
-def _read_file(path: Path, limit: int | None) -> Iterator[Demo]:
+def _read_file(path: Path, limit: int | None, look: Look | None) -> Iterator[Demo]:
     with open_hdf5(path) as file:
         data = file.group("data")
         names = [] if data is None else sorted(data.names(), key=demo_number)
@@ -111,6 +116,14 @@ def _read_file(path: Path, limit: int | None) -> Iterator[Demo]:
             raise ValueError(
                 "a file in LIBERO's layout must hold demonstrations at data/demo_0, data/demo_1, "
                 f"..., {str(path)!r} has none"
+            )
+        recorded = _recording(path, data)
+        # Files of this package without a record are older than the option.
+        found = "libero" if recorded is None else recorded.get("look", "mujoco")
+        if look not in (None, found):
+            raise ValueError(
+                f"demonstrations must have images with look={look!r}, {str(path)!r} has {found!r}: "
+                "record them again, or choose that look"
             )
         instruction = _instruction(path, data)
         is_flipped = are_rows_from_below(data)
@@ -286,7 +299,11 @@ def recording_settings(path: str | Path) -> dict[str, Any] | None:
     """
     with open_hdf5(path) as file:
         data = file.group("data")
-        text = None if data is None else data.text("recording")
+        return None if data is None else _recording(Path(path), data)
+
+
+def _recording(path: Path, data: Hdf5Group) -> dict[str, Any] | None:
+    text = data.text("recording")
     if text is None:
         return None
     content = parse_json(text, f"the attribute `recording` of {str(path)!r}")

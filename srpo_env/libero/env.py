@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,10 +13,11 @@ import numpy.typing as npt
 from gymnasium.spaces import Box, Dict, Space
 
 from srpo_env.libero import pool
+from srpo_env.libero.look import DEFAULT_LOOK, Look, check_look
 from srpo_env.libero.oracle import OracleProgress
 from srpo_env.libero.own_suites import single_task
 from srpo_env.libero.physics import Physics, check_physics
-from srpo_env.libero.rendering import MAX_SIZE
+from srpo_env.libero.rendering import MAX_SIZE, describe_gl
 from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import Suite, get_suite
 from srpo_env.libero.visuals import Visuals, check_visuals
@@ -69,6 +71,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         image_size: int = 128,
         visuals: Visuals | None = None,
         physics: Physics = "exact",
+        look: Look = DEFAULT_LOOK,
         settle_steps: int = 10,
         max_steps: int | None = None,
         true_progress: bool = False,
@@ -87,11 +90,14 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             chunk: Control steps (of 50 ms) per call of `step`.
             cameras: Names of the images in the observation; if empty, nothing is rendered.
             image_size: Height and width of the images in pixels, at most 480.
-            visuals: ``"exact"``: LIBERO's images, pixel for pixel; ``"fast"``: decimated meshes,
-                ten times faster, the same physics. Default: "exact" where a GPU renders, else
-                "fast".
+            visuals: ``"exact"``: LIBERO's meshes and textures; ``"fast"``: decimated meshes, ten
+                times faster, the same physics. Default: "exact" where a GPU renders, else "fast".
             physics: ``"exact"``: LIBERO's states, to the last bit; ``"fast"``: the same up to 1e-9
                 per control step, for training.
+            look: ``"libero"``: the colours of LIBERO's demonstrations; ``"mujoco"``: those of the
+                installed MuJoCo, which since version 3.3.3 are darker. With
+                ``visuals="exact"``, "mujoco" gives the images of LIBERO's own environment, pixel
+                for pixel.
             settle_steps: Control steps without motion after a reset; not counted as steps.
             max_steps: Control steps before truncation; default: the suite's limit.
             true_progress: Adds ``max_progress`` to the info, measured by
@@ -117,7 +123,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self.chunk, self.image_size = checked_count("chunk", chunk), int(image_size)
         self.settle_steps = checked_count("settle_steps", settle_steps, minimum=0)
         self.cameras = tuple(cameras)
-        self.visuals, self.physics = check_visuals(visuals), check_physics(physics)
+        self.visuals, self.look = check_visuals(visuals), check_look(look)
+        self.physics = check_physics(physics)
         self.max_steps = checked_count("max_steps", max_steps)
         if true_progress and self.suite != "libero_object":
             raise ValueError(
@@ -157,7 +164,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             )
         with pool.lock:
             self.close()
-            shared = pool.shared_simulation(task, self.image_size, self.visuals)
+            shared = pool.shared_simulation(task, self.image_size, self.visuals, self.look)
             self._slot = pool.EpisodeSlot(shared, init_state_id, self.settle_steps)
             self._task_id, self._init_state_id, self._steps = task_id, init_state_id, 0
             self._ended = False
@@ -236,6 +243,16 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             simulation = self._slot.load()
             simulation.physics = self.physics
             return simulation
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """What images and physics depend on, for the records of experiments."""
+        return {"look": self.look, "visuals": self.visuals, "mujoco": version("mujoco")}
+
+    @property
+    def gl(self) -> str:
+        """OpenGL's vendor, renderer and version."""
+        return describe_gl()
 
     # --- Observations and infos -----------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
+from srpo_env.libero.look import DEFAULT_LOOK, Look, check_look
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation, Snapshot
 from srpo_env.libero.suites import Task
 from srpo_env.libero.visuals import Visuals, check_visuals
@@ -23,7 +24,7 @@ MAX_SETTLED = 200
 lock = threading.RLock()
 """Held by an environment while it uses a simulation: environments in several threads take turns."""
 
-_compiled: OrderedDict[tuple[Task, int, Visuals], SharedSimulation] = OrderedDict()
+_compiled: OrderedDict[tuple[Task, int, Visuals, Look], SharedSimulation] = OrderedDict()
 
 
 class SharedSimulation:
@@ -85,16 +86,16 @@ class EpisodeSlot:
 
 
 def shared_simulation(
-    task: Task, image_size: int, visuals: Visuals | None = None
+    task: Task, image_size: int, visuals: Visuals | None = None, look: Look = DEFAULT_LOOK
 ) -> SharedSimulation:
     """Returns the process's simulation of a task; compiles it at the first call.
 
     The caller holds :data:`lock`.
     """
     visuals = check_visuals(visuals)
-    key = (task, image_size, visuals)
+    key = (task, image_size, visuals, check_look(look))
     if key not in _compiled:
-        _compiled[key] = SharedSimulation(Simulation(task, image_size, visuals))
+        _compiled[key] = SharedSimulation(Simulation(task, image_size, visuals, look=look))
         if len(_compiled) > MAX_COMPILED_TASKS:
             _compiled.popitem(last=False)  # its episodes keep it until they end
             # Freed now: otherwise, memory grows by 60 MB for each task that is compiled before the

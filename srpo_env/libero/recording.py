@@ -7,6 +7,7 @@ files atomically.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +19,8 @@ import h5py
 from srpo_env.libero.assets import resolve_assets
 from srpo_env.libero.demos import recording_settings
 from srpo_env.libero.hdf5 import whole_file
-from srpo_env.libero.rendering import MAX_SIZE
+from srpo_env.libero.look import DEFAULT_LOOK, Look, check_look
+from srpo_env.libero.rendering import MAX_SIZE, describe_gl
 from srpo_env.libero.simulation import Simulation
 from srpo_env.libero.suites import Task
 from srpo_env.libero.visuals import Visuals, check_visuals
@@ -34,6 +36,8 @@ class RecordingSettings:
     """Height and width of the images in pixels."""
     visuals: Visuals | None = None
     """Kind of the images, ``"exact"`` or ``"fast"``; None: exact if a GPU renders, else fast."""
+    look: Look = DEFAULT_LOOK
+    """Colours of the images, ``"libero"`` or ``"mujoco"``; see `srpo_env.libero.look`."""
     seed: int = 0
     """Random seed of the initial states and of everything else that is drawn."""
 
@@ -41,8 +45,10 @@ class RecordingSettings:
         """Checks the settings.
 
         Raises:
-            ValueError: If there is no initial state, or the image size is out of its range.
+            ValueError: If there is no initial state, the image size is out of its range, or there
+                is no such look.
         """
+        check_look(self.look)
         if not self.init_states:
             raise ValueError("`init_states` must name at least one initial state, got none")
         if not 1 <= self.image_size <= MAX_SIZE:
@@ -102,11 +108,12 @@ def record_file(
         raise ValueError(
             f"`init_states` must be in 0..{num_states - 1} for {task.name}, got {unknown[0]}"
         )
-    simulation = Simulation(task, settings.image_size, settings.visuals)
+    simulation = Simulation(task, settings.image_size, settings.visuals, look=settings.look)
     try:
         with whole_file(path) as file:
             data = file.create_group("data")
             data.attrs["recording"] = json.dumps(described)
+            data.attrs["gl"] = describe_gl()
             num_rejected = record(simulation, data)
     finally:
         simulation.close()
@@ -119,6 +126,7 @@ def _describe(settings: RecordingSettings, version: int) -> dict[str, Any]:
         "visuals": check_visuals(settings.visuals),
         "assets": resolve_assets().kind,
         "version": version,
+        "mujoco": importlib.metadata.version("mujoco"),
     }
     content: dict[str, Any] = json.loads(json.dumps(described))  # as it is read from a file
     return content

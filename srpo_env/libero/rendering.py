@@ -244,6 +244,19 @@ def _context_class() -> type[mujoco.GLContext]:
     return context_class
 
 
+def describe_gl() -> str:
+    """Returns OpenGL's vendor, renderer and version, on which the last bits of images depend.
+
+    Raises:
+        RuntimeError: If no OpenGL context can be created.
+    """
+    with _current_context():
+        from OpenGL import GL  # after MuJoCo, which chooses PyOpenGL's library
+
+        names = (GL.GL_VENDOR, GL.GL_RENDERER, GL.GL_VERSION)
+        return ", ".join((GL.glGetString(name) or b"?").decode() for name in names)
+
+
 def _renderer_name() -> str:
     """Returns OpenGL's name of the renderer.
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from srpo_env.libero.gl import choose_gl
+from srpo_env.libero.look import DEFAULT_LOOK, Look, apply_look, check_look
 from srpo_env.libero.suites import Task
 
 choose_gl()  # before the first import of MuJoCo and robosuite, which both read the choice
@@ -76,6 +77,7 @@ class Simulation:
         image_size: int = 128,
         visuals: Visuals | None = None,
         physics: Physics = "exact",
+        look: Look = DEFAULT_LOOK,
     ) -> None:
         """Builds the task.
 
@@ -88,22 +90,26 @@ class Simulation:
         Args:
             task: The task to build.
             image_size: Height and width of the images in pixels.
-            visuals: ``"exact"``: LIBERO's images to the last bit; ``"fast"``: decimated meshes, the
+            visuals: ``"exact"``: LIBERO's meshes and textures; ``"fast"``: decimated meshes, the
                 same physics to the last bit. Default: "exact" where a GPU renders, else "fast".
             physics: See `physics`.
+            look: ``"libero"``: the colours of LIBERO's demonstrations; ``"mujoco"``: those of the
+                installed MuJoCo, which upstream's environment shows (`srpo_env.libero.look`).
 
         Raises:
             FileNotFoundError: If assets of the suite are missing.
             ModuleNotFoundError: If LIBERO, or a requirement of ``"fast"``, is not installed.
-            ValueError: If ``visuals`` or ``physics`` is neither "exact" nor "fast", or LIBERO
-                cannot build the task.
+            ValueError: If ``visuals`` or ``physics`` is neither "exact" nor "fast", if ``look`` is
+                neither "libero" nor "mujoco", or LIBERO cannot build the task.
         """
         self.task = task
         self.image_size = image_size
         self.visuals = check_visuals(visuals)
+        self.look = check_look(look)
         check_physics(physics)
         self._env = build_upstream(task, self.visuals)
         self.model: mujoco.MjModel = self._env.sim.model._model
+        apply_look(self.model, self.look)
         self.data: mujoco.MjData = self._env.sim.data._data
         # Imported here, because it needs robosuite, which the build above has prepared.
         from srpo_env.libero.controller import OscController

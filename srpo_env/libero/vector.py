@@ -114,6 +114,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self._env_kwargs = {"suite": self.task_suite, **env_kwargs}
         self.assets = assets.kind
         """``"libero"``, ``"modified"`` or ``"placeholder"``: the kind of assets in use."""
+        self.conditions = {"assets": assets.kind, **single.conditions}
+        """What images and physics depend on: ``assets``, ``look``, ``visuals`` and ``mujoco``."""
         self.suite, self.num_tasks, self.num_envs = single.suite, single.num_tasks, num_envs
         self.num_workers = num_workers
         self.metadata = {**single.metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}
@@ -143,6 +145,12 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def gl(self) -> str:
+        """OpenGL's vendor, renderer and version in the first worker."""
+        self._check_open()
+        return str(self._run({0: Call("gl")})[0].value)
 
     @property
     def worker_pids(self) -> list[int]:

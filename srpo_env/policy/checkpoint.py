@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from srpo_env.readers.arrays import read_safetensors
 from srpo_env.system.files import DamagedFileError, read_versioned_json, sha256_of, write_file
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "srpo-env policy"
 FORMAT_VERSION = 1
@@ -73,6 +76,28 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         )
     weights = read_safetensors(weights_file)
     return {name: value.float() for name, value in weights.items()}, header
+
+
+def warn_about_look(path: str | Path, look: str) -> None:
+    """Warns if a checkpoint's policy was trained on images of another look.
+
+    Args:
+        path: A checkpoint, as in `load_checkpoint`.
+        look: The look that it will see, as in `srpo_env.libero.look`.
+    """
+    header = read_versioned_json(_file(resolve_checkpoint(path), ".json"), FORMAT, FORMAT_VERSION)
+    provenance = header.get("provenance")
+    conditions = provenance.get("conditions") if isinstance(provenance, dict) else None
+    trained = conditions.get("look") if isinstance(conditions, dict) else None
+    if trained not in (None, look):
+        logger.warning(
+            "%s was trained on images with look=%r and now sees look=%r: pass `--look %s`, unless "
+            "the change is intended",
+            path,
+            trained,
+            look,
+            trained,
+        )
 
 
 def resolve_checkpoint(path: str | Path) -> Path:

@@ -51,6 +51,7 @@ class TrainingRun:
         *,
         policy: Policy | None = None,
         conditions: Mapping[str, Any] | None = None,
+        machine: Mapping[str, Any] | None = None,
         counters: Sequence[str] = (),
     ) -> None:
         """Creates the folder of a new run, or restores a run from its newest checkpoint.
@@ -62,7 +63,9 @@ class TrainingRun:
             parts: Everything that the run needs to continue besides the policy, by name: what
                 `srpo_env.training.checkpoint.get_state` takes.
             policy: The policy that is trained, which checkpoints hold in a form of its own.
-            conditions: What the metrics depend on besides the settings; see `RunLog`.
+            conditions: What the metrics depend on besides the settings; see `RunLog`. Checkpoints
+                hold them too.
+            machine: What else describes the machine; see `RunLog`.
             counters: Names of what the run counts besides iterations. The first one is the axis of
                 TensorBoard, which without any are the iterations.
 
@@ -75,6 +78,7 @@ class TrainingRun:
         self.agent, self.settings, self.policy = agent, settings, policy
         self.counters: dict[str, int] = dict.fromkeys(["iteration", *counters], 0)
         """progress of the run; by the names that the history has"""
+        self._conditions = dict(conditions or {})
         self._parts, self._axis = dict(parts), [*counters, "iteration"][0]
         self._seconds_before = 0.0
         if settings.resume is None:
@@ -86,14 +90,14 @@ class TrainingRun:
             exits.callback(FolderLock(self.folder).release)
             exits.enter_context(quiet_writer_thread())
             if settings.resume is None:
-                self.log = RunLog(self.folder, settings, conditions or {})
+                self.log = RunLog(self.folder, settings, self._conditions, machine)
             else:
                 checkpoint = newest_checkpoint(self.folder)
                 with _explained_damage(checkpoint):
                     progress = load_progress(checkpoint)
                 self.counters, self._seconds_before = progress["counters"], progress["seconds"]
                 at = {"records": progress["records"], "step": self.counters[self._axis]}
-                self.log = RunLog(self.folder, settings, conditions or {}, resume_at=at)
+                self.log = RunLog(self.folder, settings, self._conditions, machine, resume_at=at)
             exits.callback(self.log.close)
             if settings.resume is not None:
                 with _explained_damage(checkpoint):
@@ -135,6 +139,7 @@ class TrainingRun:
             "counters": self.counters,
             "seconds": self.seconds,
             "records": len(self.log.records),
+            "conditions": self._conditions,
         }
         return save_training(self.folder, self._parts, progress, policy=self.policy, keep=keep)
 

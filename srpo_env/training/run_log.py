@@ -35,6 +35,7 @@ class RunLog:
         folder: str | Path,
         settings: RunSettings,
         conditions: Mapping[str, Any],
+        machine: Mapping[str, Any] | None = None,
         *,
         resume_at: Mapping[str, int] | None = None,
     ) -> None:
@@ -45,6 +46,7 @@ class RunLog:
             settings: Settings of the run.
             conditions: What the metrics depend on besides the settings, such as LIBERO's assets. A
                 run is only resumed under the conditions that it began with.
+            machine: What else describes the machine, such as OpenGL; it may change.
             resume_at: ``records`` (number of `write` calls) and ``step`` at the checkpoint from
                 which the run is resumed; None for a new run.
 
@@ -65,6 +67,7 @@ class RunLog:
         write_file(self.folder / SETTINGS, json.dumps(content, indent=2).encode())
         all_conditions = {
             **conditions,
+            **(machine or {}),
             "cpu": cpu_name(),
             "cores": usable_cores(),
             "torch": torch.__version__,
@@ -122,9 +125,9 @@ class RunLog:
     def _check_conditions(self, conditions: Mapping[str, Any]) -> None:
         before = read_json(self.folder / CONDITIONS)
         for name, value in conditions.items():
-            if before.get(name, value) != value:
+            if before.get(name) != value:
                 raise ValueError(
-                    f"{self.folder} began with {name} {before[name]!r}, now it is {value!r}: "
+                    f"{self.folder} began with {name} {before.get(name)!r}, now it is {value!r}: "
                     "the metrics of one run must not mix the two"
                 )
 

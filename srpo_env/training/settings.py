@@ -19,6 +19,7 @@ import torch
 import tyro
 
 from srpo_env.cli.main import errors_as_sentences
+from srpo_env.libero.look import DEFAULT_LOOK, Look
 from srpo_env.libero.suites import get_suite
 from srpo_env.registration import import_suite
 from srpo_env.system.files import read_json
@@ -163,6 +164,8 @@ class SuiteSettings(RunSettings):
     env_id: Annotated[str, tyro.conf.arg(aliases=["--env"])] = "libero-object"
     """LIBERO suite: libero-object, libero-spatial, libero-goal, libero-10 or libero-90; or
     MODULE:NAME of a suite of your own that the module registers"""
+    look: Look = DEFAULT_LOOK
+    """colours of the images: those of LIBERO's demonstrations, or of the installed MuJoCo"""
 
     def check_requirements(self) -> None:
         """Checks that the suite exists."""

@@ -79,6 +79,13 @@ def test_checkpoint_describes_how_the_policy_was_trained(args):
         "pick up the butter and place it in the basket": 3,
     }
     assert provenance["frames"] == 5 * 6  # every second of 12
+    assert provenance["conditions"] == {"look": "libero"}
+
+
+def test_demonstrations_of_another_look_are_refused(args, capsys):
+    with pytest.raises(SystemExit):
+        main(dataclasses.replace(args, look="mujoco"))
+    assert "must have images with look='mujoco'" in capsys.readouterr().err
 
 
 def test_number_of_demonstrations_can_be_limited(args):

@@ -13,6 +13,7 @@ import tyro
 from agents.vla_grpo import Args, Rollout, TaskSampler, main, rewarded
 from srpo_env import PixelEncoder, SelfReferentialProgressWrapper
 from srpo_env.policy import load_policy
+from srpo_env.policy.checkpoint import load_checkpoint
 from srpo_env.training.checkpoint import newest_checkpoint
 from tests.agents.toy_suite import ToySuite, registered_toy, toy_args
 from tests.policy.fakes import make_policy
@@ -136,7 +137,13 @@ def test_resumed_run_keeps_settings_unless_flags_change_them(finished, toy):
 
 @pytest.mark.parametrize(
     "flags",
-    [["--seed", "2"], ["--reward", "binary"], ["--env", "libero-10"], ["--encoder", "random"]],
+    [
+        ["--seed", "2"],
+        ["--reward", "binary"],
+        ["--env", "libero-10"],
+        ["--encoder", "random"],
+        ["--look", "mujoco"],
+    ],
 )
 def test_resumed_run_cannot_change_what_its_results_stand_for(finished, toy, flags, capsys):
     folder, _ = finished
@@ -144,6 +151,21 @@ def test_resumed_run_cannot_change_what_its_results_stand_for(finished, toy, fla
         Args.parse(["--resume", str(folder), *flags])
     assert end.value.code == 2
     assert "start a new run" in capsys.readouterr().err
+
+
+def test_look_and_graphics_are_recorded(finished):
+    folder, _ = finished
+    conditions = json.loads((folder / "conditions.json").read_text())
+    assert conditions["look"] == "libero"
+    assert conditions["gl"] == ToySuite.gl
+    provenance = load_checkpoint(newest_checkpoint(folder) / "policy")[1]["provenance"]
+    assert provenance["conditions"] == {"assets": "placeholder", "look": "libero"}
+
+
+def test_a_start_from_a_policy_of_another_look_is_a_warning(args, caplog):
+    make_policy().save(args.checkpoint, {"conditions": {"look": "mujoco"}})
+    run(dataclasses.replace(args, iterations=0))
+    assert "was trained on images with look='mujoco' and now sees look='libero'" in caplog.text
 
 
 def test_finished_run_that_is_resumed_does_nothing(args):

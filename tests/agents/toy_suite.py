@@ -20,6 +20,7 @@ class ToySuite(VectorEnv):
     """Has the interface of LiberoVectorEnv."""
 
     num_tasks, suite, assets = 2, "libero_object", "placeholder"
+    gl = "toy graphics"
     chunks_of_task = (2, 2)
     """length of the episodes of each task, in chunks"""
     before_step = staticmethod(lambda count: None)
@@ -32,8 +33,9 @@ class ToySuite(VectorEnv):
 
     def __init__(
         self, num_envs, num_workers=None, autoreset_mode=None, max_steps=None, physics="exact",
-        true_progress=False,
+        true_progress=False, look="libero",
     ):  # fmt: skip
+        self.look = look
         self.num_envs, self.max_steps, self.physics = num_envs, max_steps, physics
         self.true_progress = true_progress
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
@@ -45,6 +47,10 @@ class ToySuite(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._height, self._highest = np.zeros((2, num_envs))
         self._chunks, self._steps, self._task, self._state = np.zeros((4, num_envs), int)
+
+    @property
+    def conditions(self):
+        return {"assets": self.assets, "look": self.look}
 
     def reset(self, *, seed=None, options=None):
         mask = options["reset_mask"]

@@ -10,17 +10,19 @@ from tests.policy.fakes import make_policy
 
 @pytest.fixture
 def untrained(tmp_path):
-    make_policy().save(tmp_path / "untrained")
+    make_policy().save(tmp_path / "untrained", {"conditions": {"look": "mujoco"}})
     return str(tmp_path / "untrained")
 
 
 @pytest.mark.libero
-def test_evaluate_prints_a_table_and_writes_every_episode(untrained, tmp_path, capsys):
+def test_evaluate_prints_a_table_and_writes_every_episode(untrained, tmp_path, capsys, caplog):
     arguments = ["--checkpoint", untrained, "--episodes", "1", "--json", str(tmp_path / "r.json")]
     assert cli.main(["evaluate", *arguments, "--physics", "fast"]) == 0
     shown = capsys.readouterr().out
     assert " 0    0/1    pick up the alphabet soup and place it in the basket" in shown
     assert "0% [0%, 79%] of 1 episodes" in shown
+    assert "look=libero, visuals=" in shown
+    assert "was trained on images with look='mujoco'" in caplog.text
     content = json.loads((tmp_path / "r.json").read_text())
     assert content["episodes"] == [
         {"task_id": 0, "init_state_id": 40, "success": False, "control_steps": 280}
@@ -28,6 +30,8 @@ def test_evaluate_prints_a_table_and_writes_every_episode(untrained, tmp_path, c
     assert content["physics"] == "fast"
     assert content["wilson_95"] == pytest.approx([0, 0.7935], abs=1e-4)
     assert content["assets"] in ("libero", "modified", "placeholder")
+    assert content["look"] == "libero"
+    assert {"visuals", "mujoco", "gl"} <= set(content)
 
 
 OWN_SUITE = """

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -122,6 +123,14 @@ def test_labels_are_the_experts_actions_without_noise(data):
     assert np.abs(executed - actions).mean() < 0.1
 
 
+def test_what_the_images_depend_on_is_stored(data):
+    stored = {**json.loads(data.attrs["recording"]), "gl": data.attrs["gl"]}
+    assert stored["look"] == "libero"
+    assert stored["visuals"] in ("exact", "fast")
+    assert stored["mujoco"] == version("mujoco")
+    assert stored["gl"].count(", ") >= 2  # vendor, renderer, version
+
+
 def test_each_initial_state_is_used_once(data):
     used = [int(data[name].attrs["init_state_id"]) for name in data]
     assert sorted(used) == [3, 7]
@@ -138,8 +147,9 @@ def test_other_settings_replace_a_file_only_with_overwrite(tmp_path):
     one = DemoRecording(demos_per_task=1, image_size=8)
     first = record_demos(SUITE, TASK_ID, tmp_path, one)
     other = DemoRecording(demos_per_task=1, image_size=8, seed=1)
-    with pytest.raises(FileExistsError, match=r"recorded with other settings.*--overwrite"):
-        record_demos(SUITE, TASK_ID, tmp_path, other)
+    for settings in (other, DemoRecording(demos_per_task=1, image_size=8, look="mujoco")):
+        with pytest.raises(FileExistsError, match=r"recorded with other settings.*--overwrite"):
+            record_demos(SUITE, TASK_ID, tmp_path, settings)
     with h5py.File(first.file) as file:
         before = file["data/demo_0/states"][0]
     record_demos(SUITE, TASK_ID, tmp_path, other, overwrite=True)

@@ -270,3 +270,24 @@ def test_recording_settings_are_stored_and_foreign_files_have_none(tmp_path):
     (tmp_path / "c.hdf5").write_text("no")
     with pytest.raises(ValueError, match="is not an HDF5 file"):
         recording_settings(tmp_path / "c.hdf5")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "look"),
+    [
+        (None, "libero"),  # LIBERO's own file
+        ({"look": "mujoco"}, "mujoco"),
+        ({"look": "libero"}, "libero"),
+        ({"seed": 3}, "mujoco"),  # of this package, before there was a choice
+    ],
+)
+def test_images_of_another_look_are_refused(tmp_path, attributes, look):
+    file = tmp_path / "demos.hdf5"
+    if attributes is None:
+        write_as_libero_does(file)
+    else:
+        write_as_we_do(file, recording=json.dumps(attributes))
+    other = {"libero": "mujoco", "mujoco": "libero"}[look]
+    assert len(list(read_demos(file, look=look))) == 1
+    with pytest.raises(ValueError, match=f"must have images with look='{other}', .* has '{look}'"):
+        list(read_demos(file, look=other))

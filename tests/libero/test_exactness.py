@@ -1,5 +1,7 @@
 """States, rewards and images equal those of LIBERO's own environment to the last bit.
 
+Images are compared with the look of the installed MuJoCo, which upstream's environment shows.
+
 Upstream's environment runs with the same actions as ours. Fixtures (cabinets, stoves, racks) have
 no joints, so stored states do not contain their position: upstream draws it within some centimetres
 at each reset, and ours keeps that of seed 0. Here ours copies upstream's.
@@ -29,7 +31,7 @@ def build(suite, task_id, visuals):
         check_suite(resolve_assets(), suite)
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    return Simulation(get_task(suite, task_id), visuals=visuals)
+    return Simulation(get_task(suite, task_id), visuals=visuals, look="mujoco")
 
 
 def reset_upstream(task, init_state_id, *, seed=7):

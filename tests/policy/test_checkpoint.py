@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from srpo_env.policy import load_policy
-from srpo_env.policy.checkpoint import load_checkpoint
+from srpo_env.policy.checkpoint import load_checkpoint, warn_about_look
 from tests.policy.fakes import INSTRUCTION, make_observations, make_policy
 
 
@@ -41,6 +41,21 @@ def test_name_with_a_dot_is_kept(tmp_path):
 def test_provenance_is_stored(saved):
     path, _ = saved
     assert load_checkpoint(path)[1]["provenance"] == {"seed": 3}
+
+
+def test_another_look_than_in_training_is_a_warning(tmp_path, caplog):
+    make_policy().save(tmp_path / "dark", {"conditions": {"look": "mujoco"}})
+    warn_about_look(tmp_path / "dark", "mujoco")
+    assert caplog.text == ""
+    warn_about_look(tmp_path / "dark", "libero")
+    assert "trained on images with look='mujoco' and now sees look='libero'" in caplog.text
+
+
+@pytest.mark.parametrize("provenance", [{}, {"conditions": {}}, {"conditions": "dark"}])
+def test_without_a_recorded_look_there_is_no_warning(tmp_path, caplog, provenance):
+    make_policy().save(tmp_path / "policy", provenance)
+    warn_about_look(tmp_path / "policy", "libero")
+    assert caplog.text == ""
 
 
 def test_half_precision_halves_the_file_and_is_read_as_float32(tmp_path):

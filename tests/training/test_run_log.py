@@ -13,7 +13,7 @@ PLACEHOLDERS, LIBERO = {"assets": "placeholder"}, {"assets": "libero"}
 
 def write_run(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    log = RunLog(folder, SETTINGS, PLACEHOLDERS)
+    log = RunLog(folder, SETTINGS, PLACEHOLDERS, {"gl": "Mesa"})
     for iteration in range(3):
         counters = {"iteration": iteration, "control_steps": 100 * iteration}
         log.write(counters, {"losses/surrogate": 0.5 * iteration}, step=100 * iteration)
@@ -30,7 +30,8 @@ def test_folder_holds_settings_and_conditions(tmp_path):
     assert read(folder, "args.json") == SETTINGS.as_json()
     conditions = read(folder, "conditions.json")
     assert conditions["assets"] == "placeholder"
-    assert set(conditions) == {"assets", "cpu", "cores", "torch", "srpo-env", "commit"}
+    assert conditions["gl"] == "Mesa"
+    assert set(conditions) == {"assets", "gl", "cpu", "cores", "torch", "srpo-env", "commit"}
 
 
 def test_metrics_are_in_the_history_and_in_tensorboard(tmp_path):
@@ -71,6 +72,20 @@ def test_run_is_not_resumed_on_other_assets(tmp_path):
     with pytest.raises(ValueError, match="began with assets 'placeholder', now it is 'libero'"):
         RunLog(folder, SETTINGS, LIBERO, resume_at={"records": 2, "step": 100})
     assert (folder / "history.jsonl").read_text() == before
+
+
+def test_run_is_not_resumed_under_a_condition_that_it_did_not_record(tmp_path):
+    folder = write_run(tmp_path)
+    conditions = {**PLACEHOLDERS, "look": "libero"}
+    with pytest.raises(ValueError, match="began with look None, now it is 'libero'"):
+        RunLog(folder, SETTINGS, conditions, resume_at={"records": 2, "step": 100})
+
+
+def test_run_is_resumed_on_another_machine(tmp_path):
+    folder = write_run(tmp_path)
+    at = {"records": 2, "step": 100}
+    RunLog(folder, SETTINGS, PLACEHOLDERS, {"gl": "NVIDIA"}, resume_at=at).close()
+    assert read(folder, "conditions.json")["gl"] == "NVIDIA"
 
 
 def test_new_run_does_not_overwrite_an_old_one(tmp_path):

@@ -5,6 +5,7 @@ Their failures are harder to rank than scripted ones, which follow the expert un
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from srpo_env.libero.assets import resolve_assets
 from srpo_env.libero.behaviour_files import BehaviourEpisode, writing_behaviours
 from srpo_env.libero.behaviour_recording import SUITE
 from srpo_env.libero.demos import recording_settings
+from srpo_env.libero.look import DEFAULT_LOOK, Look
 from srpo_env.libero.oracle import OracleProgress
 from srpo_env.libero.simulation import CAMERAS, SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import get_task
@@ -50,6 +52,7 @@ class PolicyRecording:
     """Number of control steps after which a failure is truncated, as in training."""
     image_size: int = 128
     visuals: Visuals | None = None
+    look: Look = DEFAULT_LOOK
     seed: int = 0
 
 
@@ -86,6 +89,7 @@ def record_policy(
         "visuals": check_visuals(recording.visuals),
         "weights": sha256_of(weights.with_name(f"{weights.name}.safetensors")),
         "assets": assets,
+        "mujoco": importlib.metadata.version("mujoco"),
     }
     if path.exists():
         if recording_settings(path) == settings:
@@ -95,7 +99,7 @@ def record_policy(
             "remove it"
         )
     policy = load_policy(recording.policy)
-    simulation = Simulation(task, recording.image_size, recording.visuals)
+    simulation = Simulation(task, recording.image_size, recording.visuals, look=recording.look)
     states_of_episodes = []
     try:
         with writing_behaviours(path, settings) as write:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from srpo_env.benchmarks.plain_data import to_json
 from srpo_env.benchmarks.reward.distance_options import OPTIONS
 from srpo_env.benchmarks.reward.encoder_rows import BASELINES, bundled_checkpoints, make_rows
-from srpo_env.cli.demos import numbers
+from srpo_env.cli.demos import add_look_argument, numbers
 from srpo_env.cli.output_files import check_image_file
 from srpo_env.encoders.named import HELP
 
@@ -101,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=10,
         help="windows of a progress curve (default: %(default)s)",
     )
+    add_look_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -182,13 +183,16 @@ def _recorded(name: str, args: argparse.Namespace) -> list[Path]:
 
     successes, failures, init_states = SIZES[args.size]
     states = tuple(numbers(init_states, "init states"))
-    scripted = BehaviourRecording(successes=successes, failures=failures, init_states=states)
-    policy = PolicyRecording(policy=args.policy, init_states=states)
+    scripted = BehaviourRecording(
+        successes=successes, failures=failures, init_states=states, look=args.look
+    )
+    policy = PolicyRecording(policy=args.policy, init_states=states, look=args.look)
     strategies = BehaviourRecording(
         successes=STRATEGIES_EPISODES,
         failures=0,
         init_states=(STRATEGIES_STATE,),
         success_kinds=(ONE_STRATEGY, OTHER_STRATEGY),
+        look=args.look,
     )
     per_task = {
         "scripted": successes + failures,
