@@ -9,9 +9,6 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import get_args
-
-from srpo_env.libero.look import DEFAULT_LOOK, Look
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,8 +73,8 @@ def add_look_argument(parser: argparse.ArgumentParser) -> None:
     """Adds ``--look``, which all commands have that render."""
     parser.add_argument(
         "--look",
-        choices=get_args(Look),
-        default=DEFAULT_LOOK,
+        choices=("libero", "mujoco"),
+        default="libero",
         help="colours of the images. libero: those of LIBERO's demonstrations; mujoco: those of "
         "the installed MuJoCo, darker since its version 3.3.3 (default: %(default)s)",
     )
