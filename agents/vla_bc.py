@@ -33,7 +33,7 @@ import srpo_env
 from srpo_env.cli.main import closed_output_ends_the_program, errors_as_sentences
 from srpo_env.libero.demos import read_demos
 from srpo_env.policy import SmallPolicy
-from srpo_env.policy.cloning import ClonedFrames, augment, cloning_loss
+from srpo_env.policy.cloning import ClonedFrames
 from srpo_env.training.evaluation import Evaluation, evaluate, held_out_episodes
 from srpo_env.training.held_out import log_evaluation
 from srpo_env.training.progress_bar import count_on, long_bar
@@ -136,8 +136,8 @@ def main(args: Args) -> Path:
             run.safe_point()
             rows = torch.randint(len(frames), (args.batch_size,), generator=generator)
             batch = frames.select(rows)
-            batch.inputs = augment(batch.inputs, generator, args.shift, args.jitter)
-            loss, parts = cloning_loss(policy, batch, args.label_width)
+            batch.inputs = policy.augment(batch.inputs, generator, args.shift, args.jitter)
+            loss, parts = policy.imitation_loss(batch, args.label_width)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)

@@ -17,9 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from srpo_env.policy import tokens as token_maths
+from srpo_env.policy.imitation import Examples, soft_labels
 
 Inputs = dict[str, Tensor]
 """A batch of observations as a policy reads them; the first axis of every tensor is the batch."""
+
+LABEL_WIDTH = 1.5
+"""standard deviation of the soft labels that policies imitate, in bins of 1/127"""
 
 
 class Policy(nn.Module, ABC):
@@ -83,6 +87,36 @@ class Policy(nn.Module, ABC):
         """
         logits = self.logits(inputs)
         return token_maths.log_probs_and_entropies(logits, tokens, temperature)
+
+    def imitation_loss(
+        self, examples: Examples, label_width: float = LABEL_WIDTH
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes the loss of imitating actions: the cross-entropy of their tokens.
+
+        Policies with further outputs add the errors of these.
+
+        Args:
+            examples: Observations and targets.
+            label_width: Standard deviation of the soft labels in bins.
+
+        Returns:
+            The loss, and its parts without gradients, by name: ``cross_entropy`` in nats per token.
+        """
+        return self._imitation_loss(self.logits(examples.inputs), examples, label_width)
+
+    def augment(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
+        """Returns randomly changed inputs to imitate the same actions from; here: the same."""
+        return inputs
+
+    def _imitation_loss(
+        self, logits: Tensor, examples: Examples, label_width: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes `imitation_loss` from logits ``(N, T, V)``."""
+        labels = soft_labels(token_maths.actions_to_bins(examples.actions), label_width)
+        token_losses = -(labels * logits.log_softmax(dim=-1)).sum(dim=-1)  # (N, T)
+        mask = examples.mask.repeat_interleave(self.action_dim, dim=1)
+        cross_entropy = (token_losses * mask).sum() / mask.sum()
+        return cross_entropy, {"cross_entropy": cross_entropy.detach()}
 
     def actions(self, tokens: Tensor) -> npt.NDArray[np.float32]:
         """Converts tokens ``(B, T)`` into actions ``(B, chunk, action_dim)`` in [-1, 1]."""

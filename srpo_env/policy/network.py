@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srpo_env.policy.base import Inputs, Policy
+from srpo_env.policy.base import LABEL_WIDTH, Inputs, Policy
 from srpo_env.policy.checkpoint import load_checkpoint, save_checkpoint
+from srpo_env.policy.imitation import Examples, augment
 from srpo_env.policy.modules import (
     BODY_FEATURES,
     WORKSPACE_CENTER,
@@ -33,6 +34,15 @@ from srpo_env.policy.text import tokenize
 from srpo_env.policy.tokens import NUM_BINS
 
 CAMERAS = ("agentview", "wrist")
+
+WAYPOINT_WEIGHT = 20.0
+"""Weight of the waypoint error, in 1/m: one centimetre costs as much as 0.2 nats of every token."""
+
+SHIFT = 2
+"""Default augmentation: maximum shift of images in pixels."""
+
+JITTER = 0.3
+"""Default augmentation: maximum relative change of brightness, contrast and colours."""
 
 PROPRIO_DIM = 8
 """Number of proprioception values: position, orientation as axis-angle, two fingers."""
@@ -152,6 +162,30 @@ class SmallPolicy(Policy):
         """Computes logits ``(B, T, NUM_BINS)`` of the tokens of a chunk."""
         logits: Tensor = self(inputs)[0]
         return logits
+
+    def imitation_loss(
+        self, examples: Examples, label_width: float = LABEL_WIDTH
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes the cross-entropy of the action tokens plus the weighted error of the waypoints.
+
+        Returns:
+            The loss, and its parts without gradients: ``cross_entropy`` in nats per token and
+            ``waypoint_error`` in metres.
+        """
+        logits, waypoints = self(examples.inputs)
+        loss, parts = self._imitation_loss(logits, examples, label_width)
+        error = (waypoints - examples.waypoints).norm(dim=-1).mean()
+        return loss + WAYPOINT_WEIGHT * error, {**parts, "waypoint_error": error.detach()}
+
+    def augment(
+        self,
+        inputs: Inputs,
+        generator: torch.Generator,
+        shift: int = SHIFT,
+        jitter: float = JITTER,
+    ) -> Inputs:
+        """Shifts and recolours the images, see `srpo_env.policy.imitation.augment`."""
+        return augment(inputs, generator, shift, jitter)
 
     def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Computes logits ``(B, T, NUM_BINS)``, and waypoints ``(B, 2, 3)`` in metres."""

@@ -11,7 +11,6 @@ from agents.vla_bc import Args, main
 from srpo_env.libero.demos import demo_file, writing_demos
 from srpo_env.policy import PolicyConfig, SmallPolicy, load_policy
 from srpo_env.policy.checkpoint import load_checkpoint
-from srpo_env.policy.cloning import cloning_loss
 from srpo_env.training.checkpoint import newest_checkpoint
 from tests.training.runs import metrics_of, only_folder
 
@@ -105,16 +104,16 @@ def test_equal_seeds_give_equal_policies_to_the_bit(args):
 def test_stopped_run_resumes_to_the_bit(args, tmp_path, monkeypatch):
     whole = load_policy(main(args)).state_dict()
     args = dataclasses.replace(args, run_dir=tmp_path / "parts")
-    calls = []
+    calls, imitation_loss = [], SmallPolicy.imitation_loss
 
     def loss(*arguments):
         calls.append(arguments)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return cloning_loss(*arguments)
+        return imitation_loss(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vla_bc, "cloning_loss", loss)
+        patch.setattr(SmallPolicy, "imitation_loss", loss)
         with pytest.raises(SystemExit) as end:
             main(args)
     assert end.value.code == 128 + signal.SIGTERM
