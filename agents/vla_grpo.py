@@ -1,25 +1,27 @@
-"""SRPO for a vision-language-action policy in one file: roll out, score, update.
+"""SRPO for a vision-language-action policy in one file: roll out, score, update, imitate.
 
 Paper: https://arxiv.org/abs/2511.15605v2; its equation numbers are used below.
 
     python agents/vla_grpo.py --env libero-object
     python agents/vla_grpo.py --env libero-object --reward binary    # plain GRPO for comparison
     python agents/vla_grpo.py --env libero-object --reward oracle    # ground-truth progress
+    python agents/vla_grpo.py --credit dense --replay-steps 60       # for weak initial policies
     python agents/vla_grpo.py --resume runs/NAME                     # continue a run
 
 A group is eight episodes of one task from one initial state. Its failures are rewarded for how
 close their video comes to the successes of the same group, and the mean reward of the group is the
-baseline of its episodes.
+baseline of its episodes. With ``--credit dense``, each decision has its own advantage; with
+``--replay-steps``, the policy also imitates its own successes.
 
 Metrics (also in TensorBoard and in runs/NAME/history.jsonl):
 
 * ``rollout/...``: success rate and group statistics, see `srpo_env.rewards.diagnostics`;
-* ``losses/...``: surrogate, KL per token to the old policy (``kl_old``) and, with ``--kl-coef``, to
-  the reference policy, fraction of clipped tokens, entropy;
+* ``losses/...``: surrogate, KL per decision of the update (``kl``), with ``--kl-coef`` the KL per
+  token to the reference policy, fraction of clipped tokens, entropy, loss of the imitation;
 * ``eval/success_rate``, ``eval/task_N``: greedy, on initial states that are never trained on;
 * ``charts/...``: control steps per second over the whole run, fraction of an iteration's time that
   encoding takes, learning rate, gradient steps of an update, and the fraction of them that it
-  completed before ``--target-kl`` ended it.
+  completed before ``--target-kl`` ended it, number of successes to imitate.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ import math
 import time
 from collections import deque
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
-from torch import Tensor, nn
+from torch import Tensor
 
 from srpo_env import Group, ProgressReward, SelfReferentialProgressWrapper, group_statistics
 from srpo_env.cli.main import closed_output_ends_the_program, errors_as_sentences
@@ -45,15 +47,21 @@ from srpo_env.policy import Policy, load_policy
 from srpo_env.policy.checkpoint import warn_about_look
 from srpo_env.rewards.diagnostics import has_signal
 from srpo_env.training.console import print_iteration
+from srpo_env.training.credit import dense_advantages, rewarded
 from srpo_env.training.evaluation import TRAINING_STATES
 from srpo_env.training.held_out import HeldOutEvaluation
 from srpo_env.training.progress_bar import progress_bar, with_progress
-from srpo_env.training.replay import replay
+from srpo_env.training.replay import replay as continue_episodes
 from srpo_env.training.run import TrainingRun
 from srpo_env.training.settings import SuiteSettings
+from srpo_env.training.success_replay import SuccessReplay
+from srpo_env.training.task_sampler import TaskSampler
 from srpo_env.training.trajectories import Chunk, Trajectory, pack, unpack
+from srpo_env.training.trust_region import TrustRegion
 
 Batch = list[tuple[Group, list[Trajectory]]]  # closed groups, the trajectories of their episodes
+
+PROBE_SIZE = 96  # decisions on which the KL of an update is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,21 +94,28 @@ class Args(SuiteSettings):
     MODULE:NAME of a class"""
     reference: Literal["group", "task", "memory"] = "group"  # successes to compare failures with
     formula: Literal["paper", "siirl"] = "paper"  # Eq. 5 of the paper, or of its authors' code
+    credit: Literal["episode", "dense"] = "episode"
+    """episode: the advantage of a decision is that of its episode in its group, Eq. 6 of the paper;
+    dense: every decision has its own, by how much progress it made"""
 
     learning_rate: float = 1.5e-4
-    """learning rate of AdamW, constant after the warm-up; lower it to a third if the initial
-    success rate is low"""
-    warmup_steps: int = 20
-    """gradient steps of linear warm-up; Adam's first steps have no estimate of the gradients' scale
-    and can destroy a pretrained policy"""
+    """maximum learning rate of AdamW; it falls while updates end early by --target-kl"""
+    target_kl: float = 1.0
+    """maximum KL of a decision (all tokens of a chunk), in nats, between the policies before and
+    after an update; a gradient step beyond it is undone and ends the update"""
     update_epochs: int = 2  # passes over the chunks of an iteration
     minibatch_size: int = 128  # chunks per gradient step
     clip_low: float = 0.2  # ratios are clipped below 1 - clip_low; epsilon in Eq. 7
     clip_high: float = 0.28  # ratios are clipped above 1 + clip_high; larger, to keep exploration
     kl_coef: float = 0.0  # weight of the KL to the initial policy; beta in Eq. 8
-    target_kl: float = 0.02  # KL per token to the old policy that ends an update early
+    dual_clip: float = 3.0  # bound of the ratio where the advantage is negative
     temperature: float = 1.0  # sampling temperature of rollouts; evaluation is greedy
     max_grad_norm: float = 1.0  # maximum norm of the gradient
+
+    replay_steps: int = 0
+    """gradient steps per iteration that imitate own successes, as long as no task succeeds; the
+    higher the success rate, the fewer. Helps weak initial policies; 0 is the paper's algorithm"""
+    replay_learning_rate: float = 3e-4  # learning rate of imitation, AdamW
 
     eval_every: int = 10  # iterations between evaluations, whose checkpoints are kept
     eval_episodes: int = 100  # episodes of an evaluation, spread evenly over the tasks
@@ -108,34 +123,11 @@ class Args(SuiteSettings):
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is out of its range."""
         groups = {"group_size": 2, "max_groups_per_iteration": self.groups_per_iteration}
-        self.check_numbers({"iterations": 0, "kl_coef": 0, **groups}, max_values={"stop_at": 1})
+        min_values = {"iterations": 0, "kl_coef": 0, "replay_steps": 0, "dual_clip": 1, **groups}
+        self.check_numbers(min_values, max_values={"stop_at": 1})
 
 
 # --- Rollout: which episodes are run, and what is kept of them ---
-
-
-class TaskSampler:
-    """Samples the tasks whose groups are likely to contain both successes and failures."""
-
-    def __init__(self, num_tasks: int, states: range, seed: int) -> None:
-        """Initialises every task's success rate to 1/2."""
-        self.num_tasks, self.states = num_tasks, states
-        self.rng = np.random.default_rng(seed)
-        self.success_rates = [0.5] * num_tasks  # moving averages
-
-    def sample(self) -> tuple[int, int]:
-        """Samples a task and an initial state."""
-        rates = np.array(self.success_rates)
-        # Variance of the outcomes, p (1 - p), plus more weight for tasks that rarely succeed: a few
-        # of their groups hold the first success. Solved tasks are still sampled from time to time.
-        weights = np.maximum((1 - rates) * (rates + 0.1), 0.02)
-        task = self.rng.choice(self.num_tasks, p=weights / weights.sum())
-        return int(task), int(self.rng.choice(self.states))
-
-    def update(self, group: Group) -> None:
-        """Updates the success rate of a group's task."""
-        rate = group.num_successes / len(group.episodes)
-        self.success_rates[group.key[0]] += 0.2 * (rate - self.success_rates[group.key[0]])
 
 
 @dataclass
@@ -190,7 +182,9 @@ class Rollout:
                 for group in self.envs.pop_groups():
                     self.sampler.update(group)
                     trajectories = [self.trajectories.pop(e.episode_id) for e in group.episodes]
-                    batch.append((rewarded(group, trajectories, args), trajectories))
+                    batch.append(
+                        (rewarded(group, trajectories, args.reward, args.formula), trajectories)
+                    )
                     with_signal += has_signal(batch[-1][0])
         return batch, control_steps
 
@@ -220,12 +214,12 @@ class Rollout:
         executed = np.where(failed, 0, infos["control_steps"] - self._steps)
         executed_tokens = torch.as_tensor(executed * self.policy.action_dim)
         masks = torch.arange(tokens.shape[1]) < executed_tokens[:, None]
-        chunks = Chunk(inputs, tokens, log_probs, masks).select(slice(None))
+        progress = infos.get("max_progress", np.full(self.envs.num_envs, math.nan))
+        measured = (torch.as_tensor(infos["positions"]), torch.as_tensor(progress))
+        chunks = Chunk(inputs, tokens, log_probs, masks, *measured).select(slice(None))
         for slot, episode_id in enumerate(map(int, self._episode_ids)):
             trajectory = self.trajectories[episode_id]
             trajectory.chunks.append(chunks.select(slot))
-            if "max_progress" in infos:
-                trajectory.max_progress = float(infos["max_progress"][slot])
             if failed[slot]:  # its simulator crashed, so the episode is run again
                 del self.trajectories[episode_id]
                 self._queue.appendleft((trajectory.task_id, trajectory.init_state_id))
@@ -250,26 +244,10 @@ class Rollout:
             for slot in np.flatnonzero(~self._idle)
         }
         if running:
-            self._observations, self._instructions = replay(self.envs.env, running)
+            self._observations, self._instructions = continue_episodes(self.envs.env, running)
 
 
 # --- Maths ---
-
-
-def rewarded(group: Group, trajectories: list[Trajectory], args: Args) -> Group:
-    """Returns a scored group with the rewards to train on: those of Eq. 5, or of a baseline."""
-    if args.reward == "srpo":
-        return group
-    rewards = np.array([float(episode.success) for episode in group.episodes])
-    distances, failed = np.full(len(rewards), math.nan), rewards == 0
-    if args.reward == "oracle" and group.num_successes:
-        distances[failed] = 1 - np.array([t.max_progress for t in trajectories])[failed]
-        rewards[failed] = ProgressReward(args.formula).rewards_of(distances[failed])
-    episodes = (
-        replace(episode, progress_reward=float(reward), distance=float(distance))
-        for episode, reward, distance in zip(group.episodes, rewards, distances, strict=True)
-    )
-    return replace(group, episodes=tuple(episodes))
 
 
 def group_advantages(rewards: np.ndarray, eps: float = 1e-6) -> np.ndarray:
@@ -284,21 +262,24 @@ def surrogate_loss(
     weights: Tensor,
     clip_low: float,
     clip_high: float,
+    dual_clip: float,
 ) -> Tensor:
     """Computes the clipped surrogate over executed tokens, to be minimised. Eqs. 7 and 8.
 
     Args:
         log_probs: Log-probabilities of the sampled tokens under the policy, shape ``(B, 56)``.
         old_log_probs: The same under the policy that acted.
-        advantages: Advantage of each chunk's episode, shape ``(B,)``.
+        advantages: Advantage of each chunk, shape ``(B,)``.
         weights: Weight of each token, shape ``(B, 56)``; 0 for tokens that were not executed.
         clip_low: Ratios are clipped below ``1 - clip_low``.
         clip_high: Ratios are clipped above ``1 + clip_high``.
+        dual_clip: Ratios are clipped above it where the advantage is negative: tokens that have
+            become likely since they were sampled would dominate the gradient (arXiv:1912.09729).
     """
     ratio = (log_probs - old_log_probs).exp()
-    advantages = advantages[:, None]  # the same for all tokens of an episode
+    advantages = advantages[:, None]  # the same for all tokens of a chunk
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    surrogate = torch.min(ratio * advantages, clipped * advantages)
+    surrogate = torch.min(ratio.clamp(max=dual_clip) * advantages, clipped * advantages)
     # Averaged over executed tokens: counting the others would shrink the last chunks of episodes.
     return -(surrogate * weights).sum() / weights.sum()
 
@@ -309,59 +290,62 @@ def kl_to(log_probs: Tensor, other_log_probs: Tensor, mask: Tensor) -> Tensor:
     return ((log_ratio.exp() - 1 - log_ratio) * mask).sum() / mask.sum()
 
 
+def advantages_of(batch: Batch, args: Args) -> list[np.ndarray]:
+    """Computes the advantage of each decision of each episode, in the order of the batch."""
+    if args.credit == "dense":
+        return dense_advantages(batch, args.reward, args.rollout_steps)
+    return [
+        np.full(len(trajectory.chunks), advantage)
+        for group, trajectories in batch
+        for advantage, trajectory in zip(group_advantages(group.rewards), trajectories, strict=True)
+    ]
+
+
 # --- Update ---
-
-
-def warm_up(optimizer: torch.optim.Optimizer, args: Args) -> float:
-    """Sets and returns the learning rate of the next gradient step."""
-    done = max((int(moments["step"]) for moments in optimizer.state.values()), default=0)
-    rate = args.learning_rate * min(1.0, (done + 1) / args.warmup_steps)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate
 
 
 def update(
     policy: Policy,
     reference_policy: Policy | None,
-    optimizer: torch.optim.Optimizer,
+    region: TrustRegion,
     batch: Batch,
     args: Args,
     generator: torch.Generator,
 ) -> dict[str, float]:
     """Takes gradient steps on the groups with signal; returns metrics, none without signal."""
-    chunks: list[Chunk] = []
-    factors: list[tuple[float, float]] = []  # of each chunk: advantage, weight of a token
-    for group, trajectories in batch:
-        if not has_signal(group):
-            continue
-        for advantage, t in zip(group_advantages(group.rewards), trajectories, strict=True):
-            # Every episode has the same weight, as in the authors' code. With the same weight per
-            # token, failures would dominate, because they are longer.
-            chunks.extend(t.chunks)
-            factors.extend([(float(advantage), 1 / max(t.executed, 1))] * len(t.chunks))
-    if not chunks:
+    batch = [(group, trajectories) for group, trajectories in batch if has_signal(group)]
+    if not batch:
         return {}
+    trajectories = [t for _, ts in batch for t in ts]
+    chunks = [chunk for t in trajectories for chunk in t.chunks]
+    # Every episode has the same weight, as in the authors' code. With the same weight per token,
+    # failures would dominate, because they are longer.
+    factors = [
+        (advantage, 1 / max(t.executed, 1))
+        for t, advantages in zip(trajectories, advantages_of(batch, args), strict=True)
+        for advantage in advantages
+    ]
     device = next(policy.parameters()).device
     data = Chunk.stack(chunks)
     advantages, weights = torch.tensor(factors).T
+    probe = data.select(torch.randperm(len(chunks), generator=generator)[:PROBE_SIZE], device)
+    region.begin(probe.inputs, probe.mask, args.temperature)
     epochs = (torch.randperm(len(chunks), generator=generator) for _ in range(args.update_epochs))
     minibatches = (rows for order in epochs for rows in order.split(args.minibatch_size))
     total = args.update_epochs * math.ceil(len(chunks) / args.minibatch_size)
     logs: list[dict[str, float]] = []
-    rate, ended_early = args.learning_rate, False
+    inside = True
     for rows in with_progress("update, minibatches", total, minibatches):
-        inputs, tokens, old, mask = data.select(rows, device)
+        inputs, tokens, old, mask, *_ = data.select(rows, device)
         advantage, weight = advantages[rows].to(device), weights[rows].to(device)
         log_probs, entropy = policy.log_probs(inputs, tokens, args.temperature)
-        weight = mask * weight[:, None]
-        loss = surrogate_loss(log_probs, old, advantage, weight, args.clip_low, args.clip_high)
+        weight, clips = mask * weight[:, None], (args.clip_low, args.clip_high)
+        loss = surrogate_loss(log_probs, old, advantage, weight, *clips, args.dual_clip)
         with torch.no_grad():
             ratio = (log_probs - old).exp()
             outside = ((ratio < 1 - args.clip_low) | (ratio > 1 + args.clip_high)) & mask
             log = {
                 "losses/surrogate": float(loss),
-                "losses/kl_old": float(kl_to(old, log_probs, mask)),
                 "losses/clipped": float(outside.sum() / mask.sum()),
                 "losses/entropy": float((entropy * mask).sum() / mask.sum()),
             }
@@ -372,16 +356,14 @@ def update(
             loss = loss + args.kl_coef * penalty  # omega in Eq. 8
             log["losses/kl_reference"] = float(penalty)
         logs.append(log)
-        if ended_early := log["losses/kl_old"] > args.target_kl:
+        if not (inside := region.step(loss, args.max_grad_norm)):
             break
-        rate = warm_up(optimizer, args)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
-        optimizer.step()
     metrics = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
-    done = len(logs) - ended_early
-    charts = {"learning_rate": rate, "gradient_steps": done, "update_completed": done / total}
+    done = len(logs) - (not inside)
+    charts = {"learning_rate": region.learning_rate, "gradient_steps": done}
+    charts |= {"update_completed": done / total}
+    region.end(total)
+    metrics["losses/kl"] = region.kl
     return metrics | {f"charts/{name}": value for name, value in charts.items()}
 
 
@@ -396,9 +378,11 @@ def main(args: Args) -> None:
         policy = load_policy(args.checkpoint).to(device)
         warn_about_look(args.checkpoint, args.look)
         reference_policy = load_policy(args.checkpoint).to(device) if args.kl_coef else None
-        optimizer = torch.optim.AdamW(
-            policy.parameters(), lr=args.learning_rate, eps=1e-5, weight_decay=0.0
+        optimizer, imitator = (
+            torch.optim.AdamW(policy.parameters(), lr=rate, eps=1e-5, weight_decay=0.0)
+            for rate in (args.learning_rate, args.replay_learning_rate)
         )
+        region = TrustRegion(policy, optimizer, args.target_kl, args.learning_rate)
         # The other rewards do not depend on the videos.
         encoder = TimedEncoder(named_encoder(args.encoder if args.reward == "srpo" else "pixels"))
         libero = gymnasium.make_vec(
@@ -413,12 +397,14 @@ def main(args: Args) -> None:
         generator = torch.Generator().manual_seed(args.seed)
         sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, args.seed)
         rollout = Rollout(envs, policy, sampler, generator, args)
+        replay = SuccessReplay(libero.num_tasks)
         schedule = {"every": args.eval_every, "last": args.iterations}
         evaluation = HeldOutEvaluation(libero, policy, args.eval_episodes, **schedule)
         run = TrainingRun(
             "vla_grpo", f"{args.suite}__{args.exp_name}__{args.reward}__{args.seed}", args,
-            parts={"optimizer": optimizer, "generator": generator, "sampler": sampler.rng,
-                   "wrapper": envs, "rollout": rollout},
+            parts={"optimizer": optimizer, "imitator": imitator, "region": region,
+                   "generator": generator, "sampler": sampler.rng, "wrapper": envs,
+                   "rollout": rollout, "replay": replay},
             policy=policy, conditions=libero.conditions, machine={"gl": libero.gl},
             counters=("control_steps", "episodes"),
         )  # fmt: skip
@@ -436,7 +422,12 @@ def main(args: Args) -> None:
             began, encoder.seconds = time.monotonic(), 0.0
             batch, control_steps = rollout.collect()
             # --- Update: clipped surrogate over the sampled action tokens (Eqs. 6-8) ---
-            metrics = update(policy, reference_policy, optimizer, batch, args, generator)
+            metrics = update(policy, reference_policy, region, batch, args, generator)
+            # --- Imitation of own successes ---
+            for group, trajectories in batch:
+                replay.add_successes(group, trajectories)
+            rates = sampler.success_rates
+            metrics |= replay.imitate(policy, imitator, rates, args.replay_steps, generator)
             # --- Log and checkpoint ---
             statistics = group_statistics([group for group, _ in batch])
             run.count(iteration=1, control_steps=control_steps, episodes=statistics.num_episodes)

@@ -45,7 +45,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     suite's limit of control steps. ``info``: ``task_id``, ``task`` (the instruction),
     ``init_state_id``, ``is_success``, ``control_steps`` (number of control steps of the episode),
     and with ``true_progress`` also ``max_progress``, the episode's maximum oracle progress so far,
-    in [0, 1].
+    in [0, 1]. `step` adds ``positions``: the gripper's position (m) before each control step of the
+    chunk, float32 ``(chunk, 3)``, zero for those that were not executed.
 
     ``reset(options={"task_id": .., "init_state_id": ..})`` selects; an id that is not given is
     drawn from the environment's generator. Environments of one process share compiled tasks; they
@@ -199,7 +200,9 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         with pool.lock:
             simulation = self.simulation
             success = False
-            for single in actions[: self.max_steps - self._steps]:
+            positions = np.zeros((self.chunk, 3), dtype=np.float32)
+            for index, single in enumerate(actions[: self.max_steps - self._steps]):
+                positions[index] = simulation.proprio()[:3]
                 success = simulation.step(single)
                 self._steps += 1
                 if self._oracle is not None:
@@ -208,7 +211,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
                     break
             truncated = not success and self._steps >= self.max_steps
             self._ended = success or truncated
-            info = self._info(is_success=success)
+            info = {**self._info(is_success=success), "positions": positions}
             return self._observe(), float(success), success, truncated, info
 
     def render(self) -> npt.NDArray[np.uint8] | None:

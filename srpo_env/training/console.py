@@ -29,7 +29,7 @@ def print_iteration(run: TrainingRun, iterations: int, learning_rate: float) -> 
         f"{run.iteration:4d}/{iterations}"
         f"  success {record['rollout/success_rate']:4.0%} of {record['rollout/num_episodes']:3.0f}"
         f"  held-out {run.log.latest(SUCCESS_RATE):.0%}  signal {with_signal:2d}/{num_groups:2d}"
-        f"  kl {record.get('losses/kl_old', 0):.4f}"
+        f"  kl {record.get('losses/kl', 0):.2f}"
         f"  {record['charts/steps_per_second']:3.0f} steps/s"
         f"  {record['seconds'] / 60:.0f} min, {_minutes_left(run, iterations)} to go",
         flush=True,

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -28,22 +30,23 @@ class Chunk(NamedTuple):
     """(T,), under the policy that acted"""
     mask: Tensor
     """(T,), true for control steps that were executed"""
+    positions: Tensor
+    """(chunk, 3), position of the gripper before each control step, in metres"""
+    progress: Tensor
+    """(), highest ground-truth progress until its end, in [0, 1]; NaN if it is not measured"""
 
     @classmethod
     def stack(cls, chunks: Sequence[Chunk]) -> Chunk:
         """Stacks chunks along a new first axis."""
         names = chunks[0].inputs
         inputs = {name: torch.stack([chunk.inputs[name] for chunk in chunks]) for name in names}
-        tokens, log_probs, mask = (
-            torch.stack([getattr(chunk, name) for chunk in chunks]) for name in ROW_FIELDS
-        )
-        return cls(inputs, tokens, log_probs, mask)
+        rows = (torch.stack([getattr(chunk, name) for chunk in chunks]) for name in ROW_FIELDS)
+        return cls(inputs, *rows)
 
     def select(self, rows: Any, device: torch.device | str = "cpu") -> Chunk:
         """Returns rows of stacked chunks, on a device."""
         inputs = {name: value[rows].to(device) for name, value in self.inputs.items()}
-        tokens, log_probs, mask = (getattr(self, name)[rows].to(device) for name in ROW_FIELDS)
-        return Chunk(inputs, tokens, log_probs, mask)
+        return Chunk(inputs, *(getattr(self, name)[rows].to(device) for name in ROW_FIELDS))
 
 
 ROW_FIELDS = Chunk._fields[1:]
@@ -56,14 +59,24 @@ class Trajectory:
 
     task_id: int
     init_state_id: int
-    max_progress: float = math.nan
-    """highest ground-truth progress so far, in [0, 1]; NaN if it is not measured"""
     chunks: list[Chunk] = field(default_factory=list)
 
     @property
     def executed(self) -> int:
         """Number of tokens that were executed."""
         return sum(int(chunk.mask.sum()) for chunk in self.chunks)
+
+    @property
+    def max_progress(self) -> float:
+        """Highest ground-truth progress so far, in [0, 1]; NaN if it is not measured."""
+        return float(self.chunks[-1].progress) if self.chunks else math.nan
+
+    def steps_before(self) -> npt.NDArray[np.int64]:
+        """Returns the number of control steps before each decision, shape ``(num_chunks,)``."""
+        executed = [int(chunk.mask.sum()) * len(chunk.positions) for chunk in self.chunks]
+        steps = np.array(executed) // [len(chunk.tokens) for chunk in self.chunks]
+        before: npt.NDArray[np.int64] = np.cumsum(steps) - steps
+        return before
 
     def beginning(self, policy: Policy) -> Beginning:
         """Returns the actions so far, from which a simulator can continue the episode."""
@@ -77,10 +90,7 @@ def pack(trajectories: Mapping[int, Trajectory]) -> dict[str, Any]:
     Args:
         trajectories: Trajectories by their ids.
     """
-    content = [
-        (key, t.task_id, t.init_state_id, t.max_progress, len(t.chunks))
-        for key, t in trajectories.items()
-    ]
+    content = [(key, t.task_id, t.init_state_id, len(t.chunks)) for key, t in trajectories.items()]
     chunks = [chunk for t in trajectories.values() for chunk in t.chunks]
     if not chunks:
         return {"trajectories": content}
@@ -97,10 +107,10 @@ def unpack(state: Mapping[str, Any]) -> dict[int, Trajectory]:
     """Returns the trajectories that `pack` was given."""
     inputs = {x.removeprefix(INPUTS): state[x] for x in state if x.startswith(INPUTS)}
     trajectories, first = {}, 0
-    for key, task_id, init_state_id, max_progress, length in state["trajectories"]:
-        t = trajectories[key] = Trajectory(task_id, init_state_id, max_progress)
+    for key, task_id, init_state_id, length in state["trajectories"]:
+        t = trajectories[key] = Trajectory(task_id, init_state_id)
         if length:
-            stacked = Chunk(inputs, state["tokens"], state["log_probs"], state["mask"])
+            stacked = Chunk(inputs, *(state[name] for name in ROW_FIELDS))
             t.chunks = [stacked.select(row) for row in range(first, first + length)]
         first += length
     return trajectories

@@ -267,8 +267,7 @@ def test_oracle_ranks_failures_by_their_highest_progress(args):
         rollout.step()
     (group,) = rollout.envs.pop_groups()
     trajectories = [rollout.trajectories[episode.episode_id] for episode in group.episodes]
-    args = dataclasses.replace(args, reward="oracle")
-    rewards = rewarded(group, trajectories, args).rewards
+    rewards = rewarded(group, trajectories, "oracle").rewards
     assert rewards[:2].tolist() == [1.0, 1.0]
     assert 0.8 > rewards[2] > rewards[3] > 0
 

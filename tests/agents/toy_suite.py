@@ -73,6 +73,7 @@ class ToySuite(VectorEnv):
         ended = self._chunks == lengths
         success = ended & (self._height > 0)
         infos = self._infos(success, np.ones(self.num_envs, bool))
+        infos["positions"] = np.zeros((self.num_envs, CHUNK, 3), np.float32)
         if self.crash_slot is not None:
             slot, self.crash_slot = self.crash_slot, None
             # A new worker knows nothing of the episode.

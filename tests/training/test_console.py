@@ -6,7 +6,7 @@ from srpo_env.training.settings import RunSettings
 
 RECORD = {
     "rollout/num_groups": 18.0, "rollout/num_episodes": 144.0, "rollout/success_rate": 0.57,
-    "rollout/without_signal": 1 / 3, "charts/steps_per_second": 197.2, "losses/kl_old": 0.0045,
+    "rollout/without_signal": 1 / 3, "charts/steps_per_second": 197.2, "losses/kl": 0.25,
     "charts/update_completed": 1.0,
 }  # fmt: skip
 
@@ -37,7 +37,7 @@ def test_line_of_an_iteration(run, clock, capsys):
     run.write({"eval/success_rate": 0.3})
     clock[0] = 102.0
     assert print_next(run, capsys) == (
-        "   1/60  success  57% of 144  held-out 30%  signal 12/18  kl 0.0045  197 steps/s"
+        "   1/60  success  57% of 144  held-out 30%  signal 12/18  kl 0.25  197 steps/s"
         "  2 min, 100 to go\n"
     )
 

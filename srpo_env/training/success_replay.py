@@ -1,0 +1,161 @@
+"""A policy's own successes, kept to be imitated: the newest of each task.
+
+Imitating own successes is the fastest way up from a weak start: it needs no comparison of episodes,
+so that a single success is a signal. It cannot tell what was wrong with a failure, which is what
+the policy gradient is for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from srpo_env.policy.base import Policy
+from srpo_env.policy.imitation import Examples, waypoint_targets
+from srpo_env.training.progress_bar import with_progress
+from srpo_env.training.trajectories import Trajectory, pack, unpack
+from srpo_env.types import Group
+
+CAPACITY = 20
+"""Number of successes that are kept of each task; older ones are of a worse policy."""
+
+BATCH_SIZE = 96
+"""Number of decisions per gradient step."""
+
+MAX_GRAD_NORM = 1.0
+"""Maximum norm of the gradient."""
+
+
+class SuccessReplay:
+    """The newest successes of each task."""
+
+    def __init__(self, num_tasks: int, capacity: int = CAPACITY) -> None:
+        """Initialises an empty replay.
+
+        Args:
+            num_tasks: Number of tasks.
+            capacity: Number of successes that are kept of each task.
+        """
+        self.successes = [deque[Trajectory](maxlen=capacity) for _ in range(num_tasks)]
+
+    def __len__(self) -> int:
+        """Returns the number of successes."""
+        return sum(map(len, self.successes))
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Adds a success."""
+        self.successes[trajectory.task_id].append(trajectory)
+
+    def add_successes(self, group: Group, trajectories: Sequence[Trajectory]) -> None:
+        """Adds the trajectories of a group's successes."""
+        for episode, trajectory in zip(group.episodes, trajectories, strict=True):
+            if episode.success:
+                self.add(trajectory)
+
+    def imitate(
+        self,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        success_rates: Sequence[float],
+        max_steps: int,
+        generator: torch.Generator,
+    ) -> dict[str, float]:
+        """Imitates successes, mainly of tasks that rarely succeed; returns metrics.
+
+        Args:
+            policy: The policy to train.
+            optimizer: Its optimizer for this loss.
+            success_rates: Current success rate of each task.
+            max_steps: Number of gradient steps if no task succeeds; fewer by the mean success rate.
+            generator: Random number generator.
+        """
+        weights = [1.0 - rate for rate in success_rates]
+        steps = round(max_steps * float(np.mean(weights))) if len(self) else 0
+        device, losses = next(policy.parameters()).device, []
+        for _ in with_progress("imitation, minibatches", steps, iter(range(steps))):
+            examples = self.examples(policy, weights, BATCH_SIZE, generator)
+            examples = examples.select(slice(None), device)
+            examples.inputs = policy.augment(examples.inputs, generator)
+            loss, _ = policy.imitation_loss(examples)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(policy.parameters(), MAX_GRAD_NORM)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        metrics = {"charts/replay_size": float(len(self)), "charts/replay_steps": float(steps)}
+        return metrics | ({"losses/imitation": float(np.mean(losses))} if losses else {})
+
+    def examples(
+        self, policy: Policy, weights: Sequence[float], batch_size: int, generator: torch.Generator
+    ) -> Examples:
+        """Samples decisions to imitate: a task by its weight, then a success, then a decision.
+
+        Args:
+            policy: The policy, for the actions of its tokens.
+            weights: Weight of each task, not negative; tasks without a success are left out.
+            batch_size: Number of examples.
+            generator: Random number generator.
+
+        Raises:
+            ValueError: If no task with a success has a positive weight.
+        """
+        known = [w if s else 0.0 for w, s in zip(weights, self.successes, strict=True)]
+        if not any(known):
+            raise ValueError("there must be a success of a task with a positive weight")
+        tasks = torch.multinomial(
+            torch.tensor(known), batch_size, replacement=True, generator=generator
+        )
+        draws = torch.rand(batch_size, 2, generator=generator).tolist()
+        rows = []
+        for task, (episode_draw, chunk_draw) in zip(tasks.tolist(), draws, strict=True):
+            successes = self.successes[task]
+            trajectory = successes[int(episode_draw * len(successes))]
+            rows.append((trajectory, int(chunk_draw * len(trajectory.chunks))))
+        return hindsight_examples(rows, policy)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all successes, the oldest of each task first."""
+        every = [trajectory for successes in self.successes for trajectory in successes]
+        return pack(dict(enumerate(every)))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        for successes in self.successes:
+            successes.clear()
+        for trajectory in unpack(state).values():
+            self.add(trajectory)
+
+
+def hindsight_examples(rows: Sequence[tuple[Trajectory, int]], policy: Policy) -> Examples:
+    """Returns decisions with the actions that were taken, and the waypoints that were reached.
+
+    Args:
+        rows: Trajectories of whole episodes, and the number of a decision in each.
+        policy: The policy, for the actions of its tokens.
+    """
+    waypoints = {id(trajectory): _waypoints(trajectory, policy) for trajectory, _ in rows}
+    chunks = [trajectory.chunks[index] for trajectory, index in rows]
+    actions = torch.as_tensor(policy.actions(torch.stack([chunk.tokens for chunk in chunks])))
+    inputs = {
+        name: torch.stack([chunk.inputs[name] for chunk in chunks]) for name in chunks[0].inputs
+    }
+    mask = torch.stack([chunk.mask for chunk in chunks])[:, :: policy.action_dim]
+    places = torch.stack([waypoints[id(trajectory)][index] for trajectory, index in rows])
+    return Examples(inputs, actions, mask, places)
+
+
+def _waypoints(trajectory: Trajectory, policy: Policy) -> torch.Tensor:
+    """Returns where the gripper closed and opened, ``(num_chunks, 2, 3)``, at each decision."""
+    tokens = torch.stack([chunk.tokens for chunk in trajectory.chunks])
+    gripper = policy.actions(tokens)[..., -1]  # (num_chunks, chunk)
+    executed = torch.stack([chunk.mask for chunk in trajectory.chunks])[:, :: policy.action_dim]
+    positions = torch.stack([chunk.positions for chunk in trajectory.chunks])
+    kept = executed.numpy()
+    targets = waypoint_targets(gripper[kept], positions.numpy()[kept])
+    first_steps = kept.sum(axis=1).cumsum() - kept.sum(axis=1)
+    return torch.as_tensor(targets[first_steps]).float()

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from srpo_env.policy.tokens import actions_to_tokens
+from srpo_env.training.success_replay import SuccessReplay, hindsight_examples
+from srpo_env.training.trajectories import Chunk, Trajectory
+from tests.policy.fakes import INSTRUCTION, make_observations, make_policy
+
+OPEN, CLOSE = -1.0, 1.0
+
+
+def make_trajectory(policy, task_id, grippers, executed=None, seed=0):
+    """One decision for each row of gripper actions; the gripper moves 1 cm along x per step."""
+    num_chunks, chunk = np.shape(grippers)
+    actions = torch.zeros(num_chunks, chunk, 7)
+    actions[..., -1] = torch.as_tensor(grippers, dtype=torch.float32)
+    actions[..., 0] = seed / 10
+    mask = torch.ones(num_chunks, chunk, dtype=torch.bool)
+    if executed is not None:
+        mask[-1, executed:] = False
+    positions = torch.zeros(num_chunks, chunk, 3)
+    positions[..., 0] = torch.arange(num_chunks * chunk).view(num_chunks, chunk) / 100
+    inputs = policy.prepare(make_observations(num_chunks, seed=seed), [INSTRUCTION] * num_chunks)
+    tokens = actions_to_tokens(actions)
+    chunks = Chunk(
+        inputs, tokens, torch.zeros(tokens.shape), mask.repeat_interleave(7, dim=1), positions,
+        torch.full((num_chunks,), torch.nan),
+    )  # fmt: skip
+    return Trajectory(task_id, 0, [chunks.select(row) for row in range(num_chunks)])
+
+
+def test_examples_hold_the_actions_and_the_waypoints_that_were_reached():
+    policy = make_policy(chunk=4)
+    # Closed in steps 3 to 8, so it closed at 3 cm and opened at 9 cm; step 11 was not executed.
+    grippers = [[OPEN] * 3 + [CLOSE], [CLOSE] * 4, [CLOSE, OPEN, OPEN, CLOSE]]
+    trajectory = make_trajectory(policy, 0, grippers, executed=3)
+    examples = hindsight_examples([(trajectory, 0), (trajectory, 2)], policy)
+    torch.testing.assert_close(examples.actions[0, :, -1], torch.tensor(grippers[0]))
+    assert examples.mask.tolist() == [[True] * 4, [True, True, True, False]]
+    torch.testing.assert_close(examples.waypoints[..., 0], torch.tensor([[0.03, 0.09]] * 2))
+    assert examples.inputs["wrist"][1].equal(trajectory.chunks[2].inputs["wrist"])
+
+
+def test_only_the_newest_successes_of_a_task_are_kept():
+    policy, replay = make_policy(chunk=4), SuccessReplay(num_tasks=2, capacity=2)
+    for seed in range(4):
+        replay.add(make_trajectory(policy, 0, [[OPEN] * 4], seed=seed))
+    assert len(replay) == 2
+    examples = replay.examples(policy, [1.0, 1.0], 64, torch.Generator().manual_seed(0))
+    drawn = (examples.actions[:, 0, 0] * 10).round().int()
+    assert set(drawn.tolist()) == {2, 3}
+
+
+def test_tasks_are_drawn_by_their_weights():
+    policy, replay = make_policy(chunk=4), SuccessReplay(num_tasks=3)
+    for task in (0, 1):
+        replay.add(make_trajectory(policy, task, [[OPEN] * 4], seed=task))
+    # The third task weighs most, but has no success.
+    examples = replay.examples(policy, [0.75, 0.25, 9.0], 400, torch.Generator().manual_seed(0))
+    share = (examples.actions[:, 0, 0] > 0.05).float().mean()
+    assert share == pytest.approx(0.25, abs=0.07)
+
+
+def test_nothing_to_imitate_is_an_error():
+    policy, replay = make_policy(chunk=4), SuccessReplay(num_tasks=2)
+    replay.add(make_trajectory(policy, 0, [[OPEN] * 4]))
+    with pytest.raises(ValueError, match="positive weight"):
+        replay.examples(policy, [0.0, 1.0], 4, torch.Generator())
+
+
+def test_state_survives_a_round_trip():
+    policy, replay = make_policy(chunk=4), SuccessReplay(num_tasks=2)
+    for task in (1, 0, 1):
+        replay.add(make_trajectory(policy, task, [[OPEN] * 4, [CLOSE] * 4], seed=task))
+    other = SuccessReplay(num_tasks=2)
+    other.load_state_dict(replay.state_dict())
+    batches = [
+        r.examples(policy, [1.0, 1.0], 16, torch.Generator().manual_seed(0))
+        for r in (replay, other)
+    ]
+    assert batches[0].actions.equal(batches[1].actions)
+    assert batches[0].waypoints.equal(batches[1].waypoints)
