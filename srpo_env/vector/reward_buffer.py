@@ -58,7 +58,7 @@ class RewardBuffer(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class EpisodeWay:
+class StepRecord:
     """The steps of an ended episode: what they were paid, and what progress they made."""
 
     env_rewards: Floats
@@ -87,7 +87,7 @@ class EndedEpisode:
     """The environment's own reward of that step, which the cell must hold."""
     progress_reward: float
     """Reward to add to it; 0 for successes and for failures that were not compared."""
-    way: EpisodeWay | None = None
+    record: StepRecord | None = None
     """What dense credit needs; always there, except in `WriterState`."""
 
 
@@ -98,7 +98,7 @@ class WriterState(TypedDict):
     """
 
     ends: list[EndedEpisode]
-    """Without `EndedEpisode.way`."""
+    """Without `EndedEpisode.record`."""
     num_steps: Ints
     """Number of steps of each of these episodes."""
     num_times: Ints
@@ -141,7 +141,7 @@ class RewardWriter:
                         env_return=episode.env_return,
                         env_reward=episode.last_env_reward,
                         progress_reward=episode.progress_reward if paid else 0.0,
-                        way=EpisodeWay(
+                        record=StepRecord(
                             episode.env_rewards, episode.potential, episode.potential_steps
                         ),
                     )
@@ -242,15 +242,17 @@ class RewardWriter:
 
     def state(self) -> WriterState:
         """Returns everything that `load` needs."""
-        ways = [_way(end) for end in self.ends]
+        records = [_record_of(end) for end in self.ends]
         return {
-            "ends": [replace(end, way=None) for end in self.ends],
-            "num_steps": np.array([len(way.env_rewards) for way in ways], np.int64),
-            "num_times": np.array([len(way.potential) for way in ways], np.int64),
-            "env_rewards": np.concatenate([np.empty(0), *(way.env_rewards for way in ways)]),
-            "potentials": np.concatenate([np.empty(0), *(way.potential for way in ways)]),
+            "ends": [replace(end, record=None) for end in self.ends],
+            "num_steps": np.array([len(record.env_rewards) for record in records], np.int64),
+            "num_times": np.array([len(record.potential) for record in records], np.int64),
+            "env_rewards": np.concatenate(
+                [np.empty(0), *(record.env_rewards for record in records)]
+            ),
+            "potentials": np.concatenate([np.empty(0), *(record.potential for record in records)]),
             "potential_steps": np.concatenate(
-                [np.empty(0, np.int64), *(way.potential_steps for way in ways)]
+                [np.empty(0, np.int64), *(record.potential_steps for record in records)]
             ),
             "forgotten_step": self.forgotten_step,
             "num_groups": self._num_groups,
@@ -269,10 +271,10 @@ class RewardWriter:
             _split(state["potential_steps"], state["num_times"], count),
         ]
         ends = [
-            replace(end, way=EpisodeWay(*arrays))
+            replace(end, record=StepRecord(*arrays))
             for end, *arrays in zip(state["ends"], *parts, strict=True)
         ]
-        if any(not 0 < len(_way(end).env_rewards) <= end.step + 1 for end in ends):
+        if any(not 0 < len(_record_of(end).env_rewards) <= end.step + 1 for end in ends):
             raise ValueError("its rewards do not fit its steps")
         self.ends = deque(ends, maxlen=MAX_ENDS)
         self._num_steps = int(state["num_steps"].sum())
@@ -301,7 +303,7 @@ class RewardWriter:
                 )
 
     def _forget(self, end: EndedEpisode) -> None:
-        self._num_steps -= len(_way(end).env_rewards)
+        self._num_steps -= len(_record_of(end).env_rewards)
         if end.progress_reward > 0:
             self.forgotten_step = max(self.forgotten_step, end.step)
 
@@ -324,10 +326,10 @@ def dense_additions(end: EndedEpisode, first_step: int) -> Floats:
     Returns:
         Shape ``(length,)``; 0 before the buffer.
     """
-    way = _way(end)
+    record = _record_of(end)
     # A success that was paid before its last step (success="once") has nothing to move.
     moved = max(end.env_reward, 0.0) if end.success else 0.0
-    shares = step_shares(way.potential, way.potential_steps, len(way.env_rewards))
+    shares = step_shares(record.potential, record.potential_steps, len(record.env_rewards))
     additions: Floats = (moved + end.progress_reward) * shares
     before = max(0, first_step - _first_step(end))
     additions[before] += additions[:before].sum()
@@ -340,7 +342,7 @@ def _dense_changes(
     rewards: RewardBuffer, first_step: int, end: EndedEpisode, tolerance: float, paid_in_step: bool
 ) -> list[tuple[tuple[int, int], float]]:
     """Returns the cells of an episode and what they must hold, after checking what they hold."""
-    additions, env_rewards = dense_additions(end, first_step), _way(end).env_rewards
+    additions, env_rewards = dense_additions(end, first_step), _record_of(end).env_rewards
     returned = env_rewards.copy()
     if paid_in_step:
         returned[-1] += end.progress_reward
@@ -364,31 +366,31 @@ def _check_not_dense(
 
     Other cells than the last may hold anything, such as a bonus.
     """
-    way = _way(end)
-    if not len(way.potential) or not (end.success or end.progress_reward > 0):
+    record = _record_of(end)
+    if not len(record.potential) or not (end.success or end.progress_reward > 0):
         return
     additions = dense_additions(end, first_step)
     for index in np.flatnonzero(additions[:-1]):
         cell = _first_step(end) + int(index) - first_step, end.env_index
-        total = float(way.env_rewards[index] + additions[index])
+        total = float(record.env_rewards[index] + additions[index])
         # The tolerance must not hide a small addition, as of 100 steps in half precision.
         near = tolerance * max(abs(total), abs(float(additions[index])))
         if abs(float(rewards[cell]) - total) > near or abs(additions[index]) <= near:
             return
         raise ValueError(
             f"`rewards`[{cell[0]}, {cell[1]}] must hold the reward "
-            f"{float(way.env_rewards[index]):g} that `step` returned, got {total:g}: the buffer "
+            f"{float(record.env_rewards[index]):g} that `step` returned, got {total:g}: the buffer "
             'was rewritten with credit="dense" before. Rewrite it once, or a copy of it'
         )
 
 
 def _first_step(end: EndedEpisode) -> int:
-    return end.step + 1 - len(_way(end).env_rewards)
+    return end.step + 1 - len(_record_of(end).env_rewards)
 
 
-def _way(end: EndedEpisode) -> EpisodeWay:
-    assert end.way is not None
-    return end.way
+def _record_of(end: EndedEpisode) -> StepRecord:
+    assert end.record is not None
+    return end.record
 
 
 def _split(values: npt.NDArray[Any], counts: Ints, num_parts: int) -> list[npt.NDArray[Any]]:

@@ -8,8 +8,8 @@ and keys in `infos`, groups are scored in `scorer`, rewards are written into buf
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, TypedDict
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
@@ -18,23 +18,17 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from srpo_env.encoders.named import default_encoder
 from srpo_env.encoders.protocol import TrajectoryEncoder
-from srpo_env.rewards.diagnostics import MonitorState, SignalMonitor, group_info
+from srpo_env.rewards.diagnostics import SignalMonitor, group_info
 from srpo_env.rewards.progress import ProgressReward
-from srpo_env.types import Array, Credit, Episode, Group, as_array, checked_credit
-from srpo_env.vector import serialization
+from srpo_env.types import Array, Credit, Group, as_array, checked_credit
 from srpo_env.vector.autoreset_check import AutoresetCheck
 from srpo_env.vector.frames import Frame, FrameRecorder, FrameSource
-from srpo_env.vector.grouping import OpenEpisode, OpenGroup
+from srpo_env.vector.grouping import OpenEpisode
 from srpo_env.vector.infos import Info, Key, KeySource
 from srpo_env.vector.reset_check import check_options, check_partial_reset
-from srpo_env.vector.reward_buffer import (
-    PAY_ONE,
-    EndedEpisode,
-    RewardBuffer,
-    RewardWriter,
-    WriterState,
-)
-from srpo_env.vector.scorer import GroupScorer, Reference, ScorerState
+from srpo_env.vector.reward_buffer import PAY_ONE, RewardBuffer, RewardWriter
+from srpo_env.vector.saved_state import DAMAGED, SavedState, pack_state, read_state
+from srpo_env.vector.scorer import GroupScorer, Reference
 from srpo_env.vector.step_reader import Change, Start, StepReader, Transition
 
 logger = logging.getLogger(__name__)
@@ -43,25 +37,6 @@ logger = logging.getLogger(__name__)
 MANY_CLOSED = 1024
 """Number of closed groups waiting to be fetched at which a warning is logged, and maximum number
 held with the memory reference: 8192 episodes in groups of 8, 48 MB of 1408-dimensional latents."""
-
-STATE = "srpo_env"
-"""Name of the wrapper's state in `state_dict`."""
-
-
-class SavedState(TypedDict):
-    """State of a `SelfReferentialProgressWrapper` before it is packed."""
-
-    settings: dict[str, Any]
-    step_count: int
-    next_episode_id: int
-    resets_next: list[bool]
-    closed_groups: list[Group]
-    num_rewritten: int
-    last_rewrite: int
-    scorer: ScorerState
-    writer: WriterState
-    monitor: MonitorState
-    late_task: Hashable
 
 
 # Without type parameters: Gymnasium versions before they were added cannot subscript the class.
@@ -517,7 +492,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             "monitor": self._monitor.state(),
             "late_task": self._late_task,
         }
-        return {STATE: serialization.pack(state)}
+        return pack_state(state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores a state of `state_dict`, bit for bit; changes nothing if it raises an error.
@@ -526,65 +501,15 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             ValueError: If it is not the state of a wrapper with the same settings, encoder and
                 distance.
         """
-        classes = (FrameRecorder, OpenEpisode, OpenGroup, Episode, Group, EndedEpisode)
-        if STATE not in state_dict:
-            raise ValueError(f"Not a saved state: there is no {STATE!r} in {sorted(state_dict)}")
-        state: SavedState = serialization.unpack(state_dict[STATE], classes)
-        try:
-            serialization.check_type(state, SavedState, "the state")
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"Not a saved state, or a damaged one: {error}") from error
-        mine = self._settings()
-        saved = state["settings"]
-        differing = {
-            name: (saved.get(name), mine.get(name))
-            for name in sorted({*saved, *mine})
-            if saved.get(name) != mine.get(name)
-        }
-        if differing:
-            raise ValueError(
-                "The state must come from a wrapper with the same settings; (saved, present) "
-                f"differ: {differing}"
-            )
+        state = read_state(state_dict, self._settings(), self.encoder.latent_shape)
         running: list[OpenEpisode | None] = [None] * self.num_envs
-        open_groups = [*state["scorer"]["groups"], *state["scorer"]["complete"]]
-        in_slots = [e.env_index for group in open_groups for e in group.running]
-        ends = state["writer"]["ends"]
-        closed = [e.env_index for group in state["closed_groups"] for e in group.episodes]
-        opened = [e.env_index for group in open_groups for e in group.episodes]
-        slots = {*opened, *(end.env_index for end in ends), *closed}
-        if (
-            len(state["resets_next"]) != self.num_envs
-            or len(set(in_slots)) != len(in_slots)
-            or not slots <= set(range(self.num_envs))
-        ):
-            raise ValueError("Not a saved state, or a damaged one: it names other environments")
-        known = [e.episode_id for group in open_groups for e in group.episodes]
-        known += [e.episode_id for group in state["closed_groups"] for e in group.episodes]
-        steps = [e.first_step for group in open_groups for e in group.episodes]
-        if (
-            not max(known, default=-1) < state["next_episode_id"]
-            or not max(steps, default=0) <= state["step_count"]
-            or not 0 <= state["last_rewrite"] <= state["step_count"]
-            or not 0 <= state["num_rewritten"] <= len(state["closed_groups"])
-            or min([*known, *steps, state["next_episode_id"]], default=0) < 0
-        ):
-            raise ValueError("Not a saved state, or a damaged one: its counters do not fit")
-        num_times = self.encoder.latent_shape[:-1] or (0,)
-        ended = [episode for group in state["closed_groups"] for episode in group.episodes]
-        every: list[Episode | OpenEpisode] = list(ended)
-        every += [episode for group in open_groups for episode in group.episodes]
-        if any(len(e.env_rewards) != _num_steps(e, state["step_count"]) for e in every) or any(
-            {e.potential.shape, e.potential_steps.shape} != {num_times} for e in ended
-        ):
-            raise ValueError("Not a saved state, or a damaged one: its rewards do not fit")
         writer = RewardWriter(self.num_envs)
         try:
             writer.load(state["writer"])
             for episode in self._scorer.load(state["scorer"]):
                 running[episode.env_index] = episode
         except ValueError as error:
-            raise ValueError(f"Not a saved state, or a damaged one: {error}") from error
+            raise ValueError(f"{DAMAGED}: {error}") from error
         self._running = running
         self._step_count = state["step_count"]
         self._next_episode_id = state["next_episode_id"]
@@ -736,9 +661,3 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         while not hasattr(env, name) and isinstance(env, VectorWrapper):
             env = env.env
         return getattr(env, name)
-
-
-def _num_steps(episode: Episode | OpenEpisode, step_count: int) -> int:
-    """Returns the number of steps of an episode so far."""
-    end = step_count if episode.last_step is None else episode.last_step + 1
-    return end - episode.first_step

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from srpo_env.vector import reward_buffer
-from srpo_env.vector.reward_buffer import EndedEpisode, EpisodeWay, RewardWriter
+from srpo_env.vector.reward_buffer import EndedEpisode, RewardWriter, StepRecord
 from tests.rewards.test_diagnostics import LOST, SHAPED, group
 
 
@@ -22,7 +22,7 @@ def end(step, env_index, progress_reward, env_reward=0.0):
         env_return=env_reward,
         env_reward=env_reward,
         progress_reward=progress_reward,
-        way=EpisodeWay(np.array([env_reward]), np.empty(0), np.empty(0, np.int64)),
+        record=StepRecord(np.array([env_reward]), np.empty(0), np.empty(0, np.int64)),
     )
 
 
