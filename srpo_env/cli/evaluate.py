@@ -148,7 +148,6 @@ def _write_json(
     content = {
         "checkpoint": str(args.checkpoint),
         "suite": suite,
-        "physics": args.physics,
         **conditions,
         "temperature": args.temperature,
         "seed": args.seed,

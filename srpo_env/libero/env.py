@@ -249,8 +249,13 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     @property
     def conditions(self) -> dict[str, str]:
-        """What images and physics depend on, for the records of experiments."""
-        return {"look": self.look, "visuals": self.visuals, "mujoco": version("mujoco")}
+        """What images and states depend on, for the records of experiments."""
+        return {
+            "look": self.look,
+            "visuals": self.visuals,
+            "physics": self.physics,
+            "mujoco": version("mujoco"),
+        }
 
     @property
     def gl(self) -> str:

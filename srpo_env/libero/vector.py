@@ -115,7 +115,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self.assets = assets.kind
         """``"libero"``, ``"modified"`` or ``"placeholder"``: the kind of assets in use."""
         self.conditions = {"assets": assets.kind, **single.conditions}
-        """What images and physics depend on: ``assets``, ``look``, ``visuals`` and ``mujoco``."""
+        """What images and states depend on: ``assets``, ``look``, ``visuals``, ``physics`` and
+        ``mujoco``."""
         self.suite, self.num_tasks, self.num_envs = single.suite, single.num_tasks, num_envs
         self.num_workers = num_workers
         self.metadata = {**single.metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}
@@ -290,13 +291,19 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         return self.call(name)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Sets an attribute of each environment, from one value or a list of ``num_envs``."""
+        """Sets an attribute of each environment, from one value or a list of ``num_envs``.
+
+        A worker that replaces another one sets them as well.
+        """
         self._check_open()
         if not isinstance(values, (list, tuple)):
             values = [values] * self.num_envs
         if len(values) != self.num_envs:
             raise ValueError(f"`values` must be one value or {self.num_envs}, got {len(values)}")
         self._run({slot: SetAttr(name, value) for slot, value in enumerate(values)})
+        for worker in self._workers:
+            for slot in worker.slots:
+                worker.setup.attributes.setdefault(slot, {})[name] = values[slot]
 
     def render(self) -> tuple[Any, ...] | None:
         """Returns the agent view of each environment, or None without a ``render_mode``."""
@@ -498,11 +505,11 @@ class _Worker:
         self.slots = setup.slots
         self.failures: list[str] = []
         """Kinds of failures since the last successful command."""
-        self._setup, self._show_progress = setup, show_progress
+        self.setup, self._show_progress = setup, show_progress
         self.process = self._start()
 
     def _start(self) -> WorkerProcess:
-        return WorkerProcess("srpo_env.libero.worker:serve", self._setup, [self._setup.memory])
+        return WorkerProcess("srpo_env.libero.worker:serve", self.setup, [self.setup.memory])
 
     def receive(self, timeout: float) -> dict[int, Outcome | Failure] | Failure:
         """Returns the answers, or one failure if the process has died or hangs.

@@ -90,6 +90,8 @@ class Setup:
     """Number of environments of the vector environment."""
     memory: int
     """File descriptor of the shared observations."""
+    attributes: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Attributes that were set since, by environment: a process that replaces another sets them."""
 
 
 def serve(parent: ParentConnection, setup: Setup) -> None:
@@ -98,6 +100,9 @@ def serve(parent: ParentConnection, setup: Setup) -> None:
     # With more threads than cores, products of 7 x 7 matrices are several times slower.
     with threadpool_limits(limits=1):
         envs = {slot: LiberoEnv(**setup.env_kwargs) for slot in setup.slots}
+        for slot, attributes in setup.attributes.items():
+            for name, value in attributes.items():
+                envs[slot].set_wrapper_attr(name, value)
         space = envs[setup.slots[0]].observation_space
         shared = SharedObservations(space, setup.num_envs, setup.memory)
         while (request := parent.receive()) is not None:

@@ -156,6 +156,19 @@ def check_in_sync(envs):
     assert "worker_error" not in infos
 
 
+def test_a_worker_that_replaces_another_has_the_attributes_that_were_set(shared_envs):
+    shared_envs.reset(options={"task_id": 0, "init_state_id": 0})
+    shared_envs.set_attr("max_steps", [8, 16, 24])
+    shared_envs.set_attr("physics", "fast")
+    for pid in shared_envs.worker_pids:
+        os.kill(pid, signal.SIGKILL)
+    assert shared_envs.step(np.zeros(shared_envs.action_space.shape))[3].all()
+    assert shared_envs.get_attr("max_steps") == (8, 16, 24)
+    assert shared_envs.get_attr("physics") == ("fast",) * 3
+    shared_envs.set_attr("max_steps", 280)
+    shared_envs.set_attr("physics", "exact")
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
 @pytest.mark.parametrize("worker", [0, 1], ids=["of two episodes", "of one episode"])
 def test_a_broken_worker_is_replaced_and_its_episodes_are_truncated(
