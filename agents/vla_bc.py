@@ -27,7 +27,6 @@ from typing import Any
 import gymnasium
 import torch
 from gymnasium.vector import AutoresetMode
-from torch import nn
 
 import srpo_env
 from srpo_env.cli.main import closed_output_ends_the_program, errors_as_sentences
@@ -35,6 +34,7 @@ from srpo_env.libero.demos import read_demos
 from srpo_env.policy import SmallPolicy
 from srpo_env.policy.cloning import ClonedFrames
 from srpo_env.training.evaluation import Evaluation, evaluate, held_out_episodes
+from srpo_env.training.gradients import clip_gradients
 from srpo_env.training.held_out import log_evaluation
 from srpo_env.training.progress_bar import count_on, long_bar
 from srpo_env.training.run import TrainingRun
@@ -140,7 +140,7 @@ def main(args: Args) -> Path:
             loss, parts = policy.imitation_loss(batch, args.label_width)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(policy.parameters(), args.max_grad_norm)
+            clip_gradients(policy.parameters(), args.max_grad_norm)
             optimizer.step()
             rate = float(schedule.get_last_lr()[0])
             schedule.step()

@@ -48,6 +48,7 @@ from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.preprocessing import VideoPreprocessing
 from srpo_env.libero.behaviour_files import read_videos
 from srpo_env.system.files import write_file
+from srpo_env.training.gradients import clip_gradients
 from srpo_env.training.progress_bar import long_bar
 from srpo_env.training.run import TrainingRun
 from srpo_env.training.settings import RunSettings
@@ -411,7 +412,7 @@ def main(args: Args) -> Path:
                 group["lr"] = rate
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.online.parameters(), args.max_grad_norm)
+            clip_gradients(model.online.parameters(), args.max_grad_norm)
             optimizer.step()
             model.follow(args.ema)
             run.count(iteration=1)

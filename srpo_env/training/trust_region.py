@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from srpo_env.policy.base import Inputs, Policy
+from srpo_env.training.gradients import clip_gradients
 
 ADAPTATION = 1.5
 """Factor by which the learning rate changes after an update."""
@@ -66,7 +67,7 @@ class TrustRegion:
         """
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.policy.parameters(), max_grad_norm)
+        clip_gradients(self.policy.parameters(), max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * min(1.0, (self.steps + 1) / WARMUP_STEPS)
         tensors = self._tensors()
