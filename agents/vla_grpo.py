@@ -361,8 +361,8 @@ def update(
             break
     metrics = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
     done = len(logs) - (not inside)
-    charts = {"learning_rate": region.learning_rate, "gradient_steps": done}
-    charts |= {"update_completed": done / total}
+    rate = float(region.optimizer.param_groups[0]["lr"])
+    charts = {"learning_rate": rate, "gradient_steps": done, "update_completed": done / total}
     region.end(total)
     metrics["losses/kl"] = region.kl
     return metrics | {f"charts/{name}": value for name, value in charts.items()}
@@ -425,10 +425,11 @@ def main(args: Args) -> None:
             # --- Update: clipped surrogate over the sampled action tokens (Eqs. 6-8) ---
             metrics = update(policy, reference_policy, region, batch, args, generator)
             # --- Imitation of own successes ---
-            for group, trajectories in batch:
-                replay.add_successes(group, trajectories)
-            rates = sampler.success_rates
-            metrics |= replay.imitate(policy, imitator, rates, args.replay_steps, generator)
+            if args.replay_steps:
+                for group, trajectories in batch:
+                    replay.add_successes(group, trajectories)
+                rates = sampler.success_rates
+                metrics |= replay.imitate(policy, imitator, rates, args.replay_steps, generator)
             # --- Log and checkpoint ---
             statistics = group_statistics([group for group, _ in batch])
             run.count(iteration=1, control_steps=control_steps, episodes=statistics.num_episodes)

@@ -1,8 +1,7 @@
 """A policy's own successes, kept to be imitated: the newest of each task.
 
-Imitating own successes is the fastest way up from a weak start: it needs no comparison of episodes,
-so that a single success is a signal. It cannot tell what was wrong with a failure, which is what
-the policy gradient is for.
+Imitation needs no comparison of episodes, so that a single success is a signal. It does not say
+what was wrong with a failure, which is what the policy gradient is for.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from srpo_env.policy.base import Policy
 from srpo_env.policy.imitation import Examples, waypoint_targets
+from srpo_env.training.gradients import clip_gradients
 from srpo_env.training.progress_bar import with_progress
 from srpo_env.training.trajectories import Trajectory, pack, unpack
 from srpo_env.types import Group
@@ -84,7 +83,7 @@ class SuccessReplay:
             loss, _ = policy.imitation_loss(examples)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(policy.parameters(), MAX_GRAD_NORM)
+            clip_gradients(policy.parameters(), MAX_GRAD_NORM)
             optimizer.step()
             losses.append(float(loss.detach()))
         metrics = {"charts/replay_size": float(len(self)), "charts/replay_steps": float(steps)}
