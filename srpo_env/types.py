@@ -222,6 +222,22 @@ def checked_credit(credit: Credit, latent_shape: tuple[int, ...]) -> Credit:
     return credit
 
 
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Checks the value of a setting with a few allowed values.
+
+    Args:
+        name: Name of the setting.
+        value: Its value.
+        choices: A ``Literal`` of the allowed values.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if value not in get_args(choices):
+        allowed = " or ".join(map(repr, get_args(choices)))
+        raise ValueError(f"`{name}` must be {allowed}, got {value!r}")
+
+
 def checked_count(name: str, value: int, *, minimum: int = 1) -> int:
     """Validates the value of an integer setting and returns it as a Python int.
 

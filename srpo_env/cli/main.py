@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: that of the subcommand, 2 after an expected error, 130 after Ctrl-C.
 
     Raises:
-        SystemExit: After ``--help`` or a wrong command line, or if nobody reads the output.
+        SystemExit: After ``--help``, a wrong command line, or when the output is a closed pipe.
     """
     with closed_output_ends_the_program():
         return _main(arguments)

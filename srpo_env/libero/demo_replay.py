@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srpo_env.libero.demos import FILE_ENDING, demo_number, read_numbers
+from srpo_env.libero.demos import FILE_ENDING, demonstrations_of, read_numbers
 from srpo_env.libero.simulation import Simulation
 from srpo_env.libero.suites import Task, all_suites
 from srpo_env.readers.hdf5 import Hdf5Group, open_hdf5
@@ -62,13 +62,7 @@ def read_actions(path: str | Path) -> Iterator[RecordedActions]:
         ValueError: If it is not in LIBERO's layout, or is damaged.
     """
     with open_hdf5(path) as file:
-        data = file.group("data")
-        names = [] if data is None else sorted(data.names(), key=demo_number)
-        if data is None or not names:
-            raise ValueError(
-                "a file in LIBERO's layout must hold demonstrations at data/demo_0, data/demo_1, "
-                f"..., {str(path)!r} has none"
-            )
+        data, names = demonstrations_of(file, path)
         for name in names:
             group = data.group(name)
             if group is None:

@@ -110,13 +110,7 @@ def read_demos(
 
 def _read_file(path: Path, limit: int | None, look: Look | None) -> Iterator[Demo]:
     with open_hdf5(path) as file:
-        data = file.group("data")
-        names = [] if data is None else sorted(data.names(), key=demo_number)
-        if data is None or not names:
-            raise ValueError(
-                "a file in LIBERO's layout must hold demonstrations at data/demo_0, data/demo_1, "
-                f"..., {str(path)!r} has none"
-            )
+        data, names = demonstrations_of(file, path)
         recorded = _recording(path, data)
         # Files of this package without a record are older than the option.
         found = "libero" if recorded is None else recorded.get("look", "mujoco")
@@ -212,7 +206,23 @@ def _instruction(path: Path, data: Hdf5Group) -> str:
     )
 
 
-def demo_number(name: str) -> tuple[int, str]:
+def demonstrations_of(file: Hdf5Group, path: str | Path) -> tuple[Hdf5Group, list[str]]:
+    """Returns the group of a file's demonstrations, and their names in the order of their numbers.
+
+    Raises:
+        ValueError: If the file has no demonstrations.
+    """
+    data = file.group("data")
+    names = [] if data is None else sorted(data.names(), key=_number)
+    if data is None or not names:
+        raise ValueError(
+            "a file in LIBERO's layout must hold demonstrations at data/demo_0, data/demo_1, "
+            f"..., {str(path)!r} has none"
+        )
+    return data, names
+
+
+def _number(name: str) -> tuple[int, str]:
     """Sorts names such as ``demo_10`` by their number."""
     digits = name.removeprefix("demo_")
     return (int(digits) if digits.isdigit() else -1, name)

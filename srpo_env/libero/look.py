@@ -10,7 +10,9 @@ This module imports MuJoCo only when a look is applied.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast
+
+from srpo_env.types import check_choice
 
 Look = Literal["libero", "mujoco"]
 
@@ -23,9 +25,8 @@ def check_look(look: str) -> Look:
     Raises:
         ValueError: If it is neither ``"libero"`` nor ``"mujoco"``.
     """
-    if look not in get_args(Look):
-        raise ValueError(f"`look` must be 'libero' or 'mujoco', got {look!r}")
-    return look  # type: ignore[return-value]
+    check_choice("look", look, Look)
+    return cast("Look", look)
 
 
 def apply_look(model: Any, look: Look) -> None:

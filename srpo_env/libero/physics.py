@@ -7,13 +7,15 @@ equal up to rounding. From the same state, a control step differs by at most `TO
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast
 
 from srpo_env.libero.gl import choose_gl
 
 choose_gl()  # before the first import of MuJoCo
 
 import mujoco  # noqa: E402
+
+from srpo_env.types import check_choice  # noqa: E402
 
 Physics = Literal["exact", "fast"]
 
@@ -32,9 +34,8 @@ def check_physics(physics: str) -> Physics:
     Raises:
         ValueError: If it is neither ``"exact"`` nor ``"fast"``.
     """
-    if physics not in get_args(Physics):
-        raise ValueError(f"`physics` must be 'exact' or 'fast', got {physics!r}")
-    return physics  # type: ignore[return-value]
+    check_choice("physics", physics, Physics)
+    return cast("Physics", physics)
 
 
 def set_left_out(model: mujoco.MjModel, physics: Physics) -> None:

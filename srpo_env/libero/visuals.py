@@ -22,7 +22,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from srpo_env.libero.gl import choose_gl, has_gpu
 from srpo_env.libero.worker_process import is_worker_process
 from srpo_env.readers.arrays import read_npz
 from srpo_env.system.machine import release_memory
+from srpo_env.types import check_choice
 
 choose_gl()  # before the first import of MuJoCo
 
@@ -70,9 +71,8 @@ def check_visuals(visuals: str | None) -> Visuals:
     """
     if visuals is None:
         return _default_visuals()
-    if visuals not in get_args(Visuals):
-        raise ValueError(f"`visuals` must be 'exact' or 'fast', got {visuals!r}")
-    return visuals  # type: ignore[return-value]
+    check_choice("visuals", visuals, Visuals)
+    return cast("Visuals", visuals)
 
 
 @functools.cache

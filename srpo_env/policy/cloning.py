@@ -12,8 +12,7 @@ import numpy.typing as npt
 import torch
 
 from srpo_env.libero.demos import Demo
-from srpo_env.policy.base import Inputs
-from srpo_env.policy.imitation import IMAGES, Examples, Floats, chunk_targets, waypoint_targets
+from srpo_env.policy.imitation import IMAGES, Examples, chunk_targets, waypoint_targets
 from srpo_env.policy.network import SmallPolicy
 
 
@@ -34,7 +33,7 @@ class ClonedFrames(Examples):
         """
         if stride < 1:
             raise ValueError(f"`stride` must be at least 1, got {stride}")
-        parts: list[tuple[Inputs, Floats, npt.NDArray[np.bool_], Floats]] = []
+        parts: list[Examples] = []
         counts: Counter[str] = Counter()
         for demo in demos:
             if demo.actions.shape[1:] != (policy.action_dim,):
@@ -49,11 +48,9 @@ class ClonedFrames(Examples):
             inputs = policy.prepare(observations, [demo.instruction] * len(steps))
             chunks, mask = chunk_targets(demo.actions, steps, policy.config.chunk)
             waypoints = waypoint_targets(demo.actions[:, -1], demo.proprio[:, :3])[steps]
-            parts.append((inputs, chunks, mask, waypoints))
+            arrays = chunks.astype(np.float32), mask, waypoints.astype(np.float32)
+            parts.append(Examples(inputs, *map(torch.as_tensor, arrays)))
             counts[demo.instruction] += 1
         if not parts:
             raise ValueError("there must be at least one demonstration, got none")
-        columns = list(zip(*parts, strict=True))
-        actions, masks, places = (torch.as_tensor(np.concatenate(c)) for c in columns[1:])
-        inputs = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
-        return cls(inputs, actions.float(), masks, places.float(), counts)
+        return cls(**vars(Examples.concatenate(parts)), demos=counts)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from srpo_env.reflection.grading import Verify, exact_match, is_right
-from srpo_env.reflection.parsing import Trace, has_tags, is_first_response, parse
+from srpo_env.reflection.parsing import Trace, has_tags, is_first_response, parse, render
 
 RIGHT_SHARE = 0.3
 """Share of right first answers in the paper's data (appendix B.2)."""
@@ -126,16 +126,16 @@ def _target(first: FirstResponse, reply: Reflection | None) -> str | None:
     """Returns the text to train on, or None if the teacher's reply cannot be part of it."""
     if reply is None:
         return None
-    blocks = [
-        ("think", first.trace.think1),
-        ("answer", first.trace.answer1),
-        ("reflection", reply.reflection.strip()),
-        ("think", None if reply.think is None else reply.think.strip()),
-        ("answer", str(first.label)),
-    ]
-    if any(text == "" or has_tags(text) for _, text in blocks if text is not None):
+    blocks = (
+        first.trace.think1,
+        first.trace.answer1,
+        reply.reflection.strip(),
+        None if reply.think is None else reply.think.strip(),
+        str(first.label),
+    )
+    if any(text == "" or has_tags(text) for text in blocks if text is not None):
         return None
-    return "".join(f"<{name}>{text}</{name}>" for name, text in blocks if text is not None)
+    return render(*blocks)
 
 
 def _too_few(correct: bool, reason: str) -> ValueError:

@@ -91,11 +91,17 @@ def is_first_response(text: str) -> bool:
     return _is_sequence(text, tags, BLOCKS[:2]) and bool(trace.think1 and trace.answer1)
 
 
-def render(think1: str, answer1: str, reflection: str, think2: str, answer2: str) -> str:
-    """Returns the well-formed response with these blocks, the inverse of `parse`."""
+def render(
+    think1: str | None,
+    answer1: str | None,
+    reflection: str | None,
+    think2: str | None,
+    answer2: str | None,
+) -> str:
+    """Returns the response with these blocks, the inverse of `parse`; None leaves a block out."""
     contents = (think1, answer1, reflection, think2, answer2)
     pairs = zip(BLOCKS, contents, strict=True)
-    return "".join(f"<{name}>{content}</{name}>" for name, content in pairs)
+    return "".join(f"<{name}>{text}</{name}>" for name, text in pairs if text is not None)
 
 
 def has_tags(text: str) -> bool:

@@ -71,11 +71,10 @@ def decision_advantages(
     episode, as in generalised advantage estimation (arXiv:1506.02438) without discounting.
 
     Args:
-        returns: Return of each episode, shape ``(num_episodes,)``.
-        potentials: Progress potential before each of an episode's decisions, in [0, 1], shape
-            ``(num_decisions,)`` each.
-        times: Share of the time limit that has passed before each of them, same shapes.
-        tasks: Task of each episode, shape ``(num_episodes,)``.
+        returns: As in `baseline_values`.
+        potentials: As in `baseline_values`.
+        times: As in `baseline_values`.
+        tasks: As in `baseline_values`.
         decay: Weight of the next difference relative to the one before it, in [0, 1]; lambda.
 
     Returns:
