@@ -158,6 +158,7 @@ def check_in_sync(envs):
 
 def test_a_worker_that_replaces_another_has_the_attributes_that_were_set(shared_envs):
     shared_envs.reset(options={"task_id": 0, "init_state_id": 0})
+    before = shared_envs.get_attr("max_steps")
     shared_envs.set_attr("max_steps", [8, 16, 24])
     shared_envs.set_attr("physics", "fast")
     for pid in shared_envs.worker_pids:
@@ -165,7 +166,7 @@ def test_a_worker_that_replaces_another_has_the_attributes_that_were_set(shared_
     assert shared_envs.step(np.zeros(shared_envs.action_space.shape))[3].all()
     assert shared_envs.get_attr("max_steps") == (8, 16, 24)
     assert shared_envs.get_attr("physics") == ("fast",) * 3
-    shared_envs.set_attr("max_steps", 280)
+    shared_envs.set_attr("max_steps", before)
     shared_envs.set_attr("physics", "exact")
 
 
