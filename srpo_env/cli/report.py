@@ -37,7 +37,11 @@ def run(args: argparse.Namespace) -> int:
         if not 0 < rate <= 1:
             raise ValueError(f"`--to` must be above 0 and at most 1, got {rate}")
     check_image_file(args.out)
-    curves = [read_curve(folder) for folder in args.runs]
+    # A run that is given twice, under any of its paths, would count twice in means and medians.
+    runs: dict[Path, Path] = {}
+    for folder in args.runs:
+        runs.setdefault(folder.resolve(), folder)
+    curves = [read_curve(folder) for folder in runs.values()]
     figure = draw_curves(curves)
     figure.savefig(args.out)
     for curve in curves:

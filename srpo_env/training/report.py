@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,7 @@ import numpy.typing as npt
 
 from srpo_env.system.files import parse_json, read_json
 from srpo_env.training.evaluation import wilson_interval
-from srpo_env.types import Floats
+from srpo_env.types import Floats, checked_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +40,11 @@ ASSETS = {
 
 SETTINGS, CONDITIONS, HISTORY = "args.json", "conditions.json", "history.jsonl"
 """names of the files in a run's folder"""
+
+EVALUATION = "eval/"
+"""beginning of the names of success rates"""
+COUNTERS = ("iteration", "control_steps", "episodes", "seconds")
+"""names of what a record counts"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +94,8 @@ def read_history(folder: str | Path, num_records: int | None = None) -> list[dic
 
     Raises:
         FileNotFoundError: If there is no ``history.jsonl``.
-        ValueError: If a line is not a record, or if there are fewer than ``num_records``.
+        ValueError: If a line is not a record, a value in it is not a number in its range, or there
+            are fewer than ``num_records``.
     """
     file = Path(folder) / HISTORY
     if not file.is_file():
@@ -98,12 +107,35 @@ def read_history(folder: str | Path, num_records: int | None = None) -> list[dic
         )
     records = []
     for number, line in enumerate(lines[:num_records], start=1):
+        place = f"{file}, line {number},"
         try:
             records.append(parse_json(line, "it"))
             records[-1]["iteration"]
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{file}, line {number}, is not a record: {line!r}") from error
+            raise ValueError(f"{place} is not a record: {line!r}") from error
+        for name, value in records[-1].items():
+            _check_value(place, name, value)
     return records
+
+
+def _check_value(place: str, name: str, value: Any) -> None:
+    """Checks one value of a record.
+
+    Raises:
+        ValueError: If it is not a number in the range of its metric.
+    """
+    low, high, rule = -math.inf, math.inf, "a number"
+    if name.startswith(EVALUATION):
+        low, high, rule = 0.0, 1.0, "a number in [0, 1]"
+    elif name in COUNTERS:
+        low, high, rule = 0.0, sys.float_info.max, "a finite number, not negative"
+    is_number = type(value) is int and abs(value) < sys.float_info.max
+    if name == "iteration":
+        rule = "an integer, not negative"
+    else:
+        is_number |= type(value) is float
+    if not is_number or not low <= value <= high:  # NaN is in no range
+        raise ValueError(f"{place} holds a value of {name} that is not {rule}: {json.dumps(value)}")
 
 
 def read_curve(folder: str | Path) -> Curve:
@@ -119,22 +151,24 @@ def read_curve(folder: str | Path) -> Curve:
     iterations = [point["iteration"] for point in points]
     if iterations != sorted(set(iterations)):
         raise ValueError(f"{folder} holds more than one run: its evaluations are of {iterations}")
-    file = Path(folder) / SETTINGS
     try:
-        args, conditions = read_json(file), read_json(Path(folder) / CONDITIONS)
-        if args["reward"] not in NAMES:
+        args, conditions = (read_json(Path(folder) / name) for name in (SETTINGS, CONDITIONS))
+        file = Path(folder) / SETTINGS
+        if args["reward"] not in tuple(NAMES):
             known = ", ".join(NAMES)
             raise ValueError(f"{file}: reward must be one of {known}, got {args['reward']!r}")
-        if conditions["assets"] not in ASSETS:
+        if conditions["assets"] not in tuple(ASSETS):
             known = " or ".join(ASSETS)
             raise ValueError(f"{folder}: assets must be {known}, got {conditions['assets']!r}")
+        if not isinstance(args["encoder"], str):
+            raise ValueError(f"{file}: encoder must be a name, got {args['encoder']!r}")
         return Curve(
             env_id=args["env_id"].rpartition("/")[2].replace("_", "-"),
             assets=conditions["assets"],
             reward=args["reward"],
             encoder=args["encoder"],
-            seed=args["seed"],
-            num_episodes=args["eval_episodes"],
+            seed=_count(file, args, "seed", 0),
+            num_episodes=_count(file, args, "eval_episodes", 1),
             iterations=np.array(iterations),
             control_steps=_numbers(points, "control_steps"),
             minutes=_numbers(points, "seconds") / 60,
@@ -146,12 +180,15 @@ def read_curve(folder: str | Path) -> Curve:
         raise ValueError(f"{folder} was not written by the agent ({error})") from error
 
 
+def _count(file: Path, args: Mapping[str, Any], name: str, minimum: int) -> int:
+    try:
+        return checked_count(name, args[name], minimum=minimum)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
 def _numbers(points: Sequence[Mapping[str, Any]], name: str) -> Floats:
-    values = [point[name] for point in points]
-    wrong = [value for value in values if type(value) not in (int, float)]
-    if wrong:
-        raise TypeError(f"{name} must be a number, got {wrong[0]!r}")
-    return np.array(values, dtype=np.float64)
+    return np.array([point[name] for point in points], dtype=np.float64)
 
 
 def steps_to(curve: Curve, rate: float) -> float:

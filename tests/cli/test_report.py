@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 
 import pytest
@@ -53,6 +54,28 @@ def test_report_prints_the_steps_to_a_success_rate(run_folder, tmp_path, capsys)
     ) in capsys.readouterr().out
     assert cli.main(["report", str(run_folder), "--out", out, "--to", "90"]) == 2
     assert "`--to` must be above 0 and at most 1, got 90" in capsys.readouterr().err
+
+
+def test_run_that_is_given_twice_counts_once(run_folder, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run_folder, other)
+    (tmp_path / "link").symlink_to(run_folder)
+    monkeypatch.chdir(tmp_path)
+    names = ["run", str(run_folder), "other/../run", "link", "other", "run/"]
+    assert cli.main(["report", *names, "--to", "0.9"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("binary, seed 7") == 2  # the run and its copy, which is a run of its own
+    assert "  plain GRPO: 119, 119; median 119\n" in shown
+
+
+def test_value_that_is_no_number_is_one_sentence(run_folder, capsys):
+    with (run_folder / "history.jsonl").open("a") as file:
+        file.write('{"iteration": 20, "control_steps": 1, "eval/success_rate": null}\n')
+    assert cli.main(["report", str(run_folder)]) == 2
+    assert capsys.readouterr().err == (
+        f"srpo-env report: {run_folder / 'history.jsonl'}, line 3, holds a value of "
+        "eval/success_rate that is not a number in [0, 1]: null\n"
+    )
 
 
 def test_report_without_matplotlib_prints_how_to_install_it(run_folder, monkeypatch, capsys):

@@ -173,6 +173,64 @@ def test_a_damaged_line_is_named(write_run, line):
         read_curve(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("eval/success_rate", "null", "a number in [0, 1]"),
+        ("eval/success_rate", "NaN", "a number in [0, 1]"),
+        ("eval/success_rate", '"0.5"', "a number in [0, 1]"),
+        ("eval/success_rate", "true", "a number in [0, 1]"),
+        ("eval/success_rate", "[0.5]", "a number in [0, 1]"),
+        ("eval/success_rate", "50", "a number in [0, 1]"),
+        ("eval/task_3", "-0.1", "a number in [0, 1]"),
+        ("control_steps", "Infinity", "a finite number, not negative"),
+        ("control_steps", "1" + 400 * "0", "a finite number, not negative"),
+        ("seconds", "-1", "a finite number, not negative"),
+        ("iteration", "null", "an integer, not negative"),
+        ("iteration", "1.5", "an integer, not negative"),
+        ("losses/kl", "{}", "a number"),
+        ("losses/kl", "NaN", "a number"),
+    ],
+)
+def test_value_that_is_no_number_in_its_range_is_named_with_its_line(write_run, name, value, rule):
+    folder = write_run([0.5, 0.6])
+    point = {"iteration": 20, "control_steps": 9, "seconds": 9.0, "eval/success_rate": 0.5}
+    point[name] = "VALUE"
+    with (folder / "history.jsonl").open("a") as file:
+        file.write(json.dumps(point).replace('"VALUE"', value) + "\n")
+    for read in (read_history, read_curve):
+        with pytest.raises(ValueError, match=r"history\.jsonl, line 5,") as error:
+            read(folder)
+        expected = f"holds a value of {name} that is not {rule}: {value}"
+        assert str(error.value).endswith(expected)
+
+
+def test_infinite_loss_is_read(write_run):
+    folder = write_run([0.5])
+    with (folder / "history.jsonl").open("a") as file:
+        file.write('{"iteration": 1, "losses/surrogate": Infinity}\n')
+    assert read_history(folder)[-1]["losses/surrogate"] == np.inf
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eval_episodes": None}, "`eval_episodes` must be an integer and at least 1, got None"),
+        ({"eval_episodes": 0}, "`eval_episodes` must be an integer and at least 1, got 0"),
+        ({"seed": "one"}, "`seed` must be an integer and at least 0, got 'one'"),
+        ({"encoder": None}, "encoder must be a name, got None"),
+        ({"reward": ["srpo"]}, "reward must be one of srpo, binary, oracle, got ['srpo']"),
+    ],
+)
+def test_setting_of_a_wrong_type_is_named_with_its_file(write_run, settings, message):
+    folder = write_run([0.5])
+    file = folder / "args.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    with pytest.raises(ValueError, match=r"args\.json: ") as error:
+        read_curve(folder)
+    assert str(error.value).endswith(message)
+
+
 def test_two_runs_in_one_file_are_refused(write_run):
     folder = write_run([0.5, 0.6])
     file = folder / "history.jsonl"
