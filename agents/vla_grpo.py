@@ -436,7 +436,7 @@ def main(args: Args) -> None:
             metrics["charts/steps_per_second"] = run.counters["control_steps"] / run.seconds
             metrics["charts/encoding_share"] = encoder.seconds / (time.monotonic() - began)
             run.write({**statistics.as_dict("rollout/"), **metrics})
-            print_iteration(run, args.iterations, args.learning_rate)
+            print_iteration(run, args.iterations)
             run.save(keep=False)
     print(f"The policy is in {run.policy_path}")
 

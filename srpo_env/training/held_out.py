@@ -6,11 +6,11 @@ from typing import Any
 
 from srpo_env.libero.suites import get_suite
 from srpo_env.policy.base import Policy
+from srpo_env.training.console import print_new_findings
+from srpo_env.training.diagnosis import SUCCESS_RATE, TASK
 from srpo_env.training.evaluation import Evaluation, evaluate, held_out_episodes
 from srpo_env.training.progress_bar import progress_bar
 from srpo_env.training.run import TrainingRun
-
-SUCCESS_RATE = "eval/success_rate"
 
 
 class HeldOutEvaluation:
@@ -50,12 +50,13 @@ class HeldOutEvaluation:
         for name, values in in_training.items():
             self.envs.set_attr(name, list(values))
         log_evaluation(run, result)
+        print_new_findings(run)
         return result
 
 
 def log_evaluation(run: TrainingRun, result: Evaluation) -> None:
     """Logs and prints success rates, in all and by task."""
     tasks = result.by_task()
-    by_task = {f"eval/task_{task}": part.success_rate for task, part in tasks.items()}
+    by_task = {f"{TASK}{task}": part.success_rate for task, part in tasks.items()}
     run.write({SUCCESS_RATE: result.success_rate, **by_task})
     print(f"held-out success {result} episodes; by task {result.counts_by_task()}", flush=True)

@@ -3,6 +3,7 @@ import pytest
 from srpo_env.training.console import print_iteration
 from srpo_env.training.run import TrainingRun
 from srpo_env.training.settings import RunSettings
+from tests.agents.toy_suite import registered_toy, toy_args
 
 RECORD = {
     "rollout/num_groups": 18.0, "rollout/num_episodes": 144.0, "rollout/success_rate": 0.57,
@@ -29,7 +30,7 @@ def print_next(run, capsys, iterations=60, **changed):
     run.count(iteration=1)
     run.write({**RECORD, **changed})
     capsys.readouterr()
-    print_iteration(run, iterations, learning_rate=1e-3)
+    print_iteration(run, iterations)
     return capsys.readouterr().out
 
 
@@ -61,11 +62,20 @@ def test_remaining_time_follows_the_newest_iterations(run, clock, capsys):
     assert lines[-1].endswith("135 min, 20 to go\n")
 
 
-def test_hint_after_three_early_ends_in_a_row(run, capsys):
-    def hints(*shares):
-        shown = [print_next(run, capsys, **{"charts/update_completed": x}) for x in shares]
-        shown.append(print_next(run, capsys))
-        return sum("a --learning-rate below 0.001 may learn more steadily" in x for x in shown)
+def test_line_ends_with_what_is_wrong_and_the_advice_is_printed_once(run, capsys):
+    shown = [
+        print_next(run, capsys, **{"charts/update_completed": x}) for x in (0.4, 0.4, 0.4, 0.4, 1.0)
+    ]
+    assert ["[KL limit]" in x.splitlines()[0] for x in shown] == [False, False, True, True, False]
+    assert [len(x.splitlines()) for x in shown] == [1, 1, 2, 1, 1]
+    advice = shown[2].splitlines()[1]
+    assert advice.startswith("KL limit: 3 updates in a row ended at --target-kl before half of ")
 
-    assert hints(0.4, 0.4, 0.5, 0.4, 0.4, 1.0) == 0
-    assert hints(0.4, 0.0, 0.4, 0.4) == 1
+
+def test_advice_names_the_values_of_the_settings(tmp_path, capsys):
+    with registered_toy():
+        settings = toy_args(tmp_path, target_kl=0.25)
+    with TrainingRun("test", "run", settings, {}, counters=("control_steps",)) as run:
+        shown = [print_next(run, capsys, **{"charts/update_completed": 0.0}) for _ in range(3)]
+    assert "ended at --target-kl 0.25 before half" in shown[2]
+    assert "a lower --learning-rate 0.001" in shown[2]
