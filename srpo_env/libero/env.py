@@ -13,13 +13,14 @@ import numpy.typing as npt
 from gymnasium.spaces import Box, Dict, Space
 
 from srpo_env.libero import pool
+from srpo_env.libero.fixtures import Fixtures, check_fixture_seed, check_fixtures
 from srpo_env.libero.look import DEFAULT_LOOK, Look, check_look
 from srpo_env.libero.oracle import OracleProgress
 from srpo_env.libero.own_suites import single_task
 from srpo_env.libero.physics import Physics, check_physics
 from srpo_env.libero.rendering import MAX_SIZE, describe_gl
 from srpo_env.libero.simulation import CAMERAS, Simulation
-from srpo_env.libero.suites import Suite, get_suite
+from srpo_env.libero.suites import NUM_SEEDS, Suite, Task, get_suite
 from srpo_env.libero.visuals import Visuals, check_visuals
 from srpo_env.types import checked_count
 
@@ -49,8 +50,9 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     chunk, float32 ``(chunk, 3)``, zero for those that were not executed.
 
     ``reset(options={"task_id": .., "init_state_id": ..})`` selects; an id that is not given is
-    drawn from the environment's generator. Environments of one process share compiled tasks; they
-    can be used in several threads, one at a time.
+    drawn from the environment's generator. With ``fixtures="random"``, also ``fixture_seed``, which
+    the info contains then. Environments of one process share compiled tasks; they can be used in
+    several threads, one at a time.
 
     >>> env = LiberoEnv("libero_object", chunk=8)  # doctest: +SKIP
     >>> observation, info = env.reset(options={"task_id": 0, "init_state_id": 0})  # doctest: +SKIP
@@ -73,6 +75,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         visuals: Visuals | None = None,
         physics: Physics = "exact",
         look: Look = DEFAULT_LOOK,
+        fixtures: Fixtures = "fixed",
         settle_steps: int = 10,
         max_steps: int | None = None,
         true_progress: bool = False,
@@ -99,6 +102,9 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
                 installed MuJoCo, which since version 3.3.3 are darker. With
                 ``visuals="exact"``, "mujoco" gives the images of LIBERO's own environment, pixel
                 for pixel.
+            fixtures: ``"fixed"``: cabinets, stoves and racks stand at the same place in all
+                episodes of a task; ``"random"``: they are placed at random at each reset, in their
+                regions, as by LIBERO.
             settle_steps: Control steps without motion after a reset; not counted as steps.
             max_steps: Control steps before truncation; default: the suite's limit.
             true_progress: Adds ``max_progress`` to the info, measured by
@@ -125,7 +131,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self.settle_steps = checked_count("settle_steps", settle_steps, minimum=0)
         self.cameras = tuple(cameras)
         self.visuals, self.look = check_visuals(visuals), check_look(look)
-        self.physics = check_physics(physics)
+        self.physics, self.fixtures = check_physics(physics), check_fixtures(fixtures)
         self.max_steps = checked_count("max_steps", max_steps)
         if true_progress and self.suite != "libero_object":
             raise ValueError(
@@ -141,6 +147,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self.action_space = Box(-1.0, 1.0, (chunk, 7), np.float32)
         self._slot: pool.EpisodeSlot | None = None
         self._task_id, self._init_state_id, self._steps = 0, 0, 0
+        self._fixture_seed: int | None = None
         self._ended = True
         self._oracle: OracleProgress | None = None
         self._max_progress = 0.0
@@ -150,6 +157,10 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Starts an episode; ``options`` may contain ``task_id`` and ``init_state_id``.
 
+        With ``fixtures="random"``, ``options`` may also contain ``fixture_seed``, in
+        ``0..2**32 - 1``: fixtures then stand where a new environment of LIBERO has them after
+        ``seed(fixture_seed)`` and ``reset()``.
+
         Raises:
             ValueError: If an option is unknown, or there is no such task or initial state.
         """
@@ -158,16 +169,19 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         task_id = self._choose(options, "task_id", self.num_tasks)
         task = self.task_suite.task(task_id)
         init_state_id = self._choose(options, "init_state_id", task.num_init_states)
+        fixture_seed = self._choose_fixtures(options, task)
         if options:
             raise ValueError(
-                "`options` may contain only task_id and init_state_id, "
+                "`options` may contain only task_id, init_state_id and fixture_seed, "
                 f"got also {', '.join(map(str, options))}"
             )
         with pool.lock:
             self.close()
             shared = pool.shared_simulation(task, self.image_size, self.visuals, self.look)
-            self._slot = pool.EpisodeSlot(shared, init_state_id, self.settle_steps)
+            self._slot = pool.EpisodeSlot(shared, init_state_id, self.settle_steps, fixture_seed)
             self._task_id, self._init_state_id, self._steps = task_id, init_state_id, 0
+            # Without stored states, the initial state's seed is also that of the fixtures.
+            self._fixture_seed = init_state_id if fixture_seed is None else fixture_seed
             self._ended = False
             if self.true_progress:
                 self._oracle = OracleProgress(self.simulation)
@@ -254,6 +268,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             "look": self.look,
             "visuals": self.visuals,
             "physics": self.physics,
+            "fixtures": self.fixtures,
             "mujoco": version("mujoco"),
         }
 
@@ -279,6 +294,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             "is_success": is_success,
             "control_steps": self._steps,
         }
+        if self.fixtures == "random":
+            info["fixture_seed"] = self._fixture_seed
         if self.true_progress:
             info["max_progress"] = self._max_progress
         return info
@@ -293,6 +310,15 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
                 f"`{name}` must be an integer in 0..{count - 1} for {self.suite}, got {value!r}"
             )
         return int(value)
+
+    def _choose_fixtures(self, options: dict[str, Any], task: Task) -> int | None:
+        """Returns the seed of the fixtures, or None where `Simulation.start` needs none."""
+        if options.get("fixture_seed") is not None:
+            check_fixture_seed(options["fixture_seed"], self.fixtures, task)
+        if self.fixtures == "fixed" or task.init_states_file is None:
+            options.pop("fixture_seed", None)
+            return None
+        return self._choose(options, "fixture_seed", NUM_SEEDS)
 
 
 def _suite_of(

@@ -19,7 +19,7 @@ MAX_COMPILED_TASKS = 16
 """Maximum number of compiled tasks per process; the least recently used one is removed."""
 
 MAX_SETTLED = 200
-"""Maximum number of settled initial states per task; sampled ones are of any number."""
+"""Maximum number of settled initial states per task; those with seeds are of any number."""
 
 lock = threading.RLock()
 """Held by an environment while it uses a simulation: environments in several threads take turns."""
@@ -34,19 +34,22 @@ class SharedSimulation:
         """Initialises without a loaded episode."""
         self.simulation = simulation
         self.loaded: EpisodeSlot | None = None
-        self._settled: OrderedDict[tuple[int, int], Snapshot] = OrderedDict()
+        self._settled: OrderedDict[tuple[int, int, int | None], Snapshot] = OrderedDict()
 
-    def settled(self, init_state_id: int, settle_steps: int) -> Snapshot:
+    def settled(
+        self, init_state_id: int, settle_steps: int, fixture_seed: int | None = None
+    ) -> Snapshot:
         """Returns an initial state after ``settle_steps`` without motion; keeps it.
 
-        In exact physics, so that all environments start from the same state.
+        In exact physics, so that all environments start from the same state. Fixtures stand as in
+        `Simulation.start`.
         """
-        key = (init_state_id, settle_steps)
+        key = (init_state_id, settle_steps, fixture_seed)
         if key not in self._settled:
             self.unload()
             simulation = self.simulation
             simulation.physics = "exact"
-            simulation.start(init_state_id)
+            simulation.start(init_state_id, fixture_seed)
             for _ in range(settle_steps):
                 simulation.step(SETTLE_ACTION)
             self._settled[key] = simulation.save()
@@ -65,10 +68,16 @@ class SharedSimulation:
 class EpisodeSlot:
     """One environment's episode in a shared simulation."""
 
-    def __init__(self, shared: SharedSimulation, init_state_id: int, settle_steps: int) -> None:
-        """Starts an episode from an initial state."""
+    def __init__(
+        self,
+        shared: SharedSimulation,
+        init_state_id: int,
+        settle_steps: int,
+        fixture_seed: int | None = None,
+    ) -> None:
+        """Starts an episode from an initial state; see `SharedSimulation.settled`."""
         self._shared = shared
-        self.snapshot = shared.settled(init_state_id, settle_steps)
+        self.snapshot = shared.settled(init_state_id, settle_steps, fixture_seed)
 
     def load(self) -> Simulation:
         """Loads this episode into the simulation and returns it."""

@@ -26,6 +26,7 @@ choose_gl()  # before the first import of MuJoCo and robosuite, which both read 
 import mujoco  # noqa: E402
 
 from srpo_env.libero.building import build_upstream, global_randomness  # noqa: E402
+from srpo_env.libero.fixtures import draw_fixtures  # noqa: E402
 from srpo_env.libero.physics import Physics, check_physics, set_left_out  # noqa: E402
 from srpo_env.libero.rendering import Renderer  # noqa: E402
 from srpo_env.libero.visuals import Visuals, check_visuals  # noqa: E402
@@ -65,7 +66,7 @@ class Snapshot:
     fingers: Floats
     fresh: bool
     fixtures: Floats
-    """Positions (m) and quaternions of the fixtures, which a sampled initial state moves; (n, 7)"""
+    """Positions (m) and quaternions of the fixtures, which no joint positions contain; (n, 7)"""
 
 
 class Simulation:
@@ -84,8 +85,7 @@ class Simulation:
         Takes 0.3 to 1 s with ``visuals="exact"``; 0.1 s with "fast", except the first time, when
         the decimated model is made (one to a few seconds, with a progress bar).
 
-        Fixtures whose position upstream draws at every reset (and which no stored state restores)
-        stand where seed 0 puts them; in tasks without stored states, they are sampled as well.
+        Fixtures stand where LIBERO's constructor puts them with seed 0; `start` can move them.
 
         Args:
             task: The task to build.
@@ -122,6 +122,7 @@ class Simulation:
         self._grip_site = self._env.robots[0].eef_site_id
         self._site_alpha = self.model.site_rgba[:, 3]  # a view
         self._fixtures = [self._env.obj_body_id[name] for name in self._env.fixtures_dict]
+        self._fixed_poses = self.fixtures
         self._renderer: Renderer | None = None
         self._before = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         self.physics = physics
@@ -186,11 +187,26 @@ class Simulation:
             body = self.model.body(name).id
             self.model.body_pos[body], self.model.body_quat[body] = pose[:3], pose[3:]
 
-    def start(self, init_state_id: int) -> None:
+    def place_fixtures(self, seed: int | None) -> None:
+        """Places all fixtures; takes effect at the next reset.
+
+        Args:
+            seed: None: where LIBERO's constructor puts them with seed 0. In ``0..2**32 - 1``: where
+                a new upstream environment has them after ``seed(seed)`` and ``reset()``.
+
+        Raises:
+            ValueError: If the objects cannot be placed without contact.
+        """
+        drawn = {} if seed is None else draw_fixtures(self._env, self.task, seed)
+        self.fixtures = {**self._fixed_poses, **drawn}
+
+    def start(self, init_state_id: int, fixture_seed: int | None = None) -> None:
         """Starts an episode from an initial state of the task: a stored one, or a sampled one.
 
         Args:
             init_state_id: Index of the stored state; the seed if the task has no stored states.
+            fixture_seed: Where fixtures stand, as in `place_fixtures`. Only for tasks with stored
+                states: in others, they are sampled together with the objects.
 
         Raises:
             ValueError: If there is no such state, or the objects cannot be placed.
@@ -204,6 +220,7 @@ class Simulation:
         if self.task.init_states_file is None:
             self.sample(init_state_id)
         else:
+            self.place_fixtures(fixture_seed)
             self.reset(self.task.init_states()[init_state_id])
 
     def sample(self, seed: int) -> None:

@@ -23,6 +23,7 @@ from gymnasium.vector.utils import batch_space
 
 from srpo_env.libero.assets import check_suite, resolve_assets
 from srpo_env.libero.env import LiberoEnv
+from srpo_env.libero.fixtures import check_fixture_seed
 from srpo_env.libero.progress import ProgressBar
 from srpo_env.libero.shared_observations import SharedObservations
 from srpo_env.libero.suites import SUITES
@@ -48,8 +49,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
     Environments can have different tasks:
     ``reset(options={"task_id": .., "init_state_id": .., "reset_mask": ..})`` takes for each option
     one value for all, or an array of shape ``(num_envs,)``; an id that is left out is drawn from
-    each environment's generator. ``reset_mask`` selects the environments to reset, while the
-    episodes of the others continue.
+    each environment's generator. With ``fixtures="random"``, ``fixture_seed`` is an option too, and
+    episodes that are compared with each other should have the same one. ``reset_mask`` selects the
+    environments to reset, while the episodes of the others continue.
 
     A worker that dies, hangs or raises does not end the run. It is logged with its task, state and
     traceback, and replaced; its episodes are returned as truncated, with
@@ -115,8 +117,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self.assets = assets.kind
         """``"libero"``, ``"modified"`` or ``"placeholder"``: the kind of assets in use."""
         self.conditions = {"assets": assets.kind, **single.conditions}
-        """What images and states depend on: ``assets``, ``look``, ``visuals``, ``physics`` and
-        ``mujoco``."""
+        """What images and states depend on: ``assets``, ``look``, ``visuals``, ``physics``,
+        ``fixtures`` and ``mujoco``."""
+        self.fixtures = single.fixtures
         self.suite, self.num_tasks, self.num_envs = single.suite, single.num_tasks, num_envs
         self.num_workers = num_workers
         self.metadata = {**single.metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}
@@ -179,12 +182,12 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         mask = self._per_env("reset_mask", options.pop("reset_mask", True), bool)
         ids = {
             name: self._per_env(name, options.pop(name), int)
-            for name in ("task_id", "init_state_id")
+            for name in ("task_id", "init_state_id", "fixture_seed")
             if name in options
         }
         if options:
             raise ValueError(
-                "`options` may contain only reset_mask, task_id and init_state_id, "
+                "`options` may contain only reset_mask, task_id, init_state_id and fixture_seed, "
                 f"got also {', '.join(map(str, options))}"
             )
         if isinstance(seed, Sequence):
@@ -489,6 +492,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         tasks = self.task_suite.tasks
         if "task_id" in chosen:
             tasks = (self.task_suite.task(chosen["task_id"]),)
+        if "fixture_seed" in chosen:
+            for task in tasks:
+                check_fixture_seed(chosen["fixture_seed"], self.fixtures, task)
         if "init_state_id" in chosen:
             num_states = min(task.num_init_states for task in tasks)
             if not 0 <= chosen["init_state_id"] < num_states:

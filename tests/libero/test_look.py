@@ -99,7 +99,7 @@ def test_a_vector_environment_states_its_conditions():
         assert envs.get_attr("look") == ("mujoco",)
         assert {**envs.conditions, "assets": ""} == {
             "assets": "", "look": "mujoco", "visuals": "exact", "physics": "exact",
-            "mujoco": mujoco.__version__,
+            "fixtures": "fixed", "mujoco": mujoco.__version__,
         }  # fmt: skip
         assert envs.gl.count(", ") >= 2  # vendor, renderer, version
     finally:
