@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from srpo_env.libero import placeholders
-from srpo_env.libero.cache import cache_folder, create_folder, remove_folder
+from srpo_env.libero.cache import cache_folder, create_folder, other_folders, remove_folder
 from srpo_env.libero.manifest import altered_files, first_few, missing_files
 from srpo_env.libero.suites import SUITES, package_folder
 from srpo_env.libero.worker_process import is_worker_process
@@ -292,13 +293,21 @@ def _write_libero_config(assets: Path) -> Path:
     content = json.dumps(paths, indent=2)  # JSON is YAML, which LIBERO reads
     # One folder per content, so that processes with other assets do not share a file.
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
-    folder = cache_folder() / f"libero-config-{digest}"
-    file = folder / "config.yaml"
-    if file.is_file() and file.read_bytes() != content.encode():
-        remove_folder(folder)
-    if not file.is_file():
-        create_folder(folder, lambda new: (new / "config.yaml").write_text(content))
-    return folder
+    failure: OSError | None = None
+    # LIBERO cannot be imported without the file, so that a full disk must not prevent it.
+    for parent in itertools.chain([cache_folder()], other_folders()):
+        folder = parent / f"libero-config-{digest}"
+        file = folder / "config.yaml"
+        try:
+            if file.is_file() and file.read_bytes() != content.encode():
+                remove_folder(folder)
+            if not file.is_file():
+                create_folder(folder, lambda new: (new / "config.yaml").write_text(content))
+            return folder
+        except OSError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
 
 
 def _datasets_of_user() -> str | None:

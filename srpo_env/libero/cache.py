@@ -21,10 +21,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from srpo_env.system.notices import warn_once
+
 logger = logging.getLogger(__name__)
 
 CHECKSUM_SIZE = hashlib.sha256().digest_size
 """Bytes at the start of a cached file."""
+
+SHARED_MEMORY = "/dev/shm"
+"""Folder of files in memory, which is not full when the disks are."""
 
 TEMPORARY_SECONDS = 24 * 3600
 """Age after which a temporary folder was left by a process that was killed."""
@@ -38,11 +43,24 @@ def cache_folder() -> Path:
     the system's temporary directory.
     """
     home_cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    in_temporary = Path(tempfile.gettempdir()) / f"srpo-env-{_user_id()}"
-    for folder in (home_cache / "srpo-env", in_temporary):
-        if folder.is_absolute() and _is_ours(folder):
-            return folder
-    return Path(tempfile.mkdtemp(prefix="srpo-env-"))
+    folder = home_cache / "srpo-env"
+    if folder.is_absolute() and _is_ours(folder):
+        return folder
+    return next(other_folders(), None) or Path(tempfile.mkdtemp(prefix="srpo-env-"))
+
+
+def other_folders() -> Iterator[Path]:
+    """Yields this user's folders for what must be written if it cannot be in `cache_folder`.
+
+    They are in the system's temporary directory, and in memory.
+    """
+    parents = []
+    with suppress(FileNotFoundError):  # there is none, or its disk is full
+        parents.append(tempfile.gettempdir())
+    for parent in (*parents, SHARED_MEMORY):
+        folder = Path(parent) / f"srpo-env-{_user_id()}"
+        if folder.parent.is_dir() and _is_ours(folder):
+            yield folder
 
 
 def read_file(file: Path) -> bytes | None:
@@ -73,19 +91,21 @@ def write_file(file: Path, content: bytes) -> bool:
         content: What `read_file` will return.
 
     Returns:
-        Whether the file was written; if not, a warning is logged once per process.
+        Whether the file was written; if not, a warning is logged once.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=file.parent) as folder:
+        # Directly in the cache folder, where `cache_entries` finds what a killed process has left.
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=cache_folder()) as folder:
             new = Path(folder) / file.name
             new.write_bytes(_checksum(file, content) + content)
             os.replace(new, file)
     except OSError as error:
-        _warn_once(
+        warn_once(
+            logger,
             f"Nothing can be written to the cache folder {cache_folder()} ({error.strerror}), so "
             "other processes must compute the same again. Free some space, or set XDG_CACHE_HOME "
-            "to another folder."
+            "to another folder.",
         )
         return False
     return True
@@ -94,11 +114,6 @@ def write_file(file: Path, content: bytes) -> bool:
 def _checksum(file: Path, content: bytes) -> bytes:
     # With the name, so that two files that were exchanged are found too.
     return hashlib.sha256(f"{file.name}\n".encode() + content).digest()
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning("%s", message)
 
 
 @contextmanager

@@ -8,6 +8,11 @@ import logging
 import sys
 import warnings
 from importlib.machinery import ModuleSpec
+from typing import Any
+
+from srpo_env.system.notices import warn_once
+
+logger = logging.getLogger(__name__)
 
 MACROS = "robosuite.macros"
 """Module with robosuite's settings."""
@@ -25,6 +30,7 @@ def import_upstream() -> None:
     robosuite = importlib.util.find_spec("robosuite")
     if robosuite is not None and "robosuite" not in sys.modules:
         _turn_off_log_file(robosuite)
+        _continue_without_numbas_cache()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importlib.import_module("libero.libero.envs")
@@ -46,3 +52,26 @@ def _turn_off_log_file(robosuite: ModuleSpec) -> None:
     spec.loader.exec_module(macros)
     macros.FILE_LOGGING_LEVEL = None  # type: ignore[attr-defined]
     sys.modules[MACROS] = macros
+
+
+def _continue_without_numbas_cache() -> None:
+    """Lets functions that numba has compiled be used where they cannot be written to its cache.
+
+    robosuite asks for the cache. On a full disk, numba would raise the error of writing.
+    """
+    from numba.core.caching import Cache
+
+    save = Cache.save_overload
+
+    def save_or_warn(cache: Any, *args: Any) -> None:
+        try:
+            save(cache, *args)
+        except OSError as error:
+            warn_once(
+                logger,
+                f"numba cannot write to its cache ({error.strerror}), so each process compiles "
+                "robosuite's functions again. Free some space, or set NUMBA_CACHE_DIR to another "
+                "folder.",
+            )
+
+    Cache.save_overload = save_or_warn

@@ -11,6 +11,7 @@ the worker is a new interpreter that imports only what it needs.
 from __future__ import annotations
 
 import importlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -25,6 +26,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
+
+from srpo_env.system.notices import RecordSender, show_record
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that workers ignore. A terminal or a scheduler sends them to all processes, and the
@@ -150,7 +153,7 @@ class WorkerProcess:
         """Returns the reply to the last request; drops the replies to earlier ones.
 
         Args:
-            timeout: Seconds to wait for the reply, or for the next report.
+            timeout: Seconds to wait for the reply, or for the next report or log record.
             on_report: Called with each report that the worker sends while it works.
 
         Raises:
@@ -173,6 +176,9 @@ class WorkerProcess:
                 raise WorkerStartError(f"a worker process could not be started: {content}")
             if kind == "report":
                 on_report(content)
+                continue
+            if kind == "log":
+                show_record(content, self.pid)
                 continue
             self._num_answered = number
             if number == self._number:
@@ -240,13 +246,19 @@ class ParentConnection:
 
     def reply(self, content: bytes) -> None:
         """Answers the last request."""
-        with suppress(OSError):  # the parent has ended
-            self.connection.send((self.number, "reply", content))
+        self._send("reply", content)
 
     def report(self, content: Any) -> None:
         """Sends something that the parent shows while it waits for the reply."""
-        with suppress(OSError):
-            self.connection.send((self.number, "report", content))
+        self._send("report", content)
+
+    def log(self, record: logging.LogRecord) -> None:
+        """Sends a log record, which the parent shows unless another worker has sent the same."""
+        self._send("log", record)
+
+    def _send(self, kind: str, content: Any) -> None:
+        with suppress(OSError):  # the parent has ended
+            self.connection.send((self.number, kind, content))
 
 
 def run(connection: Connection) -> None:
@@ -254,6 +266,9 @@ def run(connection: Connection) -> None:
     global _is_worker
     _is_worker = True
     parent = ParentConnection(connection)
+    logger = logging.getLogger(__name__.partition(".")[0])
+    logger.addHandler(RecordSender(parent.log))
+    logger.propagate = False
     try:
         parent_id, function, setup = connection.recv()
         _exit_with(parent_id)

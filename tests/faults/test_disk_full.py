@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,47 @@ def test_run_on_a_disk_that_fills_up_can_be_resumed(small_disk, tmp_path, whole,
     filler.unlink()
     assert run.attempt().exit_code == 0
     run.assert_equals(whole[0])
+
+
+IMPORT_LIBERO = """
+import sys, tempfile
+from pathlib import Path
+from srpo_env.libero import cache
+folder = cache.cache_folder()
+assert folder.parent == Path(sys.argv[1])
+try:
+    (folder / "filler").write_bytes(bytes(2**24))
+except OSError:
+    pass  # the disk is full
+
+def full():
+    raise FileNotFoundError("No usable temporary directory found")
+
+tempfile.gettempdir = full  # the disk is that of the temporary files as well
+cache.SHARED_MEMORY = sys.argv[2]
+from srpo_env.libero.assets import prepare_libero
+assets = prepare_libero()
+from libero.libero import get_assets_path
+assert get_assets_path() == str(assets.path)
+"""
+
+
+@pytest.mark.libero
+@pytest.mark.parametrize("has_memory", [True, False])
+def test_on_a_full_disk_libero_is_imported_or_one_sentence_says_why(
+    small_disk, tmp_path, libero_assets, has_memory
+):
+    memory = tmp_path / ("." if has_memory else "nothing")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_LIBERO, str(small_disk), str(memory)],
+        env={**os.environ, "XDG_CACHE_HOME": str(small_disk), "LIBERO_ASSETS": str(libero_assets)},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == (0 if has_memory else 1), done.stderr
+    if not has_memory:
+        sentence = done.stderr.splitlines()[-1]
+        assert f"OSError: '{small_disk}/srpo-env/libero-config-" in sentence
+        assert "could not be written (No space left on device): free some space" in sentence
 
 
 # --- Read-only folders ---

@@ -1,5 +1,6 @@
 """Functions that the worker processes of the tests run."""
 
+import logging
 import os
 import pickle
 import time
@@ -17,6 +18,8 @@ def echo(parent, setup):
             os._exit(3)
         if content == "report":
             parent.report("half of it")
+        if content == "warn":
+            logging.getLogger("srpo_env.echo").warning("the disk is %s", "full")
         parent.reply(pickle.dumps((setup, content)))
 
 

@@ -42,6 +42,7 @@ def machine(tmp_path, monkeypatch):
     for name in ("LIBERO_ASSETS", "LIBERO_CONFIG_PATH", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(cache, "SHARED_MEMORY", str(tmp_path / "no memory"))
     cache.cache_folder.cache_clear()
     yield tmp_path
     cache.cache_folder.cache_clear()
@@ -259,6 +260,18 @@ def test_without_a_writable_home_the_temporary_folder_is_used(machine, monkeypat
     folder = cache.cache_folder()
     assert folder.parent == machine
     assert folder.stat().st_mode & 0o077 == 0  # other users can neither read nor write
+
+
+def test_without_any_writable_disk_the_memory_is_used(machine, monkeypatch):
+    (machine / "file").touch()
+    monkeypatch.setenv("HOME", str(machine / "file/home"))
+
+    def full():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", full)
+    monkeypatch.setattr(cache, "SHARED_MEMORY", str(machine))
+    assert cache.cache_folder().parent == machine
 
 
 def test_a_temporary_folder_of_another_user_is_not_used(machine, monkeypatch):

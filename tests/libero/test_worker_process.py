@@ -1,5 +1,6 @@
 """Worker processes: replies belong to requests, and no process outlives its parent."""
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from srpo_env.libero.worker_process import SIGNALS, WorkerProcess, WorkerStartError
+from srpo_env.system import notices
 
 ROOT = Path(__file__).resolve().parents[2]
 ECHO = "tests.libero.echo_worker:echo"
@@ -120,6 +122,44 @@ def test_a_system_that_starts_no_process_is_one_sentence(monkeypatch):
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     with pytest.raises(WorkerStartError, match=r"could not be started: .*nowhere"):
         WorkerProcess(ECHO, None)
+
+
+# --- Warnings ---
+
+
+@pytest.fixture
+def shown(monkeypatch, caplog):
+    """The warnings that this process shows; none has been shown before."""
+    monkeypatch.setattr(notices, "_shown", {})
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def test_a_warning_of_several_workers_is_shown_once_in_the_parent(shown, caplog, capfd):
+    workers = [WorkerProcess(ECHO, None) for _ in range(3)]
+    for worker in workers:
+        assert ask(worker, "warn") == (None, "warn")
+    assert shown() == ["the disk is full"]
+    assert caplog.records[0].name == "srpo_env.echo"
+    assert capfd.readouterr().err == ""  # the workers print nothing themselves
+    # That it happens again is news; that it happens to another worker is not.
+    ask(workers[0], "warn")
+    ask(workers[1], "warn")
+    assert shown() == ["the disk is full"] * 2
+    for worker in workers:
+        worker.kill()
+
+
+def test_a_warning_of_the_parent_is_not_repeated_for_its_workers(shown, worker):
+    for _ in range(2):
+        notices.warn_once(logging.getLogger("srpo_env.test"), "the disk is full")
+    ask(worker, "warn")
+    assert shown() == ["the disk is full"]
+
+
+def test_warnings_that_the_user_has_turned_off_are_not_shown(shown, worker, caplog):
+    caplog.set_level(logging.ERROR, "srpo_env")
+    ask(worker, "warn")
+    assert shown() == []
 
 
 # --- Signals and the end of the parent ----------------------------------------------------------
