@@ -9,14 +9,12 @@ import os
 import platform
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from srpo_env.cli.child_python import run_python
 from srpo_env.system.machine import (
     HF_LIBERO,
     INSTALL_HF_LIBERO,
@@ -59,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     for check in CHECKS:
         for finding in check():
             can_run &= finding.state != "wrong"
-            print(f"{finding.state:6} {finding.text}", flush=True)
+            print(f"{finding.state:6} {finding.text}".replace("\n", f"\n{'':7}"), flush=True)
             if finding.fix:
                 print(f"{'':6} fix: {finding.fix}", flush=True)
     print("Training can run here." if can_run else "Training cannot run here: see the fixes above.")
@@ -326,36 +324,3 @@ def _has_libero_extra() -> bool:
 def has_nvidia_gpu() -> bool:
     """Returns whether the NVIDIA driver is installed, which CUDA needs."""
     return shutil.which("nvidia-smi") is not None
-
-
-def run_python(*arguments: str, **variables: str) -> str:
-    """Runs Python in a separate process, because a check may crash or change global state.
-
-    Args:
-        *arguments: Command-line arguments of Python.
-        **variables: Environment variables to set.
-
-    Returns:
-        Its standard output.
-
-    Raises:
-        RuntimeError: If it fails or takes more than five minutes; with the last line of its error
-            output, or the signal that killed it.
-    """
-    try:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **variables},
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RuntimeError("no answer within five minutes") from error
-    if done.returncode < 0:
-        raise RuntimeError(f"Python was killed by {signal.Signals(-done.returncode).name}")
-    if done.returncode != 0:
-        last_line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise RuntimeError(last_line)
-    return done.stdout

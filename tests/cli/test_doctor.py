@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 
@@ -216,9 +217,57 @@ def test_signal_that_killed_python_is_named():
         doctor.run_python("-c", code)
 
 
-def test_error_of_python_is_its_last_line():
-    with pytest.raises(RuntimeError, match=r"^ValueError: last words$"):
-        doctor.run_python("-c", "raise ValueError('last words')")
+CAUSES = """
+import sys
+print("libEGL warning: no access to /dev/dri", file=sys.stderr)
+try:
+    raise OSError("libGL.so.1: cannot open shared object file")
+except OSError as error:
+    raise ImportError("cv2 cannot be imported:\\n  see above") from error
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise ValueError('last words')", "ValueError: last words"),
+        ("import sys; sys.exit(3)", "exit code 3"),
+        ("import sys; sys.exit('no display')", "no display"),
+        (
+            CAUSES,
+            "libEGL warning: no access to /dev/dri\n"
+            "OSError: libGL.so.1: cannot open shared object file\n"
+            "The above exception was the direct cause of the following exception:\n"
+            "ImportError: cv2 cannot be imported:\n"
+            "  see above",
+        ),
+        (
+            "import os, sys; print('LLVM ERROR: twice', file=sys.stderr, flush=True); os.abort()",
+            "LLVM ERROR: twice\nPython was killed by SIGABRT",
+        ),
+    ],
+)
+def test_error_of_python_is_what_it_prints_without_the_places_in_the_code(code, message):
+    with pytest.raises(RuntimeError) as raised:
+        doctor.run_python("-c", code)
+    assert str(raised.value) == message
+
+
+def test_long_error_of_python_is_shown_from_its_end():
+    code = "import sys; print(*range(1000), sep='\\n', file=sys.stderr); sys.exit(1)"
+    with pytest.raises(RuntimeError) as raised:
+        doctor.run_python("-c", code)
+    assert str(raised.value).split() == [str(number) for number in range(980, 1000)]
+
+
+def test_finding_of_several_lines_is_indented(monkeypatch, capsys):
+    monkeypatch.setattr(
+        doctor, "CHECKS", [lambda: [doctor.Finding("wrong", "no OpenGL: a\nb", "install it")]]
+    )
+    assert doctor.run(argparse.Namespace()) == 1
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "wrong  no OpenGL: a", "       b", "       fix: install it"
+    ]  # fmt: skip
 
 
 # --- Assets ---
