@@ -20,6 +20,7 @@ Metrics (also in TensorBoard and in runs/NAME/history.jsonl):
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,17 +78,10 @@ class Args(SuiteSettings):
         self.check_numbers({"weight_decay": 0, "shift": 0, "jitter": 0, "eval_episodes": 0})
 
 
-def held_out(policy: SmallPolicy, args: Args) -> Evaluation:
+def held_out(policy: SmallPolicy, envs: Any, episodes: list[tuple[int, int]]) -> Evaluation:
     """Evaluates the policy on initial states that training does not use."""
-    envs = gymnasium.make_vec(
-        args.gym_id, num_envs=args.num_envs, autoreset_mode=AutoresetMode.DISABLED, look=args.look
-    )
-    try:
-        episodes = held_out_episodes(envs.num_tasks, args.eval_episodes)
-        with long_bar("held-out", "episode", total=len(episodes)) as bar:
-            return evaluate(policy.act, envs, episodes, on_step=count_on(bar))
-    finally:
-        envs.close()
+    with long_bar("held-out", "episode", total=len(episodes)) as bar:
+        return evaluate(policy.act, envs, episodes, on_step=count_on(bar))
 
 
 def provenance(args: Args, frames: ClonedFrames) -> dict[str, Any]:
@@ -107,10 +101,12 @@ def provenance(args: Args, frames: ClonedFrames) -> dict[str, Any]:
 def main(args: Args) -> Path:
     """Trains a policy from demonstrations and evaluates it; returns the path of its checkpoint."""
     # --- Setup: policy, demonstrations, optimizer, the run with its log and checkpoints ---
-    with errors_as_sentences("vla_bc.py"):
+    with errors_as_sentences("vla_bc.py"), ExitStack() as exits:
         device = args.set_up_torch()
         policy = SmallPolicy().to(device)
-        demos = read_demos(args.demos, demos_per_task=args.demos_per_task, look=args.look)
+        demos = read_demos(
+            args.demos, demos_per_task=args.demos_per_task, look=args.look, only_successes=True
+        )
         frames = ClonedFrames.from_demos(long_bar("reading", "demo", demos), policy, args.stride)
         optimizer = torch.optim.AdamW(
             policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay
@@ -119,18 +115,29 @@ def main(args: Args) -> Path:
             optimizer, args.learning_rate, total_steps=args.steps, pct_start=0.1
         )
         generator = torch.Generator().manual_seed(args.seed)
+        envs: Any = None
+        episodes: list[tuple[int, int]] = []
+        if args.eval_episodes:  # before the training, so that nothing is missing after it
+            envs = gymnasium.make_vec(
+                args.gym_id, num_envs=args.num_envs, autoreset_mode=AutoresetMode.DISABLED,
+                look=args.look,
+            )  # fmt: skip
+            exits.enter_context(closing(envs))
+            episodes = held_out_episodes(envs.num_tasks, args.eval_episodes)
         run = TrainingRun(
             "vla_bc", f"{args.suite}__{args.exp_name}__{args.seed}", args,
             parts={"optimizer": optimizer, "schedule": schedule, "generator": generator},
             policy=policy, conditions={"demonstrations": dict(frames.demos), "look": args.look},
+            machine=None if envs is None else {"gl": envs.gl},
         )  # fmt: skip
+        exits = exits.pop_all()
     print(
         f"{sum(frames.demos.values())} demonstrations of {len(frames.demos)} tasks, "
         f"{len(frames)} frames",
         flush=True,
     )
     started, first = time.monotonic(), run.iteration
-    with run, long_bar("cloning", "step", total=args.steps, initial=first) as bar:
+    with exits, run, long_bar("cloning", "step", total=args.steps, initial=first) as bar:
         # --- Training ---
         while run.iteration < args.steps:
             run.safe_point()
@@ -163,8 +170,8 @@ def main(args: Args) -> Path:
         checkpoint, story = run.folder / "policy", provenance(args, frames)
         policy.save(checkpoint, story)
         print(f"The policy is in {checkpoint}", flush=True)
-        if args.eval_episodes:
-            result = held_out(policy, args)
+        if envs is not None:
+            result = held_out(policy, envs, episodes)
             log_evaluation(run, result)
             by_task = result.counts_by_task()
             policy.save(checkpoint, story | {"held_out": str(result), "held_out_by_task": by_task})

@@ -58,6 +58,9 @@ SHAPES: dict[str, int | None] = {
 }  # fmt: skip
 """Datasets of numbers, and the length of their rows; states have one that depends on the task."""
 
+MAX_ACTION = 1 + 1e-6
+"""Largest absolute value of an action, with a tolerance for rounding"""
+
 JOINTS = slice(1, 8)
 """The arm's joints in a flattened simulator state (time, positions, velocities)."""
 
@@ -90,6 +93,7 @@ def read_demos(
     *,
     demos_per_task: int | None = None,
     look: Look | None = None,
+    only_successes: bool = False,
 ) -> Iterator[Demo]:
     """Yields demonstrations from LIBERO's files or ours, one in memory at a time.
 
@@ -97,18 +101,25 @@ def read_demos(
         source: A folder (all its ``*.hdf5`` files, sorted by name), a file, or several of either.
         demos_per_task: Number of demonstrations to read from each file; default: all.
         look: The look that all images must have; default: any. LIBERO's own files have "libero".
+        only_successes: Whether an episode that failed is an error, as for imitation. Files without
+            ``rewards`` do not say it.
 
     Raises:
         FileNotFoundError: If a path does not exist, or a folder has no HDF5 file.
-        ValueError: If a file is not an HDF5 file, not in LIBERO's layout, or of another look.
+        ValueError: If a file is not an HDF5 file, not in LIBERO's layout, or of another look, if
+            numbers are not finite or actions not in [-1, 1], or if an episode failed and must not.
     """
     if demos_per_task is not None and demos_per_task < 1:
         raise ValueError(f"`demos_per_task` must be at least 1, got {demos_per_task}")
     files = find_files(source, "srpo-env demos")
-    return (demo for file in files for demo in _read_file(file, demos_per_task, look))
+    return (
+        demo for file in files for demo in _read_file(file, demos_per_task, look, only_successes)
+    )
 
 
-def _read_file(path: Path, limit: int | None, look: Look | None) -> Iterator[Demo]:
+def _read_file(
+    path: Path, limit: int | None, look: Look | None, only_successes: bool
+) -> Iterator[Demo]:
     with open_hdf5(path) as file:
         data, names = demonstrations_of(file, path)
         recorded = _recording(path, data)
@@ -126,6 +137,12 @@ def _read_file(path: Path, limit: int | None, look: Look | None) -> Iterator[Dem
             group = data.group(name)
             if group is None:
                 raise DamagedFileError(f"{source} cannot be read: the file is damaged")
+            rewards = group.array("rewards") if only_successes else None
+            if rewards is not None and not (rewards.read() == 1).any():
+                raise ValueError(
+                    f"{source} must have reached the goal to be imitated, but none of its "
+                    "`rewards` is 1: leave it out"
+                )
             yield _read_demo(group, instruction, is_flipped, source)
 
 
@@ -147,6 +164,12 @@ def _read_demo(group: Hdf5Group, instruction: str, is_flipped: bool, source: str
         raise ValueError(
             f"`states` of {source} must have the {JOINTS.stop - JOINTS.start} joint positions of "
             f"the arm after the time, got shape {numbers['states'].shape}"
+        )
+    largest = float(np.abs(numbers["actions"]).max())
+    if largest > MAX_ACTION:
+        raise ValueError(
+            f"`actions` of {source} must be in [-1, 1], as LIBERO's environment takes them, got "
+            f"{largest:g}: are they in other units?"
         )
     observed_after = _is_observed_after(
         numbers["states"][:, JOINTS], numbers["obs/joint_states"], source

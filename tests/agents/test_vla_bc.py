@@ -1,8 +1,10 @@
 import dataclasses
 import os
 import signal
+from pathlib import Path
 
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 
@@ -87,6 +89,16 @@ def test_demonstrations_of_another_look_are_refused(args, capsys):
     assert "must have images with look='mujoco'" in capsys.readouterr().err
 
 
+def test_demonstrations_that_failed_are_not_imitated(args, tmp_path, capsys):
+    write_demos(tmp_path / "failed", MILK, num_demos=1)
+    file = demo_file(tmp_path / "failed", MILK)
+    with h5py.File(file, "r+") as content:
+        content["data/demo_0/rewards"][:] = 0
+    with pytest.raises(SystemExit):
+        main(dataclasses.replace(args, demos=(tmp_path / "failed",)))
+    assert f"{file}:data/demo_0 must have reached the goal" in capsys.readouterr().err
+
+
 def test_number_of_demonstrations_can_be_limited(args):
     checkpoint = main(dataclasses.replace(args, demos_per_task=1))
     demonstrations = load_checkpoint(checkpoint)[1]["provenance"]["demonstrations"]
@@ -140,6 +152,29 @@ def test_missing_demonstrations_are_one_sentence_with_the_command_that_records_s
     shown = capsys.readouterr().err.splitlines()[-1]
     assert shown.startswith("vla_bc.py: ")
     assert "record some with `srpo-env demos`" in shown
+    assert not args.run_dir.exists()
+
+
+@pytest.mark.libero
+@pytest.mark.parametrize(
+    ("settings", "assets", "message"),
+    [
+        ({"eval_episodes": 101, "num_envs": 1}, False, "held-out episodes must be in 1..100"),
+        ({"eval_episodes": 1}, True, "LIBERO_ASSETS must name a folder with the files of at least"),
+        ({"run_dir": Path("/dev/null/runs")}, False, "--run-dir must be a folder that can be"),
+    ],
+)
+def test_what_cannot_be_evaluated_or_written_is_one_sentence_before_the_training(
+    args, settings, assets, message, tmp_path, monkeypatch, capsys
+):
+    if assets:
+        monkeypatch.setenv("LIBERO_ASSETS", str(tmp_path))  # a folder without any file
+    with pytest.raises(SystemExit) as end:
+        main(dataclasses.replace(args, **settings))
+    assert end.value.code == 2
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert shown.startswith("vla_bc.py: ")
+    assert message in shown
     assert not args.run_dir.exists()
 
 

@@ -40,7 +40,7 @@ def states_before(t):
 
 
 def actions_at(t):
-    return np.asarray(t, float)[:, None] / 10 + np.arange(7) / 100
+    return np.asarray(t, float)[:, None] / 1000 + np.arange(7) / 100
 
 
 def write_as_libero_does(path, num_demos=1, steps=STEPS, **attributes):
@@ -148,7 +148,7 @@ def test_a_file_without_attributes_has_its_task_in_its_name(tmp_path):
 def test_demonstrations_are_sorted_by_number(tmp_path):
     path = write_as_we_do(tmp_path / "any.hdf5", num_demos=11)
     first_actions = [demo.actions[0, 0] for demo in read_demos(path)]
-    np.testing.assert_allclose(first_actions, range(11))
+    np.testing.assert_allclose(first_actions, np.arange(11) / 100)
 
 
 def test_demos_per_task_limits_each_file_of_a_folder(tmp_path):
@@ -192,9 +192,34 @@ def swap_states(group):
     group["states"][:, 1:8] += 1.5
 
 
+def set_number(name, value):
+    def spoil(group):
+        values = np.array(group[name], np.float64)
+        values[1, 0] = value
+        del group[name]
+        group[name] = values
+
+    spoil.__name__ = f"{name} {value}"
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        *[
+            (set_number(name, value), f"{name} of .*demo_0 must be finite")
+            for name in (
+                "actions",
+                "states",
+                "obs/ee_pos",
+                "obs/ee_ori",
+                "obs/gripper_states",
+                "obs/joint_states",
+            )
+            for value in (np.nan, np.inf)
+        ],
+        (set_number("actions", 40), r"`actions` of .*demo_0 must be in \[-1, 1\].*got 40"),
+        (set_number("actions", -1.01), r"`actions` of .*demo_0 must be in \[-1, 1\].*got 1.01"),
         (drop_images, "demo_0 lacks datasets of LIBERO's layout: obs/eye_in_hand_rgb"),
         (shorten_actions, "must have the same number of rows, at least 1, got .*'actions': 5"),
         (swap_states, r"must agree, got a mean difference of \d\.\d\d rad"),
@@ -206,6 +231,19 @@ def test_an_invalid_demonstration_is_an_error(tmp_path, spoil, message):
         spoil(file["data/demo_0"])
     with pytest.raises(ValueError, match=message):
         list(read_demos(path))
+
+
+def test_an_episode_that_failed_is_read_but_not_to_be_imitated(tmp_path):
+    path = write_as_we_do(tmp_path / "any.hdf5")
+    assert len(list(read_demos(path, only_successes=True))) == 1
+    with h5py.File(path, "a") as file:
+        file["data/demo_0/rewards"][:] = 0
+    assert len(list(read_demos(path))) == 1
+    with pytest.raises(ValueError, match=r"demo_0 must have reached the goal to be imitated"):
+        list(read_demos(path, only_successes=True))
+    with h5py.File(path, "a") as file:
+        del file["data/demo_0/rewards"]  # then nothing says that it failed
+    assert len(list(read_demos(path, only_successes=True))) == 1
 
 
 def test_a_file_without_demonstrations_is_an_error(tmp_path):
