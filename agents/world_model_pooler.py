@@ -34,7 +34,8 @@ from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.pooler import FILE, MomentPooler
 from srpo_env.encoders.vjepa2 import VJEPA2Encoder
 from srpo_env.libero.behaviour_files import read_videos
-from srpo_env.system.files import write_file
+from srpo_env.system.files import DamagedFileError, read_json, write_file
+from srpo_env.training.gradients import clip_gradients
 from srpo_env.training.progress_bar import long_bar
 from srpo_env.training.settings import TorchSettings, parse_settings
 
@@ -126,7 +127,11 @@ class Views:
 
 @torch.inference_mode()
 def encode_views(encoder: torch.nn.Module, clips: Clips, args: Args, device: str) -> Views:
-    """Encodes ``args.views`` views of every video."""
+    """Encodes ``args.views`` views of every video.
+
+    Raises:
+        ValueError: If a token is not finite in half precision.
+    """
     config = encoder.config
     first_seen: dict[bytes, int] = {}
     pictures = [video[0].numpy().tobytes() for video in clips.videos]
@@ -141,6 +146,11 @@ def encode_views(encoder: torch.nn.Module, clips: Clips, args: Args, device: str
         with torch.autocast(device, torch.bfloat16, enabled=args.bf16):
             encoded = encoder(pixel_values_videos=drawn.pixels).last_hidden_state
         tokens[index] = encoded.unflatten(1, (times, -1)).cpu()
+        if not tokens[index].isfinite().all():
+            raise ValueError(
+                f"the model in {args.model} must encode videos to tokens that are finite in half "
+                f"precision, got NaN or infinity for video {index}: are its weights damaged?"
+            )
         shown = drawn.frames.reshape(args.views, times, config.tubelet_size)
         moments[index] = torch.from_numpy(shown.mean(axis=2))
     return Views(tokens, moments, np.array(scenes))
@@ -199,19 +209,20 @@ def main(args: Args) -> Path:
         encoder = VJEPA2Encoder(args.model, pooling="mean", device=device, dtype=torch.float32)
         preprocessing, model = encoder.preprocessing, encoder.model
         provenance = args.model / "provenance.json"
-        content = json.loads(provenance.read_text()) if provenance.is_file() else {}
+        content = read_json(provenance) if provenance.is_file() else {}
+        if not isinstance(content, dict):
+            raise DamagedFileError(f"{provenance} is damaged: it must be a JSON object")
         videos = long_bar("reading", "video", read_videos(args.videos))
         training, held_out = split_videos(videos, preprocessing, args.held_out, args.seed)
-    config = model.config
-    parts = [
-        encode_views(
-            model,
-            Clips(part, preprocessing, config.frames_per_clip,
-                  args.min_window, args.shift, args.jitter),
-            args, device,
-        )
-        for part in (training, held_out)
-    ]  # fmt: skip
+        parts = [
+            encode_views(
+                model,
+                Clips(part, preprocessing, model.config.frames_per_clip,
+                      args.min_window, args.shift, args.jitter),
+                args, device,
+            )
+            for part in (training, held_out)
+        ]  # fmt: skip
     views, unseen = parts
     torch.manual_seed(args.seed)  # again: loading the encoder has used the generator
     num_tokens, hidden = views.tokens.shape[-2:]
@@ -233,6 +244,7 @@ def main(args: Args) -> Path:
         loss = loss_of(pooler, views.draw(args.batch_size, rng), args, device)
         optimizer.zero_grad()
         loss.backward()
+        clip_gradients(pooler.parameters(), math.inf)  # only checks that they are finite
         optimizer.step()
         schedule.step()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
@@ -244,6 +256,10 @@ def main(args: Args) -> Path:
         latents = pooler(unseen.tokens[:, 0].to(device).float())
         ones = torch.ones(*triples.moments.shape, 1)
         constant = float(contrast(ones, triples.moments, ones[:, 0], triples.has_other, args))
+    if not latents.isfinite().all():  # the last step of a training that diverges
+        raise FloatingPointError(
+            "the latents of held-out episodes must be finite, got NaN: lower the learning rate"
+        )
     collapse = collapse_of(latents)
     print(
         f"held-out loss {held_out_loss:.3f} (constant latents: {constant:.3f}), spread "

@@ -77,8 +77,18 @@ class MomentPooler(nn.Module):
         return normalize(self.latent(gelu(self.picture(self.dropout(kept)))), dim=-1)
 
     def save(self, folder: Path) -> None:
-        """Writes the weights in half precision to a checkpoint's folder."""
+        """Writes the weights in half precision to a checkpoint's folder.
+
+        Raises:
+            FloatingPointError: If a weight is not finite; then nothing is written.
+        """
         weights = {name: value.half() for name, value in self.state_dict().items()}
+        wrong = sorted(name for name, value in weights.items() if not value.isfinite().all())
+        if wrong:
+            raise FloatingPointError(
+                f"the weights of a pooler must be finite in half precision, got NaN or infinity in "
+                f"{', '.join(wrong)}: nothing is written; lower the learning rate"
+            )
         write_file(folder / FILE, save_tensors(weights))
 
     @classmethod

@@ -16,6 +16,6 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> None:
     norm = float(nn.utils.clip_grad_norm_(parameters, max_norm))
     if not norm < float("inf"):
         raise FloatingPointError(
-            f"the norm of the gradients must be finite, got {norm:g}: the loss is not finite. The "
-            "last checkpoint is intact; lower the learning rate, or check the training data for NaN"
+            f"the norm of the gradients must be finite, got {norm:g}: the loss is not finite. What "
+            "was saved is intact; lower the learning rate, or check the training data for NaN"
         )

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("transformers")
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from agents import world_model
 from agents.world_model_pooler import Args, Views, contrast, main
@@ -65,6 +66,38 @@ def test_existing_pooler_is_replaced_only_with_overwrite(settings, capsys):
     with pytest.raises(SystemExit):
         main(Args(**settings, steps=1))
     assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_model_whose_weights_are_not_finite_is_refused(settings, value, capsys):
+    file = settings["model"] / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in sorted(weights) if "encoder.layer.0" in name)
+    weights[name] = torch.full_like(weights[name], value)
+    save_file(weights, file)
+    with pytest.raises(SystemExit) as end:
+        main(Args(**settings, steps=1))
+    assert end.value.code == 2
+    assert f"the model in {settings['model']} must encode videos to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_training_that_diverges_is_an_error_and_keeps_the_earlier_pooler(settings, steps):
+    before = main(Args(**settings, steps=1)).read_bytes()
+    with pytest.raises(FloatingPointError, match="must be finite"):
+        main(Args(**settings, steps=steps, learning_rate=1e30, overwrite=True))
+    assert (settings["model"] / "pooler.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
+def test_damaged_provenance_is_one_sentence_that_names_it(settings, content, capsys):
+    file = settings["model"] / "provenance.json"
+    file.write_text(content)
+    with pytest.raises(SystemExit):
+        main(Args(**settings, steps=1))
+    shown = capsys.readouterr().err
+    assert f"world_model_pooler.py: {file} is damaged" in shown
+    assert file.read_text() == content
 
 
 # --- The objective --------------------------------------------------------------------------------
