@@ -273,20 +273,23 @@ def read_lerobot(
         ValueError: If the camera is not clear, or nothing says which episodes succeeded.
     """
     checked_count("max_frames", max_frames, minimum=2)
-    camera = _lerobot_camera(dataset.meta.camera_keys, camera)
+    camera = _lerobot_camera(dataset, camera)
     labels = [key for key in ("next.success", "next.reward") if key in dataset.features]
     if successes is None and not labels:
         raise ValueError(
             "A dataset must say which episodes succeeded, in `next.success` or `next.reward`, and "
-            f"this one has {sorted(dataset.features)}; pass `successes`, a bool for each episode "
-            "(--successes of `srpo-env relabel`)"
+            f"{dataset.root} has {sorted(dataset.features)}; pass `successes`, a bool for each "
+            "episode (--successes of `srpo-env relabel`)"
         )
     # Whole columns, as reading a row would decode its images.
     columns = dataset.hf_dataset
     episode_of_row = np.array([int(value) for value in columns["episode_index"]])
     episodes = list(dict.fromkeys(episode_of_row.tolist()))
     if successes is not None and len(successes) != len(episodes):
-        raise ValueError(f"`successes` must name {len(episodes)} episodes, got {len(successes)}")
+        raise ValueError(
+            f"`successes` must name the {len(episodes)} episodes of {dataset.root}, got "
+            f"{len(successes)}"
+        )
     values = None if successes is not None else np.array([float(v) for v in columns[labels[0]]])
     for number, episode in enumerate(episodes):
         rows = np.flatnonzero(episode_of_row == episode)
@@ -303,7 +306,9 @@ def read_lerobot(
             name=name,
             task=str(items[0]["task"]),
             success=success,
-            video=np.stack([_image_of(item[camera]) for item in items]),
+            video=np.stack(
+                [_image_of(item[camera], f"{name} of {dataset.root}") for item in items]
+            ),
             source=str(dataset.root),
             frame_steps=steps,
             num_steps=len(rows),
@@ -324,24 +329,27 @@ def _success_of(rewards: npt.NDArray[Any], name: str) -> bool:
     return bool(rewards.any())
 
 
-def _lerobot_camera(cameras: Sequence[str], camera: str | None) -> str:
+def _lerobot_camera(dataset: Any, camera: str | None) -> str:
+    cameras: Sequence[str] = dataset.meta.camera_keys
     if camera is None and LEROBOT_CAMERA in cameras:
         return LEROBOT_CAMERA
     if camera is None and len(cameras) == 1:
         return cameras[0]
     if camera is None or camera not in cameras:
-        raise ValueError(f"`camera` must be one of {list(cameras)}, got {camera!r}")
+        raise ValueError(
+            f"`camera` must be one of {list(cameras)}, those of {dataset.root}, got {camera!r}"
+        )
     return camera
 
 
-def _image_of(image: Any) -> Video:
+def _image_of(image: Any, name: str) -> Video:
     """Converts LeRobot's float image, ``(3, height, width)`` in [0, 1], to uint8 with RGB last."""
     pixels = np.asarray(image, dtype=np.float32)
     # NaN and values out of range would be cast to arbitrary pixels. The tolerance rounds to none.
     if pixels.ndim != 3 or len(pixels) != 3 or not (np.abs(pixels - 0.5) <= 0.501).all():
         raise ValueError(
-            "An image must have shape (3, height, width) and values in [0, 1], got shape "
-            f"{pixels.shape} and values from {pixels.min()} to {pixels.max()}"
+            f"An image of {name} must have shape (3, height, width) and values in [0, 1], got "
+            f"shape {pixels.shape} and values from {pixels.min()} to {pixels.max()}"
         )
     return np.ascontiguousarray((pixels.transpose(1, 2, 0) * 255.0).round().astype(np.uint8))
 

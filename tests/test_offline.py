@@ -181,19 +181,26 @@ def test_only_the_frames_that_are_used_are_decoded():
 
 def test_successes_can_be_passed_where_the_dataset_does_not_tell():
     dataset = FakeLeRobotDataset([(9, True), (8, False)], label=None)
-    with pytest.raises(ValueError, match="pass `successes`"):
+    with pytest.raises(ValueError, match=r"/data/walks has .*; pass `successes`"):
         list(read_lerobot(dataset))
     episodes = list(read_lerobot(dataset, successes=[True, False]))
     assert [episode.success for episode in episodes] == [True, False]
-    with pytest.raises(ValueError, match="must name 2 episodes, got 1"):
+    with pytest.raises(ValueError, match="must name the 2 episodes of /data/walks, got 1"):
         list(read_lerobot(dataset, successes=[True]))
 
 
 def test_one_of_several_cameras_must_be_named():
     dataset = FakeLeRobotDataset([(9, True)], cameras=["observation.top", "observation.side"])
-    with pytest.raises(ValueError, match=r"one of \['observation.top', 'observation.side'\]"):
+    message = r"one of \['observation.top', 'observation.side'\], those of /data/walks, got None"
+    with pytest.raises(ValueError, match=message):
         list(read_lerobot(dataset))
     assert len(list(read_lerobot(dataset, camera="observation.side"))) == 1
+
+
+def test_pixels_out_of_range_are_an_error_that_names_the_episode():
+    dataset = FakeLeRobotDataset([(9, True), (400, False)])
+    with pytest.raises(ValueError, match=r"An image of episode_1 of /data/walks must have"):
+        list(read_lerobot(dataset))
 
 
 def test_dense_credit_writes_potentials_and_rewards_per_step(tmp_path):

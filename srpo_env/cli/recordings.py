@@ -148,7 +148,7 @@ def read_source(
         raise ImportError(
             f"{str(source)!r} is a LeRobot dataset and needs lerobot: run `pip install lerobot`"
         ) from error
-    dataset = lerobot.LeRobotDataset(source.name, root=source)
+    dataset = lerobot.LeRobotDataset(source.resolve().name, root=source)  # "." has no name
     flags = None if successes is None else [successes[name] for name in episode_names(source)]
     return read_lerobot(dataset, camera=camera, successes=flags, max_frames=max_frames)
 

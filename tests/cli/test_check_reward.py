@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -71,8 +73,6 @@ def test_an_unknown_image_format_is_an_error_before_encoding(recording, monkeypa
 
 
 def test_an_image_without_matplotlib_is_an_error_before_encoding(recording, monkeypatch, capsys):
-    import sys
-
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert cli.main(["check-reward", str(recording), *PIXELS, "--plot", "check.png"]) == 2
     assert "run `pip install matplotlib`" in capsys.readouterr().err
@@ -87,13 +87,33 @@ def test_wrong_paths_are_one_sentence(tmp_path, capsys):
 
 
 def test_a_lerobot_dataset_without_lerobot_names_the_package(tmp_path, monkeypatch, capsys):
-    import sys
-
     monkeypatch.setitem(sys.modules, "lerobot", None)
     (tmp_path / "walks" / "meta").mkdir(parents=True)
     (tmp_path / "walks" / "meta" / "info.json").write_text("{}")
     assert cli.main(["check-reward", str(tmp_path / "walks"), *PIXELS]) == 2
     assert "pip install lerobot" in capsys.readouterr().err
+
+
+def test_the_present_folder_can_be_a_lerobot_dataset(tmp_path, monkeypatch):
+    opened = []
+
+    class Dataset:
+        def __init__(self, repo_id, root):
+            opened.append((repo_id, root.resolve()))
+            raise ValueError("no episodes")
+
+    module = ModuleType("lerobot.datasets.lerobot_dataset")
+    module.LeRobotDataset = Dataset
+    for name in ("lerobot", "lerobot.datasets"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    folder = tmp_path / "walks"
+    (folder / "meta").mkdir(parents=True)
+    (folder / "meta" / "info.json").write_text("{}")
+    monkeypatch.chdir(folder)
+    for command in ("check-reward", "relabel"):
+        assert cli.main([command, ".", *PIXELS]) == 2
+    assert opened == [("walks", folder)] * 2  # "." has no name
 
 
 def test_more_frames_do_not_change_a_short_recording(recording, tmp_path):
