@@ -32,7 +32,7 @@ def show_record(record: logging.LogRecord, process: int) -> None:
 
 
 class RecordSender(QueueHandler):
-    """Sends log records to another process, with their text complete so that they can be pickled."""
+    """Sends log records to another process; their text is complete, so they can be pickled."""
 
     def __init__(self, send: Callable[[logging.LogRecord], object]) -> None:
         """Initialises the handler; ``send`` is called with each record."""

@@ -21,7 +21,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 import srpo_env
-from srpo_env.system.files import errors_name, read_json, write_file
+from srpo_env.system.files import DamagedFileError, errors_name, read_json, write_file
 from srpo_env.system.machine import commit, cpu_name, usable_cores
 from srpo_env.training.report import CONDITIONS, HISTORY, SETTINGS, read_history
 from srpo_env.training.settings import RunSettings
@@ -123,7 +123,10 @@ class RunLog:
             self._writer.close()
 
     def _check_conditions(self, conditions: Mapping[str, Any]) -> None:
-        before = read_json(self.folder / CONDITIONS)
+        file = self.folder / CONDITIONS
+        before = read_json(file)
+        if not isinstance(before, dict):
+            raise DamagedFileError(f"{file} is damaged: it must be a JSON object")
         for name, value in conditions.items():
             if before.get(name) != value:
                 raise ValueError(

@@ -96,6 +96,21 @@ def test_run_continues_from_the_earlier_checkpoint_after_the_damaged_one_is_dele
     assert_same_run(stopped, folder)
 
 
+@pytest.mark.parametrize("content", ["no files", "a file", "no training.json"])
+def test_newest_checkpoint_that_holds_nothing_is_named(stopped, folder, content):
+    newest, earlier = folder / "checkpoints" / "iteration_0009", newest_checkpoint(folder)
+    if content == "a file":
+        newest.touch()
+    else:
+        newest.mkdir()
+    if content == "no training.json":
+        shutil.copy(earlier / "policy.json", newest)
+    assert_refused(folder, f"to resume from {earlier.name}, delete {newest}\n")
+    newest.unlink() if newest.is_file() else shutil.rmtree(newest)
+    assert resume(folder) == (0, "")
+    assert_same_run(stopped, folder)
+
+
 def test_damaged_only_checkpoint_is_refused(folder):
     for checkpoint in ("iteration_0000", "iteration_0001"):
         shutil.rmtree(folder / "checkpoints" / checkpoint)

@@ -20,6 +20,7 @@ pytest.importorskip("tyro", reason="tyro is not installed: pip install 'srpo-env
 
 from srpo_env.training.checkpoint import load_progress, load_training
 from srpo_env.training.report import CONDITIONS, HISTORY, SETTINGS, read_curve
+from srpo_env.training.run_log import RunLog
 from srpo_env.training.settings import RunSettings
 from tests.training.test_checkpoint import Run
 
@@ -136,3 +137,13 @@ def test_metrics_of_other_types_are_refused(tmp_path, name, value):
     (tmp_path / CONDITIONS).write_text(json.dumps({"assets": "libero"}))
     with pytest.raises(ValueError, match=str(tmp_path)):
         str(read_curve(tmp_path))
+
+
+@pytest.mark.parametrize("content", [*JSON_ATTACKS.values(), *OTHER_JSON])
+def test_hostile_conditions_of_a_resumed_run_are_refused(tmp_path, content):
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / CONDITIONS).write_bytes(content)
+    (tmp_path / HISTORY).write_text("")
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        RunLog(tmp_path, RunSettings(), {"look": "libero"}, resume_at={"records": 0, "step": 0})
+    assert (tmp_path / CONDITIONS).read_bytes() == content

@@ -30,7 +30,8 @@ def folder(tmp_path, monkeypatch):
         for path, content in contents.items()
     )
     monkeypatch.setattr(module, "manifest", lambda: files)
-    monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "cache")
+    for owner in (module, cache):
+        monkeypatch.setattr(owner, "cache_folder", lambda: tmp_path / "cache")
     folder = tmp_path / "assets"
     for path, content in contents.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -119,3 +120,27 @@ def test_without_a_cache_the_files_are_compared_each_time(folder, tmp_path, monk
 def test_long_lists_are_shortened():
     assert first_few(["a", "b", "c"]) == "a, b, c"
     assert first_few(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+
+
+@pytest.mark.libero
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_files_of_a_suite_are_those_that_its_tasks_load(
+    suite, libero_assets, tmp_path, monkeypatch
+):
+    from srpo_env.libero.assets import covered_suites, resolve_assets
+    from srpo_env.libero.building import check_scene
+    from srpo_env.libero.suites import tasks_of
+
+    needed = [file.path for file in manifest() if suite in file.suites]
+    for path in needed:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).symlink_to(libero_assets / path)
+    monkeypatch.setenv("LIBERO_ASSETS", str(tmp_path))
+    assert suite in covered_suites(resolve_assets())
+    for task in (tasks_of(suite)[0], tasks_of(suite)[-1]):
+        check_scene(task)  # raises an error if a file is missing
+    # Folders alone are not enough: the suite is not covered without any one of the files.
+    for path in needed:
+        (tmp_path / path).unlink()
+        assert missing_files(tmp_path, [suite]) == [path]
+        (tmp_path / path).symlink_to(libero_assets / path)

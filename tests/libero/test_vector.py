@@ -298,12 +298,25 @@ envs.close()
 """
 
 
-def test_a_script_needs_no_main_guard(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
+DAEMON = """
+import multiprocessing, runpy
+process = multiprocessing.get_context("fork").Process(
+    target=runpy.run_path, args=["script.py"], daemon=True
+)
+process.start()
+process.join()
+"""
+
+
+@pytest.mark.parametrize("parent", ["file", "standard input", "daemonic process"])
+def test_a_script_needs_no_main_guard(tmp_path, parent):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "daemon.py").write_text(DAEMON)
+    file = {"file": "script.py", "standard input": "-", "daemonic process": "daemon.py"}[parent]
     process = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, file],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        input=SCRIPT if file == "-" else "",
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert process.stdout == "[2 2]\n"
