@@ -21,13 +21,11 @@ class OpenEpisode:
     key: Hashable
     task: Hashable
     recorder: FrameRecorder
-    env_return: float = 0.0
     env_rewards: list[float] = field(default_factory=list)
     """The environment's own rewards, of the steps so far."""
     # Set when it ends.
     last_step: int | None = None
     success: bool = False
-    last_env_reward: float = 0.0
     video: Video | None = None
     """Frames to encode; None before the end and after encoding."""
     frame_steps: Ints | None = None
@@ -48,6 +46,16 @@ class OpenEpisode:
     def ended(self) -> bool:
         """Whether it has ended."""
         return self.last_step is not None
+
+    @property
+    def env_return(self) -> float:
+        """Sum of the environment's own rewards so far."""
+        return float(sum(self.env_rewards))
+
+    @property
+    def last_env_reward(self) -> float:
+        """The environment's own reward of the last step."""
+        return self.env_rewards[-1]
 
 
 @dataclass(eq=False)

@@ -537,7 +537,6 @@ class SelfReferentialProgressWrapper(VectorWrapper):
 
     def _record(self, changes: list[Change], step: Transition) -> list[OpenEpisode]:
         """Records a step, and returns the episodes that ended in it."""
-        rewards = as_array(step.rewards)
         self._record_rewards(step)
         ended = []
         for change in changes:
@@ -552,7 +551,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
                 self._resets_next[index] = self._mode is AutoresetMode.NEXT_STEP
             elif running is not None and change.last_frame is not None:
                 self._late_task = change.late_task
-                self._end(running, change.last_frame, float(rewards[index]))
+                self._end(running, change.last_frame)
                 ended.append(running)
             if change.start is not None:
                 self._start(change.start, self._step_count + 1)
@@ -565,7 +564,6 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         for running in self._running:
             if running is not None:
                 running.env_rewards.append(float(rewards[running.env_index]))
-                running.env_return += running.env_rewards[-1]
 
     def _start(self, start: Start, first_step: int) -> None:
         episode = OpenEpisode(
@@ -583,11 +581,10 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._resets_next[start.index] = False
         self._scorer.book.start(episode)
 
-    def _end(self, episode: OpenEpisode, last_frame: Frame, reward: float) -> None:
+    def _end(self, episode: OpenEpisode, last_frame: Frame) -> None:
         kept, index = episode.recorder.kept, episode.env_index
         self._autoreset.end(index, kept[0], kept[-1], last_frame)
         episode.last_step = self._step_count
-        episode.last_env_reward = reward
         episode.video = episode.recorder.video(last_frame)
         episode.frame_steps = episode.recorder.frame_numbers()
         kept.clear()
