@@ -8,12 +8,14 @@ put that version before the one of `.venv`, together with the NumPy that it was 
 
 With NumPy 2, MuJoCo before 3.1.4 reads and writes wrong colours, without an error.
 
-With ``--compare``, no files are written, and each image is compared with that of the folder.
+With ``--compare``, no files are written, and each image is compared with that of the folder; with
+``--look``, the images are those of srpo_env instead of LIBERO's own environment.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from srpo_env.benchmarks.sim.image_quality import psnr
 from srpo_env.benchmarks.sim.implementations import quieten_upstream
 from srpo_env.libero.assets import prepare_libero
 from srpo_env.libero.rendering import describe_gl, mujoco
-from srpo_env.libero.simulation import CAMERAS
+from srpo_env.libero.simulation import CAMERAS, Simulation
 from srpo_env.libero.suites import Task, get_task
 
 INIT_STATE_ID, IMAGE_SIZE = 0, 128
@@ -63,6 +65,15 @@ def render(task: Task) -> dict[str, npt.NDArray[np.uint8]]:
     return images
 
 
+def render_ours(task: Task, look: str) -> dict[str, npt.NDArray[np.uint8]]:
+    """Renders the same initial state with srpo_env."""
+    simulation = Simulation(task, IMAGE_SIZE, visuals="exact", look=look)
+    simulation.start(INIT_STATE_ID)
+    images = {camera: simulation.render(camera) for camera in CAMERAS}
+    simulation.close()
+    return images
+
+
 def main() -> None:
     """Renders all scenes, and writes or compares the images."""
     parser = argparse.ArgumentParser(
@@ -70,22 +81,35 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="folder of the images")
     parser.add_argument("--compare", action="store_true", help="compare with the folder's images")
+    parser.add_argument("--look", choices=("libero", "mujoco"), help="compare srpo_env's images")
     args = parser.parse_args()
+    if args.look and not args.compare:
+        parser.error("--look needs --compare")
     assets = prepare_libero()
     if assets.kind != "libero":
         parser.error(f"needs LIBERO's own assets, found {assets.kind} assets")
     quieten_upstream()
     print(f"MuJoCo {mujoco.__version__}, NumPy {np.__version__}, {describe_gl()}")
+    compared = defaultdict(list)
     for suite, task_id in SCENES:
-        for camera, image in render(get_task(suite, task_id)).items():
+        task = get_task(suite, task_id)
+        images = render_ours(task, args.look) if args.look else render(task)
+        for camera, image in images.items():
             file = args.folder / f"{suite}_{task_id}_{camera}.png"
             if args.compare:
                 reference = np.asarray(Image.open(file))
                 brightness = image.mean() / reference.mean() - 1
-                print(f"{file.stem:30} {psnr(image, reference):5.1f} dB {brightness:+7.1%}")
+                compared[suite].append((psnr(image, reference), image.mean(), reference.mean()))
+                print(f"{file.stem:30} {psnr(image, reference):5.1f} dB {brightness:+7.2%}")
             else:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image).save(file, optimize=True)
+    for suite, rows in compared.items():
+        ratios, means, references = np.array(rows).T
+        print(
+            f"{suite:15} {len(rows)} images, PSNR {ratios.min():.1f} to {ratios.max():.1f} dB, "
+            f"mean brightness {means.mean():.2f}, reference {references.mean():.2f}"
+        )
 
 
 if __name__ == "__main__":
