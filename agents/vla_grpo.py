@@ -53,6 +53,7 @@ from srpo_env.training.held_out import HeldOutEvaluation
 from srpo_env.training.progress_bar import progress_bar, with_progress
 from srpo_env.training.replay import replay as continue_episodes
 from srpo_env.training.run import TrainingRun
+from srpo_env.training.sampled_episodes import record_episodes
 from srpo_env.training.settings import SuiteSettings
 from srpo_env.training.success_replay import SuccessReplay
 from srpo_env.training.task_sampler import TaskSampler
@@ -436,6 +437,7 @@ def main(args: Args) -> None:
             metrics["charts/steps_per_second"] = run.counters["control_steps"] / run.seconds
             metrics["charts/encoding_share"] = encoder.seconds / (time.monotonic() - began)
             run.write({**statistics.as_dict("rollout/"), **metrics})
+            record_episodes(run, batch, envs.reward, args.reward, args.eval_every)
             print_iteration(run, args.iterations)
             run.save(keep=False)
     print(f"The policy is in {run.policy_path}")

@@ -15,7 +15,8 @@ from srpo_env import PixelEncoder, SelfReferentialProgressWrapper
 from srpo_env.policy import load_policy
 from srpo_env.policy.checkpoint import load_checkpoint
 from srpo_env.training.checkpoint import newest_checkpoint
-from tests.agents.toy_suite import ToySuite, registered_toy, toy_args
+from srpo_env.training.episode_files import read_recordings
+from tests.agents.toy_suite import CHUNK, ToySuite, registered_toy, toy_args
 from tests.policy.fakes import make_policy
 
 
@@ -56,6 +57,20 @@ def history(folder):
 
 def iterations(folder, metric):
     return [record["iteration"] for record in history(folder) if metric in record]
+
+
+def test_episodes_are_recorded(finished):
+    folder, args = finished
+    recordings = read_recordings(folder)
+    assert [recording.iteration for recording in recordings] == [1, 2]
+    group = recordings[0].groups[0]
+    assert len(group.rewards) == args.group_size
+    for failure, success in group.pairs:
+        assert not group.successes[failure]
+        assert success is None or group.successes[success]
+        episode = group.episodes[failure]
+        assert episode.num_steps == 2 * CHUNK
+        assert episode.frame_steps.tolist() == [0, CHUNK]
 
 
 # --- The command line ---

@@ -21,9 +21,15 @@ def metrics_of(folder):
     return [{k: v for k, v in json.loads(x).items() if k not in TIMES} for x in lines]
 
 
+def recordings_of(folder):
+    """The content of the files with recorded episodes, by name."""
+    return {file.name: file.read_bytes() for file in (folder / "episodes").glob("*")}
+
+
 def assert_same_run(first, second):
-    """Two runs logged the same, and end in the same state, to the bit."""
+    """Two runs logged and recorded the same, and end in the same state, to the bit."""
     assert metrics_of(first) == metrics_of(second)
+    assert recordings_of(first) == recordings_of(second)
     ends = [newest_checkpoint(folder) for folder in (first, second)]
     assert ends[0].name == ends[1].name
     for name in ("policy", "training"):
