@@ -14,19 +14,30 @@ def check_image_file(path: Path) -> None:
         ValueError: If the ending of the file's name is no format of matplotlib.
         OSError: If the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{str(path)!r} is drawn with matplotlib: run `pip install matplotlib`",
-            name="matplotlib",
-        ) from error
+    check_matplotlib(path)
+    from matplotlib.figure import Figure
+
     formats = sorted(Figure().canvas.get_supported_filetypes())
     if path.suffix.removeprefix(".").lower() not in formats:
         raise ValueError(
             f"the name of an image must end in one of {', '.join(formats)}, got {str(path)!r}"
         )
     check_output_file(path)
+
+
+def check_matplotlib(path: Path) -> None:
+    """Checks that matplotlib is installed, which draws what a file will hold.
+
+    Raises:
+        ModuleNotFoundError: If it is not.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{str(path)!r} is drawn with matplotlib: run `pip install matplotlib`",
+            name="matplotlib",
+        ) from error
 
 
 def check_output_file(path: Path) -> None:

@@ -76,7 +76,8 @@ def new_findings(records: Records, settings: Settings) -> list[Finding]:
 
 def no_signal(records: Records, settings: Settings) -> Finding | None:
     """Finds that few groups have episodes with different rewards."""
-    newest = _newest(records, "rollout/without_signal")
+    newest = [record for record in records if "rollout/num_groups" in record]
+    newest = _newest(newest, "rollout/without_signal")
     num_groups = sum(record["rollout/num_groups"] for record in newest)
     if not num_groups or _rate(records) >= SOLVED:
         return None

@@ -80,10 +80,42 @@ def test_value_that_is_no_number_is_one_sentence(run_folder, capsys):
 
 def test_report_without_matplotlib_prints_how_to_install_it(run_folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for out in ("curves.png", "page.html"):
+        assert cli.main(["report", str(run_folder), "--out", out]) == 2
+        assert capsys.readouterr().err == (
+            f"srpo-env report: {out!r} is drawn with matplotlib: run `pip install matplotlib`\n"
+        )
+
+
+def test_report_of_one_run_is_a_page_in_its_folder(run_folder, capsys):
+    assert cli.main(["report", str(run_folder), "--to", "0.9"]) == 0
+    page = run_folder / "report.html"
+    shown = capsys.readouterr().out
+    assert shown.startswith("binary, seed 7, placeholders: 49% -> 90% [83%, 94%] of 100 episodes ")
+    assert "  plain GRPO: 119; median 119\n" in shown
+    assert shown.endswith(f"The page is in {page}\n")
+    assert "plain GRPO on libero-object with placeholders, seed 7" in page.read_text()
+
+
+def test_report_of_several_runs_is_a_picture_and_not_a_page(
+    run_folder, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(run_folder, tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", "run", "other"]) == 0
+    assert capsys.readouterr().out.endswith("The picture is in curves.png\n")
+    assert (tmp_path / "curves.png").is_file()
+    assert cli.main(["report", "run", "other", "--out", "both.html"]) == 2
+    assert "'both.html' would be the page of one run, got 2 runs" in capsys.readouterr().err
+    assert not (tmp_path / "both.html").exists()
+
+
+def test_page_that_cannot_be_made_leaves_the_old_one(run_folder, capsys):
+    page = run_folder / "report.html"
+    page.write_text("old")
+    (run_folder / "history.jsonl").write_text('{"iteration": null}\n')
     assert cli.main(["report", str(run_folder)]) == 2
-    assert capsys.readouterr().err == (
-        "srpo-env report: 'curves.png' is drawn with matplotlib: run `pip install matplotlib`\n"
-    )
+    assert page.read_text() == "old"
 
 
 def test_unknown_picture_format_is_one_sentence(run_folder, tmp_path, capsys):
