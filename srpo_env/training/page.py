@@ -7,6 +7,7 @@ finds what is wrong. The page's form is ``page.html``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
@@ -135,12 +136,10 @@ def _charts(curve: Curve, records: Records, settings: Mapping[str, Any]) -> str:
         ("rollout/distance_spread", "spread / mean", "How much failures differ in distance"),
     ):
         if any(metric in record for record in records):
-            wanted.append(
-                (
-                    title,
-                    lambda a, m=metric, x=label, t=title: charts.metric_chart(a, records, m, x, t),
-                )
+            draw = partial(
+                charts.metric_chart, records=records, metric=metric, label=label, title=title
             )
+            wanted.append((title, draw))
     pictures = [(name, charts.svg(draw, CHART_SIZE)) for name, draw in wanted]
     return "".join(
         f'<div class="card"><img alt="{escape(name)}" src="{source}"></div>'

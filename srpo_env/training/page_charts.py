@@ -45,7 +45,7 @@ def svg(draw: Callable[[Axes], None], size: tuple[float, float], area: Any = Non
     axes.spines[["top", "right"]].set_visible(False)
     content = io.BytesIO()
     # Text stays text, and equal runs give equal pages.
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "srpo-env", "font.family": "sans-serif"}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "srpo-env"}
     with matplotlib.rc_context(settings):
         figure.savefig(content, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(content.getvalue()).decode()
@@ -56,7 +56,7 @@ def success_chart(axes: Axes, curve: Curve, records: Records) -> None:
     places = curve.control_steps / 1e3
     rates = curve.success_rates
     errors = 100 * np.abs(curve.intervals.T - rates)  # below and above
-    style = {"color": BLUE, "marker": "o", "capsize": 3, "elinewidth": 1}
+    style: dict[str, Any] = {"color": BLUE, "marker": "o", "capsize": 3, "elinewidth": 1}
     axes.errorbar(places, 100 * rates, errors, label="held out, 95% interval", **style)
     steps, rates = _series(records, "rollout/success_rate", "control_steps")
     if len(rates):
@@ -100,7 +100,7 @@ def kl_chart(axes: Axes, records: Records, settings: Settings) -> None:
         name = "ended before half of its steps"
         axes.plot(places[early], values[early], "x", color=ORANGE, markersize=9, label=name)
     limit = settings.get("target_kl")
-    if type(limit) in (int, float):
+    if isinstance(limit, (int, float)):
         ends = [0, records[-1]["iteration"] + 1]
         axes.plot(ends, [limit] * 2, color=ORANGE, ls="--", linewidth=1, label="--target-kl")
     axes.set(ylabel="KL per decision (nats)")

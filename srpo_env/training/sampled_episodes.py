@@ -136,7 +136,8 @@ def _sampled(
     rows = ordered[[0, -1]] if np.ptp(rewards[failures]) > 0 else ordered[:1]
     nearest: list[int | None] = [None] * len(rows)
     if len(successes):
-        _, places = reward.measure(group.latents[rows], group.latents[successes])
+        latents = group.latents.astype(np.float64)
+        _, places = reward.measure(latents[rows], latents[successes])
         nearest = successes[places].tolist()
     used = sorted({*rows.tolist(), *(row for row in nearest if row is not None)})
     episodes = {row: _episode(group, row, trajectories[row], source) for row in used}
