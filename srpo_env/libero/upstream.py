@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -61,7 +62,7 @@ def _continue_without_numbas_cache() -> None:
     """
     from numba.core.caching import Cache
 
-    save = Cache.save_overload
+    save: Callable[..., None] = Cache.save_overload
 
     def save_or_warn(cache: Any, *args: Any) -> None:
         try:
@@ -74,4 +75,4 @@ def _continue_without_numbas_cache() -> None:
                 "folder.",
             )
 
-    Cache.save_overload = save_or_warn
+    Cache.save_overload = save_or_warn  # type: ignore[method-assign]

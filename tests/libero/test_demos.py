@@ -40,7 +40,7 @@ def states_before(t):
 
 
 def actions_at(t):
-    return np.asarray(t, float)[:, None] / 1000 + np.arange(7) / 100
+    return np.asarray(t, float)[:, None] / 10 + np.arange(7) / 100
 
 
 def write_as_libero_does(path, num_demos=1, steps=STEPS, **attributes):
@@ -58,7 +58,7 @@ def write_as_libero_does(path, num_demos=1, steps=STEPS, **attributes):
         for index in range(num_demos):
             group = data.create_group(f"demo_{index}")
             # The script replays an episode, and stores the observation after each action.
-            group["actions"] = actions_at(range(steps)) + index
+            group["actions"] = actions_at(range(steps)) + index / 100
             group["states"] = states_before(range(steps))
             group["robot_states"] = np.zeros((steps, 9))
             group["rewards"] = group["dones"] = np.eye(1, steps, steps - 1, dtype=np.uint8)[0]
@@ -76,7 +76,7 @@ def write_as_we_do(path, num_demos=1, steps=STEPS, **attributes):
     with writing_demos(path, attributes) as writer:
         for index in range(num_demos):
             writer.add(
-                actions=actions_at(range(steps)) + index,
+                actions=actions_at(range(steps)) + index / 100,
                 executed_actions=-actions_at(range(steps)),
                 states=states_before(range(steps)),
                 robot_states=np.zeros((steps, 9)),
