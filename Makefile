@@ -7,12 +7,17 @@ SOURCES := srpo_env agents examples tests docs scripts
 
 DOCS := .venv/.docs-set-up
 
-.PHONY: help setup train test lint format docs build
+# make test-oldest and make test-newest: environments of their own, see scripts/setup.sh.
+OTHER_VERSIONS := oldest newest
+
+.PHONY: help setup train test lint format docs build $(OTHER_VERSIONS:%=test-%)
 
 help:
 	@echo 'make setup   create .venv with all requirements'
 	@echo 'make train   train a policy on LIBERO-Object with SRPO   (ARGS="--seed 2" passes flags on)'
 	@echo 'make test    run the tests                               (ARGS="-k wrapper" passes flags on)'
+	@echo 'make test-oldest, make test-newest   the same with the lowest versions of the requirements that'
+	@echo '             pyproject.toml allows, and with the newest'
 	@echo 'make lint    check style, types and spelling'
 	@echo 'make format  format the code'
 	@echo 'make docs    build the documentation in site/; warnings are errors'
@@ -32,6 +37,13 @@ train: $(SETUP)
 
 test: $(SETUP)
 	@$(PYTHON) -m pytest -n auto --dist worksteal $(ARGS)
+
+$(OTHER_VERSIONS:%=test-%): test-%: .venv-%/.set-up
+	@SRPO_ENV_VERSIONS=$* .venv-$*/bin/python -m pytest -n auto --dist worksteal $(ARGS)
+
+.venv-%/.set-up: pyproject.toml scripts/setup.sh
+	@bash scripts/setup.sh $*
+	@touch $@
 
 lint: $(SETUP)
 	@$(PYTHON) -m ruff check

