@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from srpo_env.libero.suites import Suite, tasks_of
 from srpo_env.libero.vector import LiberoVectorEnv
 
 pytestmark = [pytest.mark.libero, pytest.mark.exhaustive]
@@ -63,6 +64,45 @@ def test_ten_thousand_episodes_take_no_more_memory_than_one_thousand():
         assert (np.array(after[name]) <= before[name]).all(), name
     growth = np.array(after["memory"]) / before["memory"]
     assert (growth < 1.05).all(), (before, after)
+
+
+def test_ten_thousand_episodes_of_forty_tasks_take_no_more_memory_than_the_first_of_each(
+    libero_assets,
+):
+    # More tasks than a process keeps, one after the other: each is built again in each round.
+    suites = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+    tasks = tuple(task for suite in suites for task in tasks_of(suite))
+    suite = Suite("forty", tasks, max_steps=280)
+    envs = LiberoVectorEnv(
+        suite,
+        num_envs=5,
+        num_workers=1,
+        chunk=2,
+        cameras=("agentview",),
+        settle_steps=0,
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    pids = [os.getpid(), *envs.worker_pids]
+    actions = np.zeros(envs.action_space.shape)
+    start = time.monotonic()
+    num_episodes, usages = 0, []
+    while num_episodes < NUM_EPISODES:
+        for task_id in range(len(tasks)):
+            for first in (0, 5):
+                ids = {"task_id": task_id, "init_state_id": np.arange(first, first + 5)}
+                envs.reset(options=ids)
+                *_, infos = envs.step(actions)
+                assert "worker_error" not in infos
+            num_episodes += 10
+            if num_episodes % 1_000 == 0 or num_episodes == 10 * len(tasks):
+                usages.append(usage(pids))
+                print(num_episodes, f"{time.monotonic() - start:.0f} s", usages[-1], flush=True)
+    assert envs.worker_pids == pids[1:]
+    envs.close()
+    for name in ("handles", "threads", "children"):
+        assert (np.array(usages[-1][name]) <= usages[0][name]).all(), name
+    growth = np.array(usages[-1]["memory"]) / usages[0]["memory"]
+    assert (growth < 1.05).all(), usages
 
 
 def test_replaced_workers_leave_nothing_behind():
