@@ -74,8 +74,9 @@ def test_gradient_reaches_every_weight():
     inputs = policy.prepare(make_observations(2), [INSTRUCTION, "another one"])
     tokens, _ = policy.sample(inputs)
     policy.log_probs(inputs, tokens)[0].sum().backward()
-    without = [n for n, p in policy.named_parameters() if p.grad is None or not p.grad.any()]
-    assert without == []
+    without = {n for n, p in policy.named_parameters() if p.grad is None or not p.grad.any()}
+    # A softmax does not depend on a common offset, so this gradient is 0 up to rounding.
+    assert without <= {"text.weight.bias"}
 
 
 def test_images_of_another_size_are_resized():
