@@ -3,7 +3,7 @@
     python examples/reflection_counting/report.py
 
 Reads what train.py wrote to --folder, and writes reflection.png there. The criteria were fixed
-before the seeds 1 to 5 were run. Needs `pip install matplotlib scipy tyro`.
+before the first runs. Needs `pip install matplotlib scipy tyro`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def read(folder: Path) -> Results:
     for file in sorted(folder.glob("seed_*/*.json")):
         result = json.loads(file.read_text())
         results.setdefault(result["run"], {})[result["seed"]] = result
-    return {name: results[name] for name in ROWS if name in results}
+    return {name: dict(sorted(results[name].items())) for name in ROWS if name in results}
 
 
 def values(results: Results, run: str, key: str) -> dict[int, float]:
@@ -185,7 +185,7 @@ def draw(results: Results, smoothing: int, path: Path) -> None:
         )
     lengths.set_title("words of a response", fontsize=10)
     lengths.legend(fontsize=7)
-    first.legend(fontsize=7)
+    final.legend(fontsize=7, loc="lower left")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

@@ -1,7 +1,7 @@
 """Train a tiny model from scratch to answer, reflect and answer again, with several rewards.
 
     python examples/reflection_counting/train.py --reward paper released --seed 1
-    nice python examples/reflection_counting/train.py    # all rewards and controls, seeds 1 to 5
+    nice python examples/reflection_counting/train.py    # all rewards and controls, seeds 6 to 10
     python examples/reflection_counting/report.py        # the table
 
 Results that exist in --folder are kept, so an interrupted study continues with the run at which it
@@ -50,9 +50,9 @@ class Args:
 
     reward: tuple[str, ...] = RUNS
     """Rewards and controls to run."""
-    seed: tuple[int, ...] = (1, 2, 3, 4, 5)
+    seed: tuple[int, ...] = (6, 7, 8, 9, 10)
     """Seeds of the problems, the model and the sampling."""
-    steps: int = 200
+    steps: int = 400
     """Steps of reinforcement learning."""
     folder: Path = Path("runs/reflection_counting")
     """Where the models after stages 0 and 1 and the results are written."""
@@ -64,13 +64,13 @@ class Args:
     """Steps after which it is an error not to have reached it."""
 
     # Stage 1: reflection SFT.
-    sft_examples: int = 5000
+    sft_examples: int = 10000
     """Number of examples, 30% of them with a right first answer."""
-    sft_steps: int = 300
+    sft_steps: int = 900
     """Steps of reflection SFT."""
 
     # Stage 2: GRPO.
-    prompts: int = 24
+    prompts: int = 32
     """Problems per step."""
     group_size: int = 8
     """Responses to each problem."""
