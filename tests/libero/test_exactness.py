@@ -6,11 +6,18 @@ Upstream's environment runs with the same actions as ours. Fixtures (cabinets, s
 no joints, so stored states do not contain their position: upstream draws it within some centimetres
 at each reset, and ours keeps that of seed 0. Here ours copies upstream's.
 
+With older versions of MuJoCo (seen with 3.3.0), equality is up to rounding: there `mj_forward`
+replaces the starting point of the solver, so that what upstream computes once more changes in its
+last bits.
+
 ``ControlEnv.reset`` is not called, because it loops forever if something raises.
 """
 
+from importlib.metadata import version
+
 import numpy as np
 import pytest
+from packaging.version import Version
 from scipy.spatial.transform import Rotation
 
 from srpo_env.libero.assets import check_suite, resolve_assets
@@ -23,6 +30,7 @@ pytestmark = pytest.mark.libero
 
 CHUNK = 8
 QUICK = [("libero_object", 3), ("libero_goal", 1), ("libero_10", 2)]
+IS_EXACT = Version(version("mujoco")) >= Version("3.8")
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 
 
@@ -78,6 +86,11 @@ class Cameras:
         self._upstream.sim._render_context_offscreen.gl_ctx.make_current()
 
 
+def assert_equal(ours, theirs, err_msg=""):
+    tolerance = 0.0 if IS_EXACT else 1e-9
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance, err_msg=err_msg)
+
+
 def check_observation(simulation, observation):
     for camera, name in CAMERAS.items():
         theirs = observation[f"{name}_image"][::-1]
@@ -97,7 +110,7 @@ def check_reset(simulation, upstream):
     """Checks that nothing of an earlier episode is left."""
     for name in ("time", "qpos", "qvel", "qacc", "qacc_warmstart", "xpos", "xquat", "site_xpos"):
         theirs = getattr(upstream.sim.data._data, name)
-        np.testing.assert_array_equal(getattr(simulation.data, name), theirs, err_msg=name)
+        assert_equal(getattr(simulation.data, name), theirs, err_msg=name)
 
 
 def check_episode(suite, task_id, init_state_id, chunks, compared):
@@ -120,7 +133,7 @@ def check_episode(suite, task_id, init_state_id, chunks, compared):
             observation, reward, done, _ = upstream.step(action)
             for simulation in (exact, fast):
                 success = simulation.step(action)
-                np.testing.assert_array_equal(
+                assert_equal(
                     state_of(simulation),
                     upstream.get_sim_state(),
                     err_msg=f"{simulation.visuals}, chunk {chunk}, step {step}",
@@ -172,7 +185,7 @@ def test_success_is_reached_at_the_same_step_and_terminates():
         upstream.step(SETTLE_ACTION)
     results = [upstream.step(action)[1:3] for action in actions]
     assert results == [(0.0, False)] * (len(actions) - 1) + [(1.0, True)]
-    np.testing.assert_array_equal(state_of(simulation), upstream.get_sim_state())
+    assert_equal(state_of(simulation), upstream.get_sim_state())
     upstream.close()
 
     env = LiberoEnv(chunk=CHUNK, visuals="fast")
