@@ -13,10 +13,11 @@ from srpo_env.readers.arrays import read_npy, read_npz
 from srpo_env.system.files import DamagedFileError, regular_file
 from srpo_env.types import Array, Floats
 
-ENDINGS = (".pruned_init", ".init", ".npz", ".npy")
-"""Endings of the names of files with initial states; the first two are LIBERO's"""
+ENDINGS = (".pruned_init", ".init", ".pruned_init.npz", ".npz", ".npy")
+"""Endings of the names of files with initial states; the first two are LIBERO's, the third is
+LIBERO-PRO's"""
 
-MAX_PICKLE_BYTES = 2**26
+MAX_BYTES = 2**26
 """Largest content of a file of initial states, 64 MiB; LIBERO's have 50 KB"""
 
 RECONSTRUCT = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
@@ -38,7 +39,7 @@ def read_init_states(file: Path) -> Floats:
     if file.suffix == ".npy":
         states = read_npy(file)
     elif file.suffix == ".npz":
-        arrays = read_npz(file)
+        arrays = read_npz(file, MAX_BYTES)
         if len(arrays) != 1:
             raise ValueError(
                 f"{file} must hold one array of initial states, got {sorted(arrays) or 'none'}"
@@ -70,10 +71,8 @@ def _read_torch(file: Path) -> Array:
         try:
             with zipfile.ZipFile(stream) as archive:
                 members = [m for m in archive.infolist() if m.filename.endswith("data.pkl")]
-                if len(members) != 1 or members[0].file_size > MAX_PICKLE_BYTES:
-                    raise ValueError(
-                        f"it must have one data.pkl of at most {MAX_PICKLE_BYTES} bytes"
-                    )
+                if len(members) != 1 or members[0].file_size > MAX_BYTES:
+                    raise ValueError(f"it must have one data.pkl of at most {MAX_BYTES} bytes")
                 return _unpickled_array(archive.read(members[0]))
         # zipfile and pickletools raise many types for damaged content.
         except Exception as error:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
+from srpo_env.libero.pro_objects import add_objects
 from srpo_env.system.notices import warn_once
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ MACROS = "robosuite.macros"
 @functools.cache
 def import_upstream() -> None:
     """Imports ``robosuite`` and ``libero.libero.envs``; later imports need no preparation.
+
+    The objects of LIBERO-PRO are added to LIBERO's.
 
     Call `srpo_env.libero.assets.prepare_libero` and `srpo_env.libero.gl.choose_gl` before. Warnings
     are suppressed, because ``python -W error`` makes errors of them: robosuite 1.4.0 calls
@@ -35,6 +38,8 @@ def import_upstream() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importlib.import_module("libero.libero.envs")
+        registry = importlib.import_module("libero.libero.envs.base_object")
+        add_objects(registry.OBJECTS_DICT, registry.VISUAL_CHANGE_OBJECTS_DICT)
         imported = importlib.import_module("robosuite")
     imported.macros = sys.modules[MACROS]  # type: ignore[attr-defined]
 

@@ -26,41 +26,47 @@ TENSOR_TYPES = (
 """Types of torch's tensors that all operations take; others can only be stored"""
 
 
-def read_npz(source: str | Path | bytes) -> dict[str, Array]:
+def read_npz(source: str | Path | bytes, max_bytes: int | None = None) -> dict[str, Array]:
     """Reads an archive that `numpy.savez` wrote, of numbers and strings.
 
     ``numpy.load`` allocates what the archive declares. Here, arrays together take no more memory
-    than the archive, because it must not be compressed.
+    than the archive, because it must not be compressed, or than ``max_bytes``.
 
     Args:
         source: The file, or its content.
+        max_bytes: Maximum size of all arrays; the archive may then be compressed. None: it may not.
 
     Raises:
         FileNotFoundError: If there is no such file, or it is a folder or a pipe.
         DamagedFileError: If it is not such an archive.
     """
     if isinstance(source, bytes):
-        return _read_archive(io.BytesIO(source), f"an archive of {len(source)} bytes")
+        return _read_archive(io.BytesIO(source), f"an archive of {len(source)} bytes", max_bytes)
     with regular_file(source).open("rb") as stream:
-        return _read_archive(stream, str(source))
+        return _read_archive(stream, str(source), max_bytes)
 
 
-def _read_archive(stream: Any, name: str) -> dict[str, Array]:
+def _read_archive(stream: Any, name: str, max_bytes: int | None) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     try:
         with zipfile.ZipFile(stream) as archive:
             members = archive.infolist()
-            size = stream.seek(0, io.SEEK_END)
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise ValueError("it is compressed")
-            # Entries that overlap could be many times as large as the file.
-            if sum(member.file_size for member in members) > size:
-                raise ValueError("it declares more data than it has")
+            declared = sum(member.file_size for member in members)
+            if max_bytes is None:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                    raise ValueError("it is compressed")
+                # Entries that overlap could be many times as large as the file.
+                if declared > stream.seek(0, io.SEEK_END):
+                    raise ValueError("it declares more data than it has")
+            elif declared > max_bytes:
+                raise ValueError(f"it declares {declared} bytes, and may have {max_bytes}")
             for member in members:
                 key = member.filename.removesuffix(".npy")
                 if key in arrays:
                     raise ValueError(f"the array {key!r} occurs twice")
-                arrays[key] = _parse_array(archive.read(member), key)
+                with archive.open(member) as content:
+                    # With a size, zipfile unpacks no more; `archive.read` would unpack everything.
+                    arrays[key] = _parse_array(content.read(member.file_size), key)
     # zipfile and numpy.lib.format raise many types for damaged content, and document few of them.
     except Exception as error:
         raise DamagedFileError(

@@ -78,6 +78,15 @@ def overlapping_archive(copies=400, size=2**20):
     return stream.getvalue()
 
 
+def archive_that_declares(size):
+    """An archive of 128 MB of zeros whose directory says that they are ``size`` bytes."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.npy", npy((1,), data=b"\0" * 8) + b"\0" * 2**27)
+        file.filelist[0].file_size = size
+    return stream.getvalue()
+
+
 def npz_attacks(folder):
     """Functions that make archives, by name; none of them may be read."""
     good = archive(header=npy((1,), data=b"\0" * 8))
@@ -91,6 +100,7 @@ def npz_attacks(folder):
         "bomb": lambda: archive(
             zipfile.ZIP_DEFLATED, header=npy((2**27,), "|u1", b"\0" * 2**27)
         ),
+        "bomb that declares 136 bytes": lambda: archive_that_declares(136),
         "overlapping": lambda: overlapping_archive(),
         "nested header": lambda: archive(header=npy((), "(" * 5000 + ")" * 5000)),
         "long header": lambda: archive(header=b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1)),

@@ -23,13 +23,25 @@ from tests.hostile.files import (
 
 @pytest.mark.parametrize("attack", list(npz_attacks(".")))
 @pytest.mark.parametrize("as_bytes", [False, True], ids=["file", "bytes"])
-def test_hostile_archives_are_refused(attack, as_bytes, tmp_path):
+@pytest.mark.parametrize("max_bytes", [None, 2**20], ids=["stored", "compressed"])
+def test_hostile_archives_are_refused(attack, as_bytes, max_bytes, tmp_path):
     file = tmp_path / "state.npz"
     file.write_bytes(npz_attacks(tmp_path)[attack]())
     with pytest.raises(ValueError, match="must be an archive of plain arrays") as error:
-        read_npz(file.read_bytes() if as_bytes else file)
+        read_npz(file.read_bytes() if as_bytes else file, max_bytes)
     assert as_bytes or str(file) in str(error.value)
     assert not was_executed(tmp_path)
+
+
+def test_compressed_archives_are_read_up_to_a_size(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez_compressed(file, states=np.zeros((1000, 100)))
+    assert file.stat().st_size < 10_000
+    assert read_npz(file, max_bytes=2**20)["states"].shape == (1000, 100)
+    with pytest.raises(ValueError, match="it declares 800128 bytes, and may have 800127"):
+        read_npz(file, max_bytes=800_127)
+    with pytest.raises(ValueError, match="it is compressed"):
+        read_npz(file)
 
 
 def test_memory_of_the_archive_reader_is_bounded():
@@ -37,7 +49,8 @@ def test_memory_of_the_archive_reader_is_bounded():
         "from srpo_env.readers.arrays import read_npz\n"
         "from tests.hostile.files import npz_attacks\n"
         "contents = {name: make() for name, make in npz_attacks('/nowhere').items()}",
-        "[(n, lambda c=c: read_npz(c)) for n, c in contents.items()]",
+        "[(f'{n}, {m}', lambda c=c, m=m: read_npz(c, m))"
+        " for n, c in contents.items() for m in (None, 2**20)]",
         limit=2**26,
     )
 
