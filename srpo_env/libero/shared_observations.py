@@ -14,9 +14,13 @@ from srpo_env.types import Array
 
 _ALIGNMENT = 64
 
+NUM_BUFFERS = 3
+"""Observations kept of each environment: the one that was returned last, one that waits to be
+returned, and one that is being written."""
+
 
 class SharedObservations:
-    """One array per entry of a Dict space, shape ``(num_envs, *shape)``."""
+    """One array per entry of a Dict space, shape ``(NUM_BUFFERS, num_envs, *shape)``."""
 
     def __init__(self, space: Space[Any], num_envs: int, descriptor: int | None = None) -> None:
         """Allocates the memory, or maps the memory of another process.
@@ -32,7 +36,7 @@ class SharedObservations:
         size = 0
         for name, box in space.items():
             assert box.shape is not None
-            shape, dtype = (num_envs, *box.shape), np.dtype(box.dtype)
+            shape, dtype = (NUM_BUFFERS, num_envs, *box.shape), np.dtype(box.dtype)
             layout[name] = size, shape, dtype
             size += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
         # Not a file in /dev/shm, which containers limit to 64 MB.
@@ -45,14 +49,27 @@ class SharedObservations:
             for name, (start, shape, dtype) in layout.items()
         }
 
-    def write(self, slot: int, observation: dict[str, Array]) -> None:
-        """Writes the observation of one environment."""
-        for name, value in observation.items():
-            self.arrays[name][slot] = value
+        self._last = [0] * num_envs
+        """buffer of each environment that this process has written last"""
 
-    def read(self) -> dict[str, Array]:
-        """Returns copies of all observations."""
-        return {name: array.copy() for name, array in self.arrays.items()}
+    def write(self, slot: int, observation: dict[str, Array]) -> int:
+        """Writes the observation of one environment into its next buffer; returns its index."""
+        buffer = self._last[slot] = (self._last[slot] + 1) % NUM_BUFFERS
+        for name, value in observation.items():
+            self.arrays[name][buffer, slot] = value
+        return buffer
+
+    def read(self, slots: Array, buffers: Array) -> dict[str, Array]:
+        """Returns copies of the observations of some environments.
+
+        Args:
+            slots: Indices of the environments, shape ``(n,)``.
+            buffers: The buffer of each of them, shape ``(n,)``.
+
+        Returns:
+            Arrays of shape ``(n, *shape)``.
+        """
+        return {name: array[buffers, slots] for name, array in self.arrays.items()}
 
     def close(self) -> None:
         """Closes the file; may be called twice. The memory is freed when nobody maps it."""

@@ -11,8 +11,9 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
@@ -39,6 +40,9 @@ Observations = dict[str, Array]
 MAX_FAILURES_IN_A_ROW = 3
 """Number of failures of the same kind in one worker after which the environment raises an error."""
 
+MAX_STARTED = 2
+"""Maximum number of steps that were started in an environment and are not returned."""
+
 RESET_TIMEOUTS = 5
 """Multiple of the timeout for a reset, which may have to compile a task for each environment."""
 
@@ -60,6 +64,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 
     With autoreset disabled, an environment whose episode has ended waits for its reset: ``step``
     does nothing there, and returns the end of the episode again, with reward 0.
+
+    With `start_step` and `await_step`, a policy can decide for some environments while the others
+    are simulated. `step` still returns the results of all of them.
 
     An exception during a call, such as a KeyboardInterrupt, loses the results of that call only:
     after an interrupted ``reset`` or ``step``, all environments must be reset.
@@ -132,7 +139,11 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self.timeout = timeout
         """Maximum time for a worker's answer to a command, in seconds."""
         self._last: list[Outcome | None] = [None] * num_envs
-        """Result of each environment's last reset or step."""
+        """Result of each environment's last reset or step, which may wait to be returned."""
+        self._buffers = np.zeros(num_envs, dtype=int)
+        """Shared buffer that has the observation which was returned last, of each environment."""
+        self._started: list[deque[_Pending]] = [deque() for _ in range(num_envs)]
+        """Steps that were started and not returned, of each environment."""
         self._was_interrupted = False
         self._lost: dict[int, Failure] = {}
         """Environments whose worker ended during an episode: the next step ends the episode."""
@@ -154,7 +165,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
     def gl(self) -> str:
         """OpenGL's vendor, renderer and version in the first worker."""
         self._check_open()
-        return str(self._run({0: Call("gl")})[0].value)
+        return str(self._finish(self._start({0: Call("gl")}))[0].value)
 
     @property
     def worker_pids(self) -> list[int]:
@@ -206,7 +217,10 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         if not mask.all():
             self._check_not_interrupted()
         self._was_interrupted = True  # until all results are known
-        outcomes = self._run(commands)
+        for slot in commands:
+            self._started[slot].clear()
+        outcomes = self._finish(self._start(commands))
+        observations = self._observe(outcomes)
         failed = {
             slot: outcome for slot, outcome in outcomes.items() if "worker_error" in outcome.info
         }
@@ -217,7 +231,6 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         infos: dict[str, Any] = {}
         for slot, outcome in outcomes.items():
             infos = self._add_info(infos, outcome.info, slot)
-        observations = self._shared.read()
         self._was_interrupted = False
         return observations, infos
 
@@ -230,37 +243,29 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             gymnasium.error.ResetNeeded: Before the first reset, when all episodes have ended and
                 autoreset is disabled, or if the last reset or step was interrupted.
         """
-        self._check_open()
-        actions = np.asarray(actions)
-        if actions.shape != self.action_space.shape:
-            raise ValueError(
-                f"actions must have shape {self.action_space.shape}: (num_envs, chunk, 7), "
-                f"got {actions.shape}"
-            )
-        if not np.isfinite(actions).all():
-            bad = np.flatnonzero(~np.isfinite(actions).all(axis=(1, 2)))
-            raise ValueError(
-                f"actions must be finite, got NaN or infinity for environments {bad.tolist()}"
-            )
-        self._check_not_interrupted()
-        if any(outcome is None for outcome in self._last):
-            raise gymnasium.error.ResetNeeded(
-                "call `reset` for all environments before the first `step`"
-            )
+        actions = self._checked_actions(actions, list(range(self.num_envs)))
         mode = self.metadata["autoreset_mode"]
-        ended = np.array([o is not None and (o.terminated or o.truncated) for o in self._last])
+        ended = np.array([_has_ended(o) for o in self._last])
+        ended &= [not started for started in self._started]
         if mode == AutoresetMode.DISABLED and ended.all():
             raise gymnasium.error.ResetNeeded(
                 "all episodes have ended: call `reset`, for some of them with "
                 "options={'reset_mask': ...}"
             )
+        for slot, started in enumerate(self._started):
+            if started and not np.array_equal(started[0].command.action, actions[slot]):
+                raise ValueError(
+                    "`step` must get the actions that `start_step` was given, got others for "
+                    f"environment {slot}"
+                )
         commands: dict[int, Command] = {
             slot: Reset() if ended[slot] else Step(actions[slot])
             for slot in range(self.num_envs)
-            if not (mode == AutoresetMode.DISABLED and ended[slot])
+            if not (self._started[slot] or (mode == AutoresetMode.DISABLED and ended[slot]))
         }
         self._was_interrupted = True  # until all results are known
-        outcomes = self._run(commands)
+        pending = {slot: started.popleft() for slot, started in enumerate(self._started) if started}
+        outcomes = self._finish({**pending, **self._start(commands)})
         for slot in range(self.num_envs):
             if slot not in outcomes:
                 last = self._last[slot]
@@ -274,9 +279,75 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             outcomes, infos = self._reset_ended(outcomes, terminations | truncations)
         for slot in range(self.num_envs):
             infos = self._add_info(infos, outcomes[slot].info, slot)
-        observations = self._shared.read()
+        observations = self._observe(outcomes)
         self._was_interrupted = False
         return observations, rewards, terminations, truncations, infos
+
+    def start_step(self, actions: Array, mask: npt.NDArray[np.bool_]) -> None:
+        """Starts the next step in some environments, and does not wait for it.
+
+        The `step` that follows must get the same actions for them, and returns the results of all
+        environments as if it had started all of them. After `await_step`, one more step can be
+        started before that `step`.
+
+        Args:
+            actions: As for `step`; those of other environments are ignored.
+            mask: The environments to step, shape ``(num_envs,)``.
+
+        Raises:
+            ValueError: If the autoreset mode is not DISABLED, an action is wrong, or the last
+                started step of an environment was not awaited, or two were not returned.
+            gymnasium.error.ResetNeeded: If an episode has ended or not started, or the last reset
+                or step was interrupted.
+        """
+        slots = self._slots_of(mask)
+        actions = self._checked_actions(actions, slots)
+        if self.metadata["autoreset_mode"] != AutoresetMode.DISABLED:
+            raise ValueError(
+                "`start_step` needs autoreset_mode=AutoresetMode.DISABLED, got "
+                f"{self.metadata['autoreset_mode']}"
+            )
+        for slot in slots:
+            if any(step.answer is None for step in self._started[slot]):
+                raise ValueError(
+                    f"environment {slot} is still in a step: call `await_step` before the next one"
+                )
+            if len(self._started[slot]) == MAX_STARTED:
+                raise ValueError(
+                    f"at most {MAX_STARTED} steps of an environment can wait for `step`, which "
+                    f"environment {slot} has: call `step`"
+                )
+            if _has_ended(self._last[slot]):
+                raise gymnasium.error.ResetNeeded(
+                    f"the episode of environment {slot} has ended: call `reset` with "
+                    "options={'reset_mask': ...}"
+                )
+        self._was_interrupted = True
+        for slot, step in self._start({slot: Step(actions[slot]) for slot in slots}).items():
+            self._started[slot].append(step)
+        self._was_interrupted = False
+
+    def await_step(self, mask: npt.NDArray[np.bool_]) -> tuple[Observations, npt.NDArray[np.bool_]]:
+        """Waits for the steps that `start_step` has started last in some environments.
+
+        Args:
+            mask: The environments, shape ``(num_envs,)``.
+
+        Returns:
+            The observations of these n environments, in their order, each of shape ``(n, ...)``,
+            and whether their episodes have ended, shape ``(n,)``.
+
+        Raises:
+            ValueError: If no step was started in one of them.
+        """
+        slots = self._slots_of(mask)
+        for slot in slots:
+            if not self._started[slot]:
+                raise ValueError(f"no step was started in environment {slot}: call `start_step`")
+        outcomes = self._finish({slot: self._started[slot][-1] for slot in slots})
+        buffers = np.array([outcomes[slot].buffer for slot in slots], dtype=int)
+        ended = np.array([_has_ended(outcomes[slot]) for slot in slots], dtype=np.bool_)
+        return self._shared.read(np.array(slots, dtype=int), buffers), ended
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Calls a method of each environment, or reads an attribute.
@@ -286,7 +357,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                 the call.
         """
         self._check_open()
-        outcomes = self._run({slot: Call(name, args, kwargs) for slot in range(self.num_envs)})
+        calls: dict[int, Command] = dict.fromkeys(range(self.num_envs), Call(name, args, kwargs))
+        outcomes = self._finish(self._start(calls))
         return tuple(outcomes[slot].value for slot in range(self.num_envs))
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
@@ -303,7 +375,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             values = [values] * self.num_envs
         if len(values) != self.num_envs:
             raise ValueError(f"`values` must be one value or {self.num_envs}, got {len(values)}")
-        self._run({slot: SetAttr(name, value) for slot, value in enumerate(values)})
+        self._finish(self._start({slot: SetAttr(name, value) for slot, value in enumerate(values)}))
         for worker in self._workers:
             for slot in worker.slots:
                 worker.setup.attributes.setdefault(slot, {})[name] = values[slot]
@@ -326,10 +398,36 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 
     # --- Commands and their outcomes --------------------------------------------------------------
 
-    def _run(self, commands: dict[int, Command]) -> dict[int, Outcome]:
-        """Executes at most one command per environment.
+    def _start(self, commands: Mapping[int, Command]) -> dict[int, _Pending]:
+        """Sends at most one command to each environment; `_finish` waits for the results.
 
-        A failure of a reset or a step becomes the end of the episode. All replies are received
+        Raises:
+            WorkerStartError: If the worker processes cannot be started.
+        """
+        for worker in self._workers:
+            if any(slot in commands for slot in worker.slots):
+                self._make_ready(worker)
+        pending = {slot: _Pending(command) for slot, command in commands.items()}
+        for slot, command in commands.items():
+            if isinstance(command, Step) and slot in self._lost:
+                self._answer(slot, pending[slot], self._lost[slot])
+            if isinstance(command, Step | Reset):
+                self._lost.pop(slot, None)
+        requests = []
+        for worker in self._workers:
+            slots = [slot for slot in worker.slots if slot in pending]
+            request = {slot: pending[slot] for slot in slots if pending[slot].answer is None}
+            if request:
+                pickled = dumps([pending.command for pending in request.values()])
+                requests.append((worker, request, dumps((list(request), pickled))))
+        for worker, request, message in requests:  # all could be pickled
+            worker.requests[worker.process.send(message)] = request
+        return pending
+
+    def _finish(self, pending: Mapping[int, _Pending]) -> dict[int, Outcome]:
+        """Waits for the results of commands.
+
+        A failure of a reset or a step becomes the end of the episode. All results are received
         before an error is raised.
 
         Raises:
@@ -337,78 +435,69 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             WorkerStartError: If the worker processes cannot be started.
         """
         for worker in self._workers:
-            if any(slot in commands for slot in worker.slots):
-                self._make_ready(worker)
-        answers: dict[int, Outcome | Failure] = {}
-        for slot, command in commands.items():
-            if isinstance(command, Step) and slot in self._lost:
-                answers[slot] = self._lost[slot]
-            if isinstance(command, Step | Reset):
-                self._lost.pop(slot, None)
-        requests = []
-        for worker in self._workers:
-            slots = [slot for slot in worker.slots if slot in commands and slot not in answers]
-            if slots:
-                pickled = dumps([commands[slot] for slot in slots])  # before anything is sent
-                requests.append((worker, slots, dumps((slots, pickled))))
-        try:
-            for worker, _, request in requests:
-                worker.process.send(request)
-            for worker, slots, _ in requests:
-                answers.update(self._receive(worker, slots, commands))
-        except WorkerStartError:  # the others would fail in the same way
-            self.close()
-            raise
+            waiting = [pending[slot] for slot in worker.slots if slot in pending]
+            while any(command.answer is None for command in waiting):
+                self._receive(worker)
         outcomes: dict[int, Outcome] = {}
         errors = []
-        for slot, answer in sorted(answers.items()):
-            if isinstance(commands[slot], Step | Reset):
-                if isinstance(answer, Failure):
-                    answer = self._worker_error(slot, answer)
-                self._last[slot] = answer
+        for slot, command in sorted(pending.items()):
+            answer = command.answer
+            if isinstance(answer, Outcome):
+                outcomes[slot] = answer
             elif isinstance(answer, Failure):
                 errors.append(
                     f"environment {slot} raised {answer.kind}: {answer.message}\n{answer.traceback}"
                 )
-                continue
-            outcomes[slot] = answer
-        for worker, slots, _ in requests:
-            if all(slot in outcomes for slot in slots):
-                self._check_failures(worker, [outcomes[slot] for slot in slots])
         if errors:
             raise RuntimeError(errors[0])
         return outcomes
 
-    def _make_ready(self, worker: _Worker) -> None:
-        """Waits for the reply to an interrupted command, which is not returned to anybody."""
-        if worker.process.is_in_sync and worker.process.is_busy:
-            reply = worker.receive(self.timeout * RESET_TIMEOUTS)
-            if not isinstance(reply, Failure):
-                return
-        elif worker.process.is_in_sync:
+    def _receive(self, worker: _Worker) -> None:
+        """Waits for one of a worker's replies."""
+        may_compile = any(isinstance(sent.command, Reset) for sent in worker.under_way)
+        try:
+            number, answers = worker.receive(self.timeout * (RESET_TIMEOUTS if may_compile else 1))
+        except WorkerStartError:  # the others would fail in the same way
+            self.close()
+            raise
+        if isinstance(answers, Failure):
+            self._replace(worker, answers)
             return
-        self._replace(worker, Failure("Interrupted", "its worker was interrupted", ""))
+        request = worker.requests.pop(number, {})
+        for slot, pending in request.items():
+            self._answer(slot, pending, answers[slot])
+        self._check_failures(worker, list(request.values()))
 
-    def _receive(
-        self, worker: _Worker, slots: list[int], commands: dict[int, Command]
-    ) -> dict[int, Outcome | Failure]:
-        may_compile = any(isinstance(commands[slot], Reset) for slot in slots)
-        answers = worker.receive(self.timeout * (RESET_TIMEOUTS if may_compile else 1))
-        if not isinstance(answers, Failure):
-            return answers
-        # The process has ended, and with it all of its episodes, also those without a command.
-        self._replace(worker, answers)
-        for slot in slots:
-            if isinstance(commands[slot], Step | Reset):
-                self._lost.pop(slot, None)
-        return dict.fromkeys(slots, answers)
+    def _answer(self, slot: int, pending: _Pending, answer: Outcome | Failure) -> None:
+        if isinstance(pending.command, Step | Reset):
+            if isinstance(answer, Failure):
+                answer = self._worker_error(slot, answer)
+            self._last[slot] = answer
+        pending.answer = answer
+
+    def _make_ready(self, worker: _Worker) -> None:
+        """Waits for the replies to interrupted commands, which are not returned to anybody."""
+        if not worker.process.is_in_sync:
+            self._replace(worker, Failure("Interrupted", "its worker was interrupted", ""))
+        while any(
+            all(pending not in self._started[slot] for slot, pending in request.items())
+            for request in worker.requests.values()
+        ):
+            self._receive(worker)
 
     def _replace(self, worker: _Worker, failure: Failure) -> None:
-        for slot in worker.slots:
-            last = self._last[slot]
-            if last is not None and not (last.terminated or last.truncated):
-                self._lost[slot] = failure
+        """Replaces a process that has ended, and with it all of its episodes and commands."""
+        running = {slot for slot in worker.slots if _is_running(self._last[slot])}
+        requests, sent = list(worker.requests.values()), worker.under_way
         worker.replace()
+        for request in requests:
+            for slot, pending in request.items():
+                self._answer(slot, pending, failure)
+                if isinstance(pending.command, Step | Reset):
+                    running.discard(slot)
+        # The next step of the other episodes, also of those without a command, ends them.
+        self._lost.update(dict.fromkeys(running, failure))
+        self._check_failures(worker, sent)
 
     def _worker_error(self, slot: int, failure: Failure) -> Outcome:
         last = self._last[slot]
@@ -424,13 +513,16 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         )
         logger.error("%s", report)
         error = {"is_success": False, "worker_error": report, "worker_error_kind": failure.kind}
-        return Outcome(truncated=True, info={**info, **error})
+        buffer = 0 if last is None else last.buffer
+        return Outcome(truncated=True, info={**info, **error}, buffer=buffer)
 
-    def _check_failures(self, worker: _Worker, outcomes: Sequence[Outcome]) -> None:
+    def _check_failures(self, worker: _Worker, answered: Sequence[_Pending]) -> None:
         """Raises an error if a worker's last commands failed in the same way."""
+        outcomes = [p.answer for p in answered if isinstance(p.answer, Outcome)]
         failed = [outcome.info for outcome in outcomes if "worker_error" in outcome.info]
         if not failed:
-            worker.failures.clear()
+            if len(outcomes) == len(answered):
+                worker.failures.clear()
             return
         # The death of a worker ends all of its episodes, and counts as one failure.
         kind = failed[-1]["worker_error_kind"]
@@ -448,7 +540,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         infos: dict[str, Any] = {}
         if not dones.any():
             return outcomes, infos
-        last = self._shared.read()
+        last = self._observe(outcomes)
         ended = [int(slot) for slot in np.flatnonzero(dones)]
         for slot in ended:
             final = {
@@ -459,9 +551,16 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         # A step can return only one end of an episode, so a reset that fails is repeated here,
         # until the worker has failed too often.
         while ended:
-            outcomes = {**outcomes, **self._run({slot: Reset() for slot in ended})}
+            resets = self._finish(self._start({slot: Reset() for slot in ended}))
+            outcomes = {**outcomes, **resets}
             ended = [slot for slot in ended if "worker_error" in outcomes[slot].info]
         return outcomes, infos
+
+    def _observe(self, outcomes: Mapping[int, Outcome]) -> Observations:
+        """Returns the observations of results to return, and the last ones of the others."""
+        for slot, outcome in outcomes.items():
+            self._buffers[slot] = outcome.buffer
+        return self._shared.read(np.arange(self.num_envs), self._buffers)
 
     # --- Checks of arguments ----------------------------------------------------------------------
 
@@ -475,6 +574,29 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                 "the last `reset` or `step` was interrupted, and its results are lost: call "
                 "`reset` for all environments"
             )
+
+    def _checked_actions(self, actions: Array, slots: list[int]) -> Array:
+        """Returns the actions of a step in some environments, if one is possible."""
+        self._check_open()
+        actions = np.asarray(actions)
+        if actions.shape != self.action_space.shape:
+            raise ValueError(
+                f"actions must have shape {self.action_space.shape}: (num_envs, chunk, 7), "
+                f"got {actions.shape}"
+            )
+        bad = [slot for slot in slots if not np.isfinite(actions[slot]).all()]
+        if bad:
+            raise ValueError(f"actions must be finite, got NaN or infinity for environments {bad}")
+        self._check_not_interrupted()
+        if any(outcome is None for outcome in self._last):
+            raise gymnasium.error.ResetNeeded(
+                "call `reset` for all environments before the first `step`"
+            )
+        return actions
+
+    def _slots_of(self, mask: npt.NDArray[np.bool_]) -> list[int]:
+        slots: list[int] = np.flatnonzero(self._per_env("mask", mask, bool)).tolist()
+        return slots
 
     def _per_env(self, name: str, value: Any, dtype: type) -> Array:
         values = np.asarray(value)
@@ -504,6 +626,23 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                 )
 
 
+@dataclass(eq=False)
+class _Pending:
+    """A command that was sent to an environment."""
+
+    command: Any
+    answer: Outcome | Failure | None = None
+    """None until the environment has answered."""
+
+
+def _has_ended(outcome: Outcome | None) -> bool:
+    return outcome is not None and (outcome.terminated or outcome.truncated)
+
+
+def _is_running(outcome: Outcome | None) -> bool:
+    return outcome is not None and not _has_ended(outcome)
+
+
 class _Worker:
     """One process and its environments."""
 
@@ -511,14 +650,21 @@ class _Worker:
         self.slots = setup.slots
         self.failures: list[str] = []
         """Kinds of failures since the last successful command."""
+        self.requests: dict[int, dict[int, _Pending]] = {}
+        """Commands that are not answered, by slot, of each request by its number."""
         self.setup, self._show_progress = setup, show_progress
         self.process = self._start()
 
     def _start(self) -> WorkerProcess:
         return WorkerProcess("srpo_env.libero.worker:serve", self.setup, [self.setup.memory])
 
-    def receive(self, timeout: float) -> dict[int, Outcome | Failure] | Failure:
-        """Returns the answers, or one failure if the process has died or hangs.
+    @property
+    def under_way(self) -> list[_Pending]:
+        """All commands that are not answered."""
+        return [pending for request in self.requests.values() for pending in request.values()]
+
+    def receive(self, timeout: float) -> tuple[int, dict[int, Outcome | Failure] | Failure]:
+        """Returns a request's number and answers, or a failure if the process has died or hangs.
 
         Args:
             timeout: Seconds to wait for the answers, or for the next report of progress.
@@ -527,18 +673,19 @@ class _Worker:
             WorkerStartError: If the process could not be started.
         """
         try:
-            reply = self.process.receive(timeout, self._show_progress)
+            number, reply = self.process.receive(timeout, self._show_progress)
         except TimeoutError as error:
-            return Failure("TimeoutError", str(error), "")
+            return 0, Failure("TimeoutError", str(error), "")
         except EOFError:
             code = self.process.wait(END_SECONDS)
-            return Failure("WorkerDied", f"its worker process ended with exit code {code}", "")
+            return 0, Failure("WorkerDied", f"its worker process ended with exit code {code}", "")
         try:
             answers: dict[int, Outcome | Failure] = pickle.loads(reply)
         except Exception as error:  # an object that only the worker can import
-            return Failure(type(error).__name__, str(error), "")
-        return answers
+            return number, Failure(type(error).__name__, str(error), "")
+        return number, answers
 
     def replace(self) -> None:
         self.process.kill()
+        self.requests.clear()
         self.process = self._start()

@@ -1,13 +1,14 @@
 """The process that runs several environments of a `LiberoVectorEnv`.
 
-It receives one command per environment and sends one answer for each. Observations are sent through
-shared memory, everything else through a pipe.
+It receives requests of one command per environment and sends one answer for each. Observations are
+sent through shared memory, everything else through a pipe.
 """
 
 from __future__ import annotations
 
 import pickle
 import traceback
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,8 @@ class Outcome:
     info: dict[str, Any] = field(default_factory=dict)
     value: Any = None
     """Return value of a call."""
+    buffer: int = 0
+    """Index of the shared buffer that has the observation."""
 
 
 @dataclass(frozen=True)
@@ -105,27 +108,54 @@ def serve(parent: ParentConnection, setup: Setup) -> None:
                 envs[slot].set_wrapper_attr(name, value)
         space = envs[setup.slots[0]].observation_space
         shared = SharedObservations(space, setup.num_envs, setup.memory)
-        while (request := parent.receive()) is not None:
-            parent.reply(_answer(request, envs, shared))
-        for env in envs.values():
-            env.close()
+        requests: deque[_Request] = deque()
+        while True:
+            while not requests or parent.has_request:
+                received = parent.receive()
+                if received is None:
+                    for env in envs.values():
+                        env.close()
+                    return
+                request = _Request.read(*received)
+                # The policy waits for resets, while the steps of other environments are under way.
+                if all(isinstance(command, Reset) for command in request.commands.values()):
+                    requests.appendleft(request)
+                else:
+                    requests.append(request)
+            request = requests[0]
+            if request.commands:
+                slot = next(iter(request.commands))
+                command = request.commands.pop(slot)
+                request.answers[slot] = _execute(envs[slot], slot, command, shared)
+            if not request.commands:
+                requests.popleft()
+                parent.reply(request.number, request.reply())
 
 
-def _answer(request: bytes, envs: dict[int, LiberoEnv], shared: SharedObservations) -> bytes:
-    """Executes the commands of a request: a pickled pair of slots and their pickled commands."""
-    slots, pickled = pickle.loads(request)
-    try:
-        commands: list[Command] = pickle.loads(pickled)
-    except Exception as error:  # a class that only the parent's main module has
-        return dumps(dict.fromkeys(slots, _failure(error)))
-    answers = {
-        slot: _execute(envs[slot], slot, command, shared)
-        for slot, command in zip(slots, commands, strict=True)
-    }
-    try:
-        return dumps(answers)
-    except Exception:  # a value that cannot be pickled
-        return dumps({slot: _picklable(answer) for slot, answer in answers.items()})
+@dataclass
+class _Request:
+    """A request, which is executed one environment at a time."""
+
+    number: int
+    commands: dict[int, Command]
+    """The commands that have not been executed, by slot."""
+    answers: dict[int, Outcome | Failure]
+
+    @classmethod
+    def read(cls, number: int, content: bytes) -> _Request:
+        """Reads a pickled pair of slots and their pickled commands."""
+        slots, pickled = pickle.loads(content)
+        try:
+            commands: list[Command] = pickle.loads(pickled)
+        except Exception as error:  # a class that only the parent's main module has
+            return cls(number, {}, dict.fromkeys(slots, _failure(error)))
+        return cls(number, dict(zip(slots, commands, strict=True)), {})
+
+    def reply(self) -> bytes:
+        try:
+            return dumps(self.answers)
+        except Exception:  # a value that cannot be pickled
+            return dumps({slot: _picklable(answer) for slot, answer in self.answers.items()})
 
 
 def _picklable(answer: Outcome | Failure) -> Outcome | Failure:
@@ -143,12 +173,11 @@ def _execute(
         match command:
             case Reset(seed, options):
                 observation, info = env.reset(seed=seed, options=options)
-                shared.write(slot, observation)
-                return Outcome(info=info)
+                return Outcome(info=info, buffer=shared.write(slot, observation))
             case Step(action):
                 observation, reward, terminated, truncated, info = env.step(action)
-                shared.write(slot, observation)
-                return Outcome(reward, terminated, truncated, info)
+                buffer = shared.write(slot, observation)
+                return Outcome(reward, terminated, truncated, info, buffer=buffer)
             case Call(name, args, kwargs):
                 attribute = env.get_wrapper_attr(name)
                 return Outcome(

@@ -74,9 +74,9 @@ def is_worker_process() -> bool:
 class WorkerProcess:
     """A worker process and the connection to it.
 
-    Each request has a number, and only the reply with that number is returned. An exception
-    between `send` and `receive`, such as a KeyboardInterrupt, therefore cannot make a later
-    request return the reply of an earlier one.
+    Each request has a number, and its reply has the same one. Several requests can be under way.
+    An exception between `send` and `receive`, such as a KeyboardInterrupt, cannot make the reply
+    of one request that of another.
     """
 
     def __init__(self, function: str, setup: Any, pass_fds: Sequence[int] = ()) -> None:
@@ -108,7 +108,7 @@ class WorkerProcess:
             theirs.close()
         # Runs also when the interpreter exits, but not in a fork of this process.
         self._end = weakref.finalize(self, _end, os.getpid(), self._process, self._connection)
-        self._number, self._num_answered = 0, 0
+        self._number = 0
         self._is_in_sync = True
         with suppress(OSError):  # it has died; `receive` raises the error
             self._connection.send(path)
@@ -132,13 +132,12 @@ class WorkerProcess:
         """
         return self._is_in_sync
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a reply has not been received yet."""
-        return self._num_answered < self._number
+    def send(self, request: bytes) -> int:
+        """Sends a request; if the process has died, `receive` raises the error.
 
-    def send(self, request: bytes) -> None:
-        """Sends a request; if the process has died, `receive` raises the error."""
+        Returns:
+            The request's number, which its reply will have.
+        """
         self._number += 1
         self._is_in_sync = False
         try:
@@ -146,11 +145,12 @@ class WorkerProcess:
         except OSError:
             pass
         self._is_in_sync = True
+        return self._number
 
     def receive(
         self, timeout: float, on_report: Callable[[Any], object] = lambda report: None
-    ) -> bytes:
-        """Returns the reply to the last request; drops the replies to earlier ones.
+    ) -> tuple[int, bytes]:
+        """Returns the next reply, and the number of its request.
 
         Args:
             timeout: Seconds to wait for the reply, or for the next report or log record.
@@ -180,10 +180,7 @@ class WorkerProcess:
             if kind == "log":
                 show_record(content, self.pid)
                 continue
-            self._num_answered = number
-            if number == self._number:
-                reply: bytes = content
-                return reply
+            return number, content
 
     def wait(self, timeout: float) -> int | None:
         """Waits until the process has ended; returns its exit code, None if it still runs."""
@@ -235,30 +232,41 @@ class ParentConnection:
     number: int = 0
     """Number of the last request."""
 
-    def receive(self) -> bytes | None:
-        """Waits for the next request; returns None when the parent has ended or wants no more."""
+    @property
+    def has_request(self) -> bool:
+        """Whether `receive` returns at once, with a request or with None."""
+        try:
+            return self.connection.poll()
+        except OSError:
+            return True
+
+    def receive(self) -> tuple[int, bytes] | None:
+        """Waits for the next request; returns None when the parent has ended or wants no more.
+
+        Returns:
+            The request's number and its content.
+        """
         try:
             self.number, request = self.connection.recv()
         except (EOFError, OSError):
             return None
-        content: bytes = request
-        return content
+        return self.number, request
 
-    def reply(self, content: bytes) -> None:
-        """Answers the last request."""
-        self._send("reply", content)
+    def reply(self, number: int, content: bytes) -> None:
+        """Answers a request; the order of the answers is free."""
+        self._send(number, "reply", content)
 
     def report(self, content: Any) -> None:
         """Sends something that the parent shows while it waits for the reply."""
-        self._send("report", content)
+        self._send(self.number, "report", content)
 
     def log(self, record: logging.LogRecord) -> None:
         """Sends a log record, which the parent shows unless another worker has sent the same."""
-        self._send("log", record)
+        self._send(self.number, "log", record)
 
-    def _send(self, kind: str, content: Any) -> None:
+    def _send(self, number: int, kind: str, content: Any) -> None:
         with suppress(OSError):  # the parent has ended
-            self.connection.send((self.number, kind, content))
+            self.connection.send((number, kind, content))
 
 
 def run(connection: Connection) -> None:

@@ -8,7 +8,8 @@ import time
 
 def echo(parent, setup):
     """Answers each request with the setup and the request; "sleep" takes half a second."""
-    while (request := parent.receive()) is not None:
+    while (received := parent.receive()) is not None:
+        number, request = received
         content = pickle.loads(request)
         if content == "sleep":
             time.sleep(0.5)
@@ -20,7 +21,7 @@ def echo(parent, setup):
             parent.report("half of it")
         if content == "warn":
             logging.getLogger("srpo_env.echo").warning("the disk is %s", "full")
-        parent.reply(pickle.dumps((setup, content)))
+        parent.reply(number, pickle.dumps((setup, content)))
 
 
 def fail(parent, setup):

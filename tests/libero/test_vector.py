@@ -287,6 +287,120 @@ def test_a_masked_reset_whose_worker_dies_truncates_the_other_episodes(shared_en
     check_in_sync(shared_envs)
 
 
+# --- Steps that are started in some environments ------------------------------------------------
+
+
+def assert_same_results(results, expected):
+    for result, other in zip(results, expected, strict=True):
+        np.testing.assert_equal(result, other)
+
+
+FIRST = np.array([True, False, True])
+
+
+@pytest.mark.parametrize("mask", [FIRST, ~FIRST, FIRST & False, FIRST | True])
+def test_started_steps_return_what_plain_steps_return(shared_envs, mask):
+    chosen = {"task_id": np.array([0, 3, 0]), "init_state_id": np.array([3, 4, 5])}
+    shared_envs.reset(options=chosen)
+    actions = [actions_for(shared_envs, seed) for seed in range(2)]
+    expected = [shared_envs.step(action) for action in actions]
+    shared_envs.reset(options=chosen)
+    shared_envs.start_step(actions[0], mask)
+    for (observations, *_), action in zip(expected, [actions[1], None], strict=True):
+        found, ended = shared_envs.await_step(mask)
+        assert_same_results(found.values(), [value[mask] for value in observations.values()])
+        np.testing.assert_array_equal(ended, np.full(mask.sum(), action is None))
+        if action is not None:  # the next step, before the first one is returned
+            shared_envs.start_step(action, mask)
+    assert_same_results(shared_envs.step(actions[0]), expected[0])
+    assert_same_results(shared_envs.step(actions[1]), expected[1])
+
+
+def test_others_can_be_reset_while_steps_are_under_way(shared_envs):
+    shared_envs.reset(options={"task_id": 0, "init_state_id": 3})
+    actions = actions_for(shared_envs)
+    shared_envs.start_step(actions, FIRST)
+    shared_envs.await_step(FIRST)
+    shared_envs.start_step(actions, FIRST)
+    before = shared_envs.step(actions)[0]
+    options = {"reset_mask": ~FIRST, "task_id": 0, "init_state_id": 8}
+    observations, infos = shared_envs.reset(options=options)
+    for name, value in before.items():
+        np.testing.assert_array_equal(observations[name][FIRST], value[FIRST])
+    assert infos["init_state_id"][1] == 8
+    *_, infos = shared_envs.step(actions)
+    np.testing.assert_array_equal(infos["control_steps"], [4, 2, 4])
+
+
+def test_a_reset_drops_started_steps(shared_envs):
+    shared_envs.reset(options={"task_id": 0})
+    shared_envs.start_step(actions_for(shared_envs), FIRST)
+    check_in_sync(shared_envs)
+
+
+def test_wrong_uses_of_started_steps_are_errors_without_side_effects(shared_envs):
+    shared_envs.reset(options={"task_id": 0})
+    actions = actions_for(shared_envs)
+    with pytest.raises(ValueError, match="no step was started in environment 0"):
+        shared_envs.await_step(FIRST)
+    shared_envs.start_step(actions, FIRST)
+    with pytest.raises(ValueError, match="environment 0 is still in a step"):
+        shared_envs.start_step(actions, FIRST)
+    with pytest.raises(ValueError, match=r"actions that `start_step` was given.* environment 0"):
+        shared_envs.step(-actions)
+    with pytest.raises(ValueError, match=r"finite.* \[1\]"):
+        shared_envs.start_step(np.full_like(actions, np.nan), ~FIRST)
+    with pytest.raises(ValueError, match=r"shape .*num_envs, chunk, 7"):
+        shared_envs.start_step(actions[:2], ~FIRST)
+    shared_envs.await_step(FIRST)
+    shared_envs.start_step(actions, FIRST)
+    shared_envs.await_step(FIRST)
+    with pytest.raises(ValueError, match=r"at most 2 steps .* call `step`"):
+        shared_envs.start_step(actions, FIRST)
+    for steps in ([2, 2, 2], [4, 4, 4]):
+        *_, infos = shared_envs.step(actions)
+        np.testing.assert_array_equal(infos["control_steps"], steps)
+    with pytest.raises(gymnasium.error.ResetNeeded, match="environment 0 has ended"):
+        shared_envs.start_step(actions, FIRST)
+
+
+def test_steps_are_started_only_without_autoreset():
+    envs = LiberoVectorEnv(num_envs=1, **SETTINGS)
+    envs.reset(options={"task_id": 0})
+    with pytest.raises(ValueError, match="DISABLED"):
+        envs.start_step(actions_for(envs), np.array([True]))
+    envs.close()
+
+
+def test_a_worker_that_dies_ends_its_started_steps(shared_envs):
+    shared_envs.reset(options={"task_id": 0, "init_state_id": 3})
+    actions = actions_for(shared_envs)
+    shared_envs.start_step(actions, FIRST)
+    shared_envs.await_step(FIRST)
+    os.kill(shared_envs.worker_pids[0], signal.SIGKILL)
+    shared_envs.start_step(actions, FIRST)
+    # Environment 0 loses its second step, 1 its first one; 2 has another worker.
+    *_, truncations, infos = shared_envs.step(actions)
+    np.testing.assert_array_equal(truncations, [False, True, False])
+    assert "WorkerDied" in infos["worker_error"][1]
+    np.testing.assert_array_equal(shared_envs.await_step(FIRST)[1], [True, True])
+    *_, infos = shared_envs.step(actions)
+    np.testing.assert_array_equal(infos["_worker_error"], [True, True, False])
+    check_in_sync(shared_envs)
+
+
+def test_an_interrupted_wait_for_a_started_step_can_be_repeated(shared_envs, monkeypatch):
+    shared_envs.reset(options={"task_id": 0})
+    actions = actions_for(shared_envs)
+    shared_envs.start_step(actions, FIRST)
+    with interrupted(monkeypatch, "poll", 1), pytest.raises(KeyboardInterrupt):
+        shared_envs.await_step(FIRST)
+    shared_envs.await_step(FIRST)
+    *_, infos = shared_envs.step(actions)
+    np.testing.assert_array_equal(infos["control_steps"], [2, 2, 2])
+    check_in_sync(shared_envs)
+
+
 SCRIPT = """
 import numpy as np
 from srpo_env.libero.vector import LiberoVectorEnv
