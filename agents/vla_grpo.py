@@ -48,6 +48,7 @@ from srpo_env.policy.checkpoint import warn_about_look
 from srpo_env.rewards.diagnostics import has_signal
 from srpo_env.training.console import print_iteration
 from srpo_env.training.credit import dense_advantages, rewarded
+from srpo_env.training.decisions import Decider
 from srpo_env.training.evaluation import TRAINING_STATES
 from srpo_env.training.held_out import HeldOutEvaluation
 from srpo_env.training.progress_bar import progress_bar, with_progress
@@ -83,6 +84,7 @@ class Args(SuiteSettings):
     num_envs: int = 32  # number of environments
     num_workers: int | None = None  # number of simulator processes; None: one per CPU core
     physics: Literal["exact", "fast"] = "exact"  # fast: up to 1e-9 per step; evaluation is exact
+    overlap: bool = False  # simulate some environments while deciding for others; other draws
     group_size: int = 8  # episodes per group; M in the paper
     groups_per_iteration: int = 12  # groups with signal to collect before an update
     max_groups_per_iteration: int = 24  # groups after which the update starts in any case
@@ -142,9 +144,8 @@ class Rollout:
     """
 
     envs: SelfReferentialProgressWrapper
-    policy: Policy
+    decider: Decider
     sampler: TaskSampler
-    generator: torch.Generator
     args: Args
 
     def __post_init__(self) -> None:
@@ -163,20 +164,20 @@ class Rollout:
         self.envs.pop_groups()
 
     def collect(self) -> tuple[Batch, int]:
-        """Runs until enough groups with signal are closed.
+        """Runs until enough groups with signal are closed, and the simulators are idle.
 
         Returns:
             All groups that were closed, and the number of control steps.
         """
         args, enough = self.args, self.args.groups_per_iteration
         batch: Batch = []
-        with_signal = ended = control_steps = 0
+        with_signal, ended, control_steps, is_done = 0, 0, 0, False
         with progress_bar("rollout, groups", enough) as show:
-            while with_signal < enough and len(batch) < args.max_groups_per_iteration:
+            while not is_done or self.decider.is_ahead:
                 show(with_signal, f"{control_steps} control steps")
                 if self._idle.any():
                     self.start_episodes()
-                control_steps += self.step()
+                control_steps += self.step(ahead=not is_done)
                 ended += int(self._idle.sum())
                 if args.reference == "task" and ended >= enough * args.group_size:
                     self.envs.close_groups()  # this reference scores nothing before
@@ -188,6 +189,7 @@ class Rollout:
                         (rewarded(group, trajectories, args.reward, args.formula), trajectories)
                     )
                     with_signal += has_signal(batch[-1][0])
+                is_done = with_signal >= enough or len(batch) >= args.max_groups_per_iteration
         return batch, control_steps
 
     def start_episodes(self) -> None:
@@ -206,19 +208,17 @@ class Rollout:
             self.trajectories[int(self._episode_ids[slot])] = Trajectory(*map(int, ids[:, slot]))
         self._steps[slots] = 0
 
-    def step(self) -> int:
+    def step(self, ahead: bool = False) -> int:
         """Executes one chunk in every environment; returns the number of control steps."""
-        inputs = self.policy.prepare(self._observations, self._instructions)
-        tokens, log_probs = self.policy.sample(inputs, self.args.temperature, self.generator)
-        actions = self.policy.actions(tokens)
-        self._observations, _, terminations, truncations, infos = self.envs.step(actions)
+        decided, results = self.decider.step(self._observations, self._instructions, ahead)
+        self._observations, _, terminations, truncations, infos = results
         failed = infos.get("_worker_error", np.zeros(self.envs.num_envs, dtype=bool))
         executed = np.where(failed, 0, infos["control_steps"] - self._steps)
-        executed_tokens = torch.as_tensor(executed * self.policy.action_dim)
-        masks = torch.arange(tokens.shape[1]) < executed_tokens[:, None]
+        executed_tokens = torch.as_tensor(executed * self.decider.policy.action_dim)
+        masks = torch.arange(decided.tokens.shape[1]) < executed_tokens[:, None]
         progress = infos.get("max_progress", np.full(self.envs.num_envs, math.nan))
         measured = (torch.as_tensor(infos["positions"]), torch.as_tensor(progress))
-        chunks = Chunk(inputs, tokens, log_probs, masks, *measured).select(slice(None))
+        chunks = Chunk(*decided[1:], masks, *measured).select(slice(None))
         for slot, episode_id in enumerate(map(int, self._episode_ids)):
             trajectory = self.trajectories[episode_id]
             trajectory.chunks.append(chunks.select(slot))
@@ -239,10 +239,10 @@ class Rollout:
         """Restores what `state_dict` returned, and the simulators by repeating the actions."""
         self._queue, self.trajectories = deque(map(tuple, state["queue"])), unpack(state)
         self.sampler.success_rates = state["success_rates"]
-        names = ("idle", "steps", "episode_ids")
+        policy, names = self.decider.policy, ("idle", "steps", "episode_ids")
         self._idle, self._steps, self._episode_ids = (np.array(state[name]) for name in names)
         running = {
-            int(slot): self.trajectories[int(self._episode_ids[slot])].beginning(self.policy)
+            int(slot): self.trajectories[int(self._episode_ids[slot])].beginning(policy)
             for slot in np.flatnonzero(~self._idle)
         }
         if running:
@@ -398,7 +398,8 @@ def main(args: Args) -> None:
         )  # fmt: skip
         generator = torch.Generator().manual_seed(args.seed)
         sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, args.seed)
-        rollout = Rollout(envs, policy, sampler, generator, args)
+        decider = Decider(envs, policy, generator, args.temperature, args.overlap)
+        rollout = Rollout(envs, decider, sampler, args)
         replay = SuccessReplay(libero.num_tasks)
         schedule = {"every": args.eval_every, "last": args.iterations}
         evaluation = HeldOutEvaluation(libero, policy, args.eval_episodes, **schedule)

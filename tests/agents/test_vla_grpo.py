@@ -133,7 +133,8 @@ def test_env_id_is_accepted_in_any_spelling():
 
 @pytest.mark.libero
 @pytest.mark.slow
-def test_stopped_libero_run_resumes_to_the_bit(tmp_path, policy, monkeypatch):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_stopped_libero_run_resumes_to_the_bit(tmp_path, policy, monkeypatch, overlap):
     # Episodes of 16 control steps all fail, and an update without signal would change nothing.
     monkeypatch.setattr("agents.vla_grpo.rewarded", with_some_reward)
     policy.save(tmp_path / "start")
@@ -143,7 +144,8 @@ def test_stopped_libero_run_resumes_to_the_bit(tmp_path, policy, monkeypatch):
             "checkpoint": str(tmp_path / "start"), "num_envs": 3, "num_workers": 1,
             "group_size": 2, "groups_per_iteration": 1, "max_groups_per_iteration": 2,
             "rollout_steps": 16, "eval_every": 9, "eval_episodes": 1, "torch_threads": 1,
-            "device": "cpu", "iterations": 2, "run_dir": tmp_path / folder, **changed,
+            "device": "cpu", "iterations": 2, "run_dir": tmp_path / folder, "overlap": overlap,
+            **changed,
         })  # fmt: skip
 
     # Evaluations would take most of the time.

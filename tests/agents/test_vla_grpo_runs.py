@@ -15,6 +15,7 @@ from srpo_env import PixelEncoder, SelfReferentialProgressWrapper
 from srpo_env.policy import load_policy
 from srpo_env.policy.checkpoint import load_checkpoint
 from srpo_env.training.checkpoint import newest_checkpoint
+from srpo_env.training.decisions import Decider
 from srpo_env.training.episode_files import read_recordings
 from tests.agents.toy_suite import CHUNK, ToySuite, registered_toy, toy_args
 from tests.policy.fakes import make_policy
@@ -269,7 +270,8 @@ def test_every_reward_trains_and_logs_its_statistics(args, reward):
 def make_rollout(libero, args):
     envs = SelfReferentialProgressWrapper(libero, PixelEncoder(), group_size=4)
     sampler = TaskSampler(2, range(3), seed=0)
-    return Rollout(envs, make_policy(), sampler, torch.Generator().manual_seed(0), args)
+    generator = torch.Generator().manual_seed(0)
+    return Rollout(envs, Decider(envs, make_policy(), generator, 1.0, False), sampler, args)
 
 
 def test_oracle_ranks_failures_by_their_highest_progress(args):
@@ -314,7 +316,7 @@ def test_restored_rollout_continues_running_episodes_to_the_bit(args, monkeypatc
     restored = make_rollout(ToySuite(6), args)
     restored.load_state_dict(straight.state_dict())
     restored.envs.load_state_dict(straight.envs.state_dict())
-    restored.generator.set_state(straight.generator.get_state())
+    restored.decider.generator.set_state(straight.decider.generator.get_state())
     restored.sampler.rng.bit_generator.state = straight.sampler.rng.bit_generator.state
     for rollout in (straight, restored):
         rollout.collect()
