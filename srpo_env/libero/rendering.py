@@ -13,12 +13,14 @@ import contextlib
 import functools
 import importlib
 import logging
+import math
 import os
 import threading
 import weakref
 from collections.abc import Iterator
 
 from srpo_env.libero.gl import SOFTWARE_RENDERERS, choose_gl, device_of_worker
+from srpo_env.types import Array
 
 BACKEND = choose_gl()  # before the first import of MuJoCo
 """Value of ``MUJOCO_GL`` at this import; robosuite's import replaces some values by "egl"."""
@@ -33,6 +35,12 @@ MAX_SIZE = 480
 """Maximum height and width in pixels; robosuite's off-screen buffer has 640 x 480."""
 
 MAX_GEOMS = 1000  # robosuite's scene size
+
+CULLING_MARGIN = 0.05
+"""Relative enlargement of bounding spheres: decimated meshes can be a little larger."""
+
+HIDDEN_GROUP = 5
+"""Group of geoms that is not drawn."""
 
 _lock = threading.RLock()
 """held while the context is current, because it can be current in one thread only"""
@@ -72,6 +80,9 @@ class Renderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._options = mujoco.MjvOption()
         self._options.geomgroup[0], self._options.geomgroup[1] = 0, 1
+        self._options.geomgroup[HIDDEN_GROUP] = 0
+        self._drawn = np.flatnonzero(model.geom_group == 1)
+        self._is_mirror = _is_mirror(model)[self._drawn]
         self._perturb = mujoco.MjvPerturb()
         # Buffers of the images' size; a shadow map (64 MB) only if there are shadows.
         model.vis.global_.offwidth = model.vis.global_.offheight = size
@@ -98,10 +109,17 @@ class Renderer:
         if self._context is None:
             raise RuntimeError("the renderer is closed")
         self._camera.fixedcamid = self._model.camera(camera).id
-        mujoco.mjv_updateScene(
-            self._model, data, self._options, self._perturb, self._camera,
-            mujoco.mjtCatBit.mjCAT_ALL, self._scene,
-        )  # fmt: skip
+        hidden = self._invisible(data)
+        groups = self._model.geom_group
+        before = groups[hidden]
+        groups[hidden] = HIDDEN_GROUP
+        try:
+            mujoco.mjv_updateScene(
+                self._model, data, self._options, self._perturb, self._camera,
+                mujoco.mjtCatBit.mjCAT_ALL, self._scene,
+            )  # fmt: skip
+        finally:
+            groups[hidden] = before
         error = self._draw()
         if error:
             # The pixels may be those of an earlier image.
@@ -117,6 +135,15 @@ class Renderer:
             )
         return self._pixels[::-1].copy()  # OpenGL's first row is the bottom one
 
+    def _invisible(self, data: mujoco.MjData) -> Array:
+        """Returns geoms that change no pixel of the camera's image: a software renderer is slow."""
+        if self._model.light_castshadow.any():  # also from outside the view
+            return self._drawn[:0]
+        outside = outside_view(self._model, data, self._camera.fixedcamid, self._drawn)
+        if (self._is_mirror & ~outside).any():  # it may show the others
+            outside &= self._is_mirror
+        return self._drawn[outside]
+
     def _draw(self) -> int:
         """Draws the scene and reads the pixels; returns OpenGL's error code, 0 for none."""
         with _current_context():
@@ -131,6 +158,41 @@ class Renderer:
         if self._context is not None:
             self._free()
             self._context = None
+
+
+def _is_mirror(model: mujoco.MjModel) -> npt.NDArray[np.bool_]:
+    """Returns which geoms MuJoCo renders with reflections, shape ``(ngeom,)``."""
+    reflectances = np.append(model.mat_reflectance, 0.0)  # the last one: no material
+    flat = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX)
+    is_mirror: npt.NDArray[np.bool_]
+    is_mirror = (reflectances[model.geom_matid] > 0) & np.isin(model.geom_type, flat)
+    return is_mirror
+
+
+def outside_view(
+    model: mujoco.MjModel, data: mujoco.MjData, camera: int, geoms: Array
+) -> npt.NDArray[np.bool_]:
+    """Returns which geoms a camera's square image certainly does not show.
+
+    Args:
+        model: The compiled model.
+        data: Its data, with the positions of geoms and cameras.
+        camera: Index of the camera.
+        geoms: Indices of the geoms, shape ``(n,)``.
+
+    Returns:
+        Whether the geom's bounding sphere is behind the camera or beyond a side of its view,
+        shape ``(n,)``.
+    """
+    radius = model.geom_rbound[geoms] * (1 + CULLING_MARGIN)
+    radius[radius == 0] = np.inf  # planes have no bounding sphere
+    to_world = data.cam_xmat[camera].reshape(3, 3)
+    right, up, back = ((data.geom_xpos[geoms] - data.cam_xpos[camera]) @ to_world).T
+    half = math.radians(model.cam_fovy[camera]) / 2
+    # Signed distance from the sides of the view, a pyramid: positive outside.
+    sideways = np.maximum(np.abs(right), np.abs(up)) * math.cos(half) + back * math.sin(half)
+    outside: npt.NDArray[np.bool_] = np.maximum(sideways, back) > radius
+    return outside
 
 
 _renderers: weakref.WeakSet[Renderer] = weakref.WeakSet()

@@ -121,3 +121,61 @@ def test_environments_in_two_threads_equal_those_in_one(envs):
         for observation, expected in zip(together[index], alone[index], strict=True):
             for name in expected:
                 np.testing.assert_array_equal(observation[name], expected[name])
+
+
+def arms_in_motion(env, num_chunks):
+    """Yields the simulation of a task as the arm moves at random."""
+    rng = np.random.default_rng(0)
+    env.reset(options={"task_id": 1, "init_state_id": 0})
+    for _ in range(num_chunks):
+        env.step(rng.uniform(-1, 1, env.action_space.shape))
+        yield env.simulation
+
+
+@pytest.mark.parametrize("suite", ["libero_object", "libero_goal"])
+def test_leaving_out_what_a_camera_does_not_show_changes_no_pixel(suite, monkeypatch):
+    """libero_goal has a mirror, the box of its stove."""
+    env = LiberoEnv(suite, image_size=64)
+    outside_view, counts = rendering.outside_view, []
+
+    def outside(model, data, camera, geoms):
+        counts.append(outside_view(model, data, camera, geoms).sum())
+        return outside_view(model, data, camera, geoms)
+
+    for simulation in arms_in_motion(env, num_chunks=4):
+        images = []
+        for function in (outside, lambda model, data, camera, geoms: np.zeros(len(geoms), bool)):
+            monkeypatch.setattr(rendering, "outside_view", function)
+            images.append([simulation.render(camera) for camera in env.cameras])
+        assert_equal(*images)
+    assert min(counts) > 0
+    env.close()
+
+
+SPHERES = """
+<mujoco><worldbody>
+  <camera name="down" pos="0 0 2" fovy="90"/>
+  <geom type="plane" size="1 1 .1" pos="0 0 -9" group="1"/>
+  <geom size=".5" pos="{x} 0 {z}" group="1"/>
+</worldbody></mujoco>
+"""
+
+
+@pytest.mark.parametrize(
+    ("x", "z", "outside"),
+    [
+        (0.0, 0.0, False),  # in front of the camera
+        (0.0, 3.0, True),  # behind it
+        (0.0, 2.4, False),  # around it
+        # Two metres below, the view ends at x = 2; a sphere's edge is there at 2 + 0.5 * sqrt(2).
+        (2.6, 0.0, False),
+        (2.8, 0.0, True),
+        (-2.8, 0.0, True),
+    ],
+)
+def test_a_sphere_is_outside_if_no_point_of_it_is_in_the_view(x, z, outside):
+    model = mujoco.MjModel.from_xml_string(SPHERES.format(x=x, z=z))
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    found = rendering.outside_view(model, data, 0, np.array([0, 1]))
+    np.testing.assert_array_equal(found, [False, outside])  # a plane has no end
