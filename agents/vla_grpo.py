@@ -76,7 +76,7 @@ class Args(SuiteSettings):
     checkpoint: str = "libero-object"  # initial policy: name of a bundled one, or a path
     reward: Literal["srpo", "binary", "oracle"] = "srpo"
     """reward of a failure: srpo compares videos, binary is 0 (plain GRPO), oracle uses the
-    simulator's ground-truth progress (libero-object only; an upper bound for any video reward)"""
+    simulator's ground-truth progress (an upper bound for any video reward)"""
     iterations: int = 60  # number of policy updates
     stop_at: float | None = None  # stop when the held-out success rate reaches this, in (0, 1]
     exp_name: str = "vla_grpo"  # part of the run's name

@@ -1,4 +1,4 @@
-"""Records demonstrations of the scripted expert in LIBERO's HDF5 layout, one file per task.
+"""Records demonstrations of the scripted experts in LIBERO's HDF5 layout, one file per task.
 
 An existing file is always complete. After an interruption, run the same command again: files that
 were recorded with the same settings are kept.
@@ -14,9 +14,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the output folder and the settings of the recording."""
     add_recording_arguments(parser, out="demos")
-    parser.add_argument(
-        "--suite", default="libero_object", help="suite; the expert supports libero_object"
-    )
+    add_suite_argument(parser)
     parser.add_argument(
         "--demos-per-task",
         type=int,
@@ -36,6 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         metavar="FOLDER",
         help="folder for an MP4 video of each demonstration",
+    )
+
+
+def add_suite_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--suite``, which can be written as ``--env`` as in the agents."""
+    parser.add_argument(
+        "--suite",
+        "--env",
+        default="libero_object",
+        help="libero_spatial, libero_object, libero_goal or libero_10",
     )
 
 
@@ -89,8 +97,6 @@ def run(args: argparse.Namespace) -> int:
     from srpo_env.libero.suites import check_suite_name, get_task
 
     suite = check_suite_name(args.suite)
-    if suite != "libero_object":
-        raise ValueError(f"`--suite` must be libero_object, which the expert supports, got {suite}")
     task_ids = chosen_tasks(suite, args.tasks)
     recording = DemoRecording(
         demos_per_task=args.demos_per_task,

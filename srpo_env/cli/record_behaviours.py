@@ -1,10 +1,10 @@
 """Records successes and failures of many kinds with their oracle progress.
 
 The episodes are used to train world models and to evaluate rewards. The expert succeeds in several
-ways; in failures it stops at one of the stages, misses or drops the object, grasps another object,
-or moves at random. There is one HDF5 file per task and kind of assets, so that several kinds can
-share a folder. An existing file is always complete: after an interruption, run the same command
-again.
+ways; in failures it stops at one of the stages, drops the object, or moves at random, and in
+libero_object it also misses the object or grasps another one. There is one HDF5 file per task and
+kind of assets, so that several kinds can share a folder. An existing file is always complete: after
+an interruption, run the same command again.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ import argparse
 import functools
 import multiprocessing
 
-from srpo_env.cli.demos import add_recording_arguments, chosen_tasks, numbers
+from srpo_env.cli.demos import (
+    add_recording_arguments,
+    add_suite_argument,
+    chosen_tasks,
+    numbers,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the output folder and the settings of the recording."""
     add_recording_arguments(parser, out="episodes")
+    add_suite_argument(parser)
     parser.add_argument(
         "--successes",
         type=int,
@@ -34,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-steps",
         type=int,
-        default=160,
-        help="control steps after which a failure is truncated; LIBERO's limit is 280",
+        default=argparse.SUPPRESS,
+        help="control steps after which a failure is truncated (default: 160 in libero_object, "
+        "else LIBERO's limit of the suite)",
     )
     parser.add_argument(
         "--workers", type=int, default=1, help="number of tasks recorded in parallel"
@@ -47,17 +54,20 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from srpo_env.libero.assets import resolve_assets
-    from srpo_env.libero.behaviour_recording import SUITE, BehaviourRecording, record_behaviours
+    from srpo_env.libero.behaviour_recording import BehaviourRecording, record_behaviours
     from srpo_env.libero.recording import Recorded
+    from srpo_env.libero.suites import check_suite_name, get_suite
 
-    task_ids = chosen_tasks(SUITE, args.tasks)
+    suite = check_suite_name(args.suite)
+    task_ids = chosen_tasks(suite, args.tasks)
+    limit = 160 if suite == "libero_object" else get_suite(suite).max_steps
     if args.workers < 1:
         raise ValueError(f"`--workers` must be at least 1, got {args.workers}")
     recording = BehaviourRecording(
         successes=args.successes,
         failures=args.failures,
         init_states=tuple(numbers(args.init_states, "--init-states")),
-        max_steps=args.max_steps,
+        max_steps=getattr(args, "max_steps", limit),
         image_size=args.image_size,
         visuals=getattr(args, "visuals", None),
         look=args.look,
@@ -65,7 +75,11 @@ def run(args: argparse.Namespace) -> int:
     )
     assets = resolve_assets().kind
     record = functools.partial(
-        record_behaviours, folder=args.out, recording=recording, overwrite=args.overwrite
+        record_behaviours,
+        folder=args.out,
+        recording=recording,
+        suite=suite,
+        overwrite=args.overwrite,
     )
     per_task = recording.successes + recording.failures
     recorded: list[Recorded] = []

@@ -11,12 +11,13 @@ import numpy as np
 
 from srpo_env.libero.assets import resolve_assets
 from srpo_env.libero.behaviour_files import BehaviourEpisode, BehaviourWriter
-from srpo_env.libero.behaviours import FAILURES, KINDS, SUCCESSES, play
+from srpo_env.libero.behaviours import FAILURES, KINDS, SUCCESSES, kinds_of, play
 from srpo_env.libero.recording import Recorded, RecordingSettings, record_file
 from srpo_env.libero.simulation import Simulation
 from srpo_env.libero.suites import get_task
 
 SUITE = "libero_object"
+"""The suite of the reward benchmark and of the bundled world model."""
 
 BEHAVIOUR_VERSION = 1
 """Increased with each change of the behaviours, the expert or the oracle that alters episodes."""
@@ -58,15 +59,17 @@ class BehaviourRecording(RecordingSettings):
                 f"`success_kinds` must be some of {', '.join(SUCCESSES)}, got {self.success_kinds}"
             )
 
-    def plan(self, task_id: int) -> list[tuple[str, int, int]]:
+    def plan(self, task_id: int, suite: str = SUITE) -> list[tuple[str, int, int]]:
         """Returns kind, initial state and first seed of each episode of a task.
 
-        Successes and failures both cycle through the initial states, so that every state has both,
-        and their episodes can be compared.
+        Kinds that the suite does not have are left out. Successes and failures both cycle through
+        the initial states, so that every state has both, and their episodes can be compared.
         """
         rng = np.random.default_rng([self.seed, task_id])
         episodes = []
-        for names, count in ((self.success_kinds, self.successes), (FAILURES, self.failures)):
+        plans = ((self.success_kinds, self.successes), (FAILURES, self.failures))
+        for all_names, count in plans:
+            names = [name for name in all_names if name in kinds_of(suite)]
             kinds = rng.permutation([names[i % len(names)] for i in range(count)])
             starts = rng.permutation(self.init_states)
             for i, kind in enumerate(kinds):
@@ -80,15 +83,17 @@ def record_behaviours(
     folder: str | Path,
     recording: BehaviourRecording,
     *,
+    suite: str = SUITE,
     overwrite: bool = False,
     progress: Callable[[BehaviourEpisode], object] | None = None,
 ) -> Recorded:
-    """Records behaviours of one task of libero_object; a file with the same settings is kept.
+    """Records behaviours of one task; a file with the same settings is kept.
 
     Args:
         task_id: The task, in LIBERO's order.
         folder: Folder for the file, whose name contains the kind of assets; created if needed.
         recording: Which behaviours to record.
+        suite: A suite whose tasks the experts solve.
         overwrite: Replaces a file that was recorded with other settings.
         progress: Called with each episode that is stored.
 
@@ -97,8 +102,8 @@ def record_behaviours(
             False.
         ValueError: If a setting does not fit the task, or a kind does not end as it intends.
     """
-    task = get_task(SUITE, task_id)
-    plan = recording.plan(task_id)
+    task = get_task(suite, task_id)
+    plan = recording.plan(task_id, task.suite)
 
     def record(simulation: Simulation, data: h5py.Group) -> int:
         writer = BehaviourWriter(data)

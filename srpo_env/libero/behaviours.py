@@ -12,17 +12,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from srpo_env.libero.basket_progress import STAGES
 from srpo_env.libero.behaviour_files import BehaviourEpisode
-from srpo_env.libero.experts import CLOSE, OPEN, PickAndPlaceExpert
-from srpo_env.libero.oracle import STAGES, OracleProgress
+from srpo_env.libero.experts import CLOSE, OPEN, PickAndPlaceExpert, make_expert
+from srpo_env.libero.experts.hand import HALT, Hand
+from srpo_env.libero.oracle import OracleProgress
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import MAX_STEPS
 from srpo_env.types import Floats
 
 Actions = Iterator[Floats]
 
-HALT = 0.0
-"""Gripper command that keeps the fingers where they are; robosuite uses only the sign."""
+OBJECT_SUITE = "libero_object"
+"""The suite that has all kinds."""
 
 UP = np.array([0.0, 0.0, 1.0])
 
@@ -39,7 +41,8 @@ class Scene:
     def __init__(self, simulation: Simulation, rng: np.random.Generator) -> None:
         """Starts an episode in the simulator's current state."""
         self.simulation, self.rng = simulation, rng
-        self.expert = PickAndPlaceExpert(simulation)
+        self.expert = make_expert(simulation)
+        self.gripper = Hand(simulation)
         self.oracle = OracleProgress(simulation)
         self.progress = self.oracle.measure()
 
@@ -47,6 +50,12 @@ class Scene:
     def hand(self) -> Floats:
         """Position of the grip point in metres, shape ``(3,)``."""
         return self.simulation.grip_position
+
+    @property
+    def picker(self) -> PickAndPlaceExpert:
+        """The expert of libero_object."""
+        assert isinstance(self.expert, PickAndPlaceExpert)
+        return self.expert
 
     @property
     def basket(self) -> Floats:
@@ -98,8 +107,8 @@ def _drops(scene: Scene) -> Actions:
     while scene.progress < limit:
         yield scene.expert.act()
     for _ in range(12):
-        yield scene.expert.move_to(scene.hand, OPEN)
-    if scene.rng.random() < 0.5:
+        yield scene.gripper.move_to(scene.hand, OPEN)
+    if scene.rng.random() < 0.5 and isinstance(scene.expert, PickAndPlaceExpert):
         yield from _pretend_to_deliver(scene, OPEN)
     yield from _linger(scene, OPEN)
 
@@ -107,19 +116,19 @@ def _drops(scene: Scene) -> Actions:
 def _misses(scene: Scene) -> Actions:
     """Closes the fingers beside or above the object, and goes to the basket without it."""
     rng = scene.rng
-    grasp = scene.expert.current_grasp()
+    grasp = scene.picker.current_grasp()
     place = grasp.position.copy()
     if rng.random() < 0.5:
         angle = rng.uniform(-np.pi, np.pi)
         place[:2] += rng.uniform(0.05, 0.09) * np.array([np.cos(angle), np.sin(angle)])
         place[2] += 0.02  # fingers at floor level would push other objects
     else:
-        top = float(scene.expert.shape.corners()[..., 2].max())
+        top = float(scene.picker.shape.corners()[..., 2].max())
         place[2] = top + rng.uniform(0.025, 0.06)
     yield from _go(scene, place + 0.1 * UP, OPEN, grasp.yaw)
     yield from _go(scene, place, OPEN, grasp.yaw)
     for _ in range(10):
-        yield scene.expert.move_to(place, CLOSE, grasp.yaw)
+        yield scene.gripper.move_to(place, CLOSE, grasp.yaw)
     if rng.random() < 0.7:
         yield from _pretend_to_deliver(scene, CLOSE)
         yield from _linger(scene, OPEN)
@@ -139,6 +148,8 @@ def _moves_at_random(scene: Scene) -> Actions:
     """Moves with a velocity that is a random walk; the fingers open or close at random times."""
     rng = scene.rng
     middle = np.array([0.0, 0.0, 0.15])  # of the camera's view
+    if scene.simulation.task.suite != OBJECT_SUITE:
+        middle = scene.hand + np.array([0.1, 0.0, -0.15])
     memory = rng.uniform(0.8, 0.97)  # share of the velocity that is kept per control step
     velocity, gripper = rng.normal(0.0, 0.6, 6), OPEN
     while True:
@@ -158,7 +169,7 @@ def _go(scene: Scene, place: Floats, gripper: float, yaw: float | None = None) -
     for _ in range(70):
         if np.linalg.norm(place - scene.hand) < 0.02:
             return
-        yield scene.expert.move_to(place, gripper, yaw)
+        yield scene.gripper.move_to(place, gripper, yaw)
 
 
 def _pretend_to_deliver(scene: Scene, gripper: float) -> Actions:
@@ -167,7 +178,7 @@ def _pretend_to_deliver(scene: Scene, gripper: float) -> Actions:
     yield from _go(scene, np.array([*scene.basket[:2], HIGH]), gripper)
     yield from _go(scene, scene.basket + 0.15 * UP, gripper)
     for _ in range(8):
-        yield scene.expert.move_to(scene.hand, OPEN)
+        yield scene.gripper.move_to(scene.hand, OPEN)
 
 
 def _linger(scene: Scene, gripper: float, *, wander: bool = True) -> Actions:
@@ -176,7 +187,7 @@ def _linger(scene: Scene, gripper: float, *, wander: bool = True) -> Actions:
     size = scene.rng.choice([0.0, 0.02]) if wander else 0.0
     while True:
         drift = 0.95 * drift + np.sqrt(1.0 - 0.95**2) * scene.rng.normal(0.0, size, 3)
-        yield scene.expert.move_to(place + drift, gripper)
+        yield scene.gripper.move_to(place + drift, gripper)
 
 
 # --- Names ----------------------------------------------------------------------------------------
@@ -193,23 +204,31 @@ class Kind:
     """Minimum speed of an episode, relative to the expert's; drawn from [min_speed, 1]."""
     max_noise: float = MAX_NOISE / 2
     """Maximum noise on an episode's executed motions; drawn from [0, max_noise]."""
+    any_suite: bool = True
+    """Whether all suites have it, not only libero_object."""
 
 
 KINDS: dict[str, Kind] = {
     "expert": Kind(_expert, succeeds=True, min_speed=1.0, max_noise=0.0),
     "noisy": Kind(_expert, succeeds=True, min_speed=1.0, max_noise=MAX_NOISE),
     "slow": Kind(_expert, succeeds=True, min_speed=0.6),
-    "high": Kind(_high, succeeds=True, min_speed=0.8),
+    "high": Kind(_high, succeeds=True, min_speed=0.8, any_suite=False),
     **{f"stops_in_{stage}": Kind(_stops_in(stage), succeeds=False) for stage in STAGES},
-    "misses": Kind(_misses, succeeds=False, min_speed=0.7),
+    "misses": Kind(_misses, succeeds=False, min_speed=0.7, any_suite=False),
     "drops": Kind(_drops, succeeds=False, min_speed=0.7),
-    "takes_another": Kind(_takes_another, succeeds=False, min_speed=0.8),
+    "takes_another": Kind(_takes_another, succeeds=False, min_speed=0.8, any_suite=False),
     "random": Kind(_moves_at_random, succeeds=False, min_speed=1.0, max_noise=0.0),
 }
 """All kinds by name."""
 
 SUCCESSES = tuple(name for name, kind in KINDS.items() if kind.succeeds)
 FAILURES = tuple(name for name, kind in KINDS.items() if not kind.succeeds)
+
+
+def kinds_of(suite: str) -> tuple[str, ...]:
+    """Returns the names of the kinds that a suite has."""
+    is_object = suite == OBJECT_SUITE
+    return tuple(name for name, kind in KINDS.items() if is_object or kind.any_suite)
 
 
 def play(
@@ -227,8 +246,8 @@ def play(
     A kind is only *intended* to succeed or to fail; the episode's ``success`` is the result.
 
     Args:
-        simulation: A task of libero_object.
-        kind: A name in ``KINDS``.
+        simulation: A task that the experts solve.
+        kind: A name in ``KINDS``, of a kind that the suite has.
         init_state_id: Stored initial state of the task to start from.
         seed: Random seed; together with task, kind and initial state, it determines the episode.
         chunk: Control steps between two frames, as in ``LiberoEnv``.
@@ -236,11 +255,14 @@ def play(
         settle_steps: Control steps without motion before the first frame.
 
     Raises:
-        ValueError: If the task is not one of libero_object, or there is no such kind or initial
+        ValueError: If the experts do not solve the task, or there is no such kind or initial
             state.
     """
-    if kind not in KINDS:
-        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}")
+    kinds = kinds_of(simulation.task.suite)
+    if kind not in kinds:
+        raise ValueError(
+            f"`kind` must be one of {', '.join(kinds)} in {simulation.task.suite}, got {kind!r}"
+        )
     states = simulation.task.init_states()
     if not 0 <= init_state_id < len(states):
         raise ValueError(f"`init_state_id` must be in 0..{len(states) - 1}, got {init_state_id}")

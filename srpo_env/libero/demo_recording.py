@@ -1,4 +1,4 @@
-"""Records demonstrations of the scripted expert, one HDF5 file per task, in LIBERO's own layout."""
+"""Records demonstrations of the scripted experts in LIBERO's HDF5 layout, one file per task."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def record_demos(
     """Records demonstrations of one task; a file recorded with the same settings is kept.
 
     Args:
-        suite: ``libero_object``; the expert supports no other suite.
+        suite: A suite whose tasks the experts solve.
         task_id: The task, in LIBERO's order.
         folder: Folder for the file; created if needed.
         recording: Which demonstrations to record.

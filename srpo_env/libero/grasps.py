@@ -48,6 +48,8 @@ class Grasp:
     """Rotation about the vertical, in radians."""
     width: float
     """Width of the object between the fingers, in metres."""
+    lean: float = 0.0
+    """Rotation of the hand about the axis along which the fingers open, in radians."""
 
 
 class Shape:
@@ -77,17 +79,21 @@ class Shape:
         return corners
 
 
-def plan_grasp(shape: Shape, obstacles: list[Shape]) -> Grasp:
+def plan_grasp(
+    shape: Shape, obstacles: list[Shape], azimuth: float = 0.0, *, on_knob: bool = False
+) -> Grasp:
     """Returns the grasp with the lowest cost: small rotation and offset, no contact with obstacles.
 
     Args:
         shape: The object to grasp.
         obstacles: Other objects.
+        azimuth: Rotation of the hand that costs nothing, in radians.
+        on_knob: Grasps only the uppermost part, such as the knob of a lid.
     """
     corners = shape.corners()
     low, high = corners[..., 2].min(axis=1), corners[..., 2].max(axis=1)
     # Low enough for the pads, and no deeper than the fingers reach below the top of a tall object.
-    height = max(low.min() + 0.012, high.max() - 0.03)
+    height = high.max() - 0.006 if on_knob else max(low.min() + 0.012, high.max() - 0.03)
     at_height = corners[(low < height + 0.008) & (high > height - 0.008), :, :2].reshape(-1, 2)
     around = np.concatenate([np.empty((0, 8, 3)), *(other.corners() for other in obstacles)])
 
@@ -102,9 +108,9 @@ def plan_grasp(shape: Shape, obstacles: list[Shape]) -> Grasp:
             if abs(shift) > max(0.0, length / 2 - FINGERS[1]):
                 continue
             center = (minimum + maximum) / 2 + (0.0, shift)
-            cost = abs(yaw) + 10.0 * abs(shift) + 1e3 * max(0.0, width - MAX_WIDTH)
-            cost += 1e2 * _overlap(around, axes, center, FINGERS, height)
-            cost += 1e2 * _overlap(around, axes, center, HAND, height + HAND_HEIGHT)
+            cost = abs(yaw - azimuth) + 10.0 * abs(shift) + 1e3 * max(0.0, width - MAX_WIDTH)
+            cost += 1e2 * overlap(around, axes, center, FINGERS, height)
+            cost += 1e2 * overlap(around, axes, center, HAND, height + HAND_HEIGHT)
             if cost < best_cost:
                 position = np.array([*(center @ axes), height])
                 best, best_cost = Grasp(position, float(yaw), float(width)), cost
@@ -112,7 +118,7 @@ def plan_grasp(shape: Shape, obstacles: list[Shape]) -> Grasp:
     return best
 
 
-def _overlap(corners: Floats, axes: Floats, center: Floats, half: Floats, above: float) -> float:
+def overlap(corners: Floats, axes: Floats, center: Floats, half: Floats, above: float) -> float:
     """Returns by how much boxes that reach above a height enter a rectangle, summed, in metres."""
     tall = corners[corners[..., 2].max(axis=1) > above]
     if len(tall) == 0:

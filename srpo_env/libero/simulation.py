@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -396,6 +396,37 @@ class Simulation:
     def objects_of_interest(self) -> list[str]:
         """Names of the objects in the task's goal: the object to move, and the target."""
         return list(self._env.obj_of_interest)
+
+    @property
+    def fixture_bodies(self) -> dict[str, int]:
+        """Body ids of the fixtures that stand on the task's table or floor, by name."""
+        workspace = self._env.workspace_name
+        fixtures = {name: self._env.obj_body_id[name] for name in self._env.fixtures_dict}
+        return {name: body for name, body in fixtures.items() if name != workspace}
+
+    @property
+    def goal(self) -> list[tuple[str, ...]]:
+        """LIBERO's goal predicates with their arguments, all of which must hold."""
+        return [tuple(predicate) for predicate in self._env.parsed_problem["goal_state"]]
+
+    def holds(self, predicate: Sequence[str]) -> bool:
+        """Returns whether a predicate of LIBERO holds, such as ``("on", "bowl_1", "plate_1")``."""
+        return bool(self._env._eval_predicate(list(predicate)))
+
+    def joint_of(self, name: str) -> int:
+        """Returns the joint of a fixture, or of one of its regions, such as a drawer."""
+        owner = self._env.object_sites_dict.get(name) or self._env.get_object(name)
+        return int(self.model.joint(owner.joints[0]).id)
+
+    def can_open(self, name: str) -> bool:
+        """Returns whether a name is that of a drawer's inside."""
+        region = self._env.object_sites_dict.get(name)
+        return bool(region is not None and region.joints)
+
+    def fixture_of(self, name: str) -> str:
+        """Returns the object or fixture that a region belongs to; otherwise the name itself."""
+        region = self._env.object_sites_dict.get(name)
+        return name if region is None else str(region.parent_name)
 
     def close(self) -> None:
         """Frees the OpenGL context; may be called twice."""

@@ -6,10 +6,11 @@ import types
 import numpy as np
 import pytest
 
-from srpo_env.libero.behaviours import FAILURES, KINDS, SUCCESSES, play
+from srpo_env.libero.basket_progress import STAGES, BasketProgress
+from srpo_env.libero.behaviours import FAILURES, KINDS, SUCCESSES, kinds_of, play
 from srpo_env.libero.experts import PickAndPlaceExpert
 from srpo_env.libero.grasps import Shape
-from srpo_env.libero.oracle import STAGES, OracleProgress
+from srpo_env.libero.oracle import OracleProgress
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import get_task, tasks_of
 
@@ -183,10 +184,27 @@ def test_wrong_arguments_are_errors(kind, init_state_id, message):
         play(simulation_of(MILK), kind, init_state_id, seed=0)
 
 
-def test_oracle_progress_of_another_suite_is_an_error():
+def test_progress_to_the_basket_in_another_suite_is_an_error():
     task = tasks_of("libero_goal")[0]
-    with pytest.raises(ValueError, match="oracle progress exists for the tasks of libero"):
-        OracleProgress(types.SimpleNamespace(task=task))
+    with pytest.raises(ValueError, match="this progress exists for the tasks of libero_object"):
+        BasketProgress(types.SimpleNamespace(task=task))
+
+
+def test_other_suites_lack_the_kinds_that_need_a_basket():
+    assert set(kinds_of("libero_object")) == set(KINDS)
+    assert set(KINDS) - set(kinds_of("libero_goal")) == {"high", "misses", "takes_another"}
+    goal = types.SimpleNamespace(task=tasks_of("libero_goal")[0])
+    with pytest.raises(ValueError, match="in libero_goal, got 'takes_another'"):
+        play(goal, "takes_another", 0, seed=0)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", kinds_of("libero_goal"))
+def test_an_episode_of_another_suite_ends_as_its_kind_intends(kind):
+    simulation = Simulation(get_task("libero_goal", 8), SIZE, physics="fast")
+    episode = play(simulation, kind, init_state_id=3, seed=0)
+    assert episode.success == (kind in SUCCESSES)
+    assert (episode.max_progress == 1.0) == episode.success
 
 
 def test_an_expert_for_an_unknown_object_is_an_error(started):

@@ -218,7 +218,6 @@ def test_a_reset_to_an_unknown_task_or_state_is_an_error(env, options, message):
         ({"max_steps": 1.5}, "`max_steps` must be an integer and at least 1, got 1.5"),
         ({"max_steps": True}, "`max_steps` must be an integer and at least 1, got True"),
         ({"render_mode": "human"}, "render_mode"),
-        ({"suite": "libero_goal", "true_progress": True}, "libero_object only"),
     ],
 )
 def test_settings_out_of_range_are_errors(kwargs, message):

@@ -7,29 +7,15 @@ does, and after a missed grasp or a lost object it tries again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from srpo_env.libero.experts.hand import CLOSE, FULL_OPENING, OPEN, Hand, yaw_of
 from srpo_env.libero.grasps import Grasp, Shape, plan_grasp
-from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
-from srpo_env.libero.suites import MAX_STEPS
+from srpo_env.libero.simulation import Simulation
 from srpo_env.types import Floats
-
-POSITION_SCALE = 0.05
-"""Metres per unit of action. Source: robosuite's OSC_POSE defaults."""
-ROTATION_SCALE = 0.5
-"""Radians per unit of action. Source: robosuite's OSC_POSE defaults."""
-
-GAIN = 2.0
-"""Gain of the proportional control; above 1, because the arm covers only part of a requested
-motion in one control step."""
-FULL_OPENING = 0.076
-"""Distance between the pads of the open fingers in metres."""
-
-OPEN, CLOSE = -1.0, 1.0
 
 HOVER = 0.14
 """Height above the grasp, in metres, at which the hand moves to the object."""
@@ -39,8 +25,6 @@ CLEARANCE = 0.03
 """Vertical distance between a carried object and the basket's rim, in metres."""
 LOW = 0.05
 """Height above the floor, in metres, to which an object is lowered inside the basket."""
-
-DOWNWARD = Rotation.from_rotvec([np.pi, 0.0, 0.0])
 
 
 class PickAndPlaceExpert:
@@ -81,15 +65,12 @@ class PickAndPlaceExpert:
         self._obstacles = [
             Shape(model, self._data, body) for name, body in bodies.items() if name != target
         ]
-        self._fingers = [
-            Shape(model, self._data, model.body(f"gripper0_{side}finger").id).geoms
-            for side in ("left", "right")
-        ]
+        self.hand = Hand(simulation)
         self._plan: tuple[Floats, Grasp] | None = None
 
     def act(self) -> Floats:
         """Returns the action for the simulator's current state, shape ``(7,)``, in [-1, 1]."""
-        position, hand, opening = self._sense()
+        position, hand, opening = self.hand.sense()
         if self._is_placed():
             return self.move_to(position, OPEN)
         if self.is_held():
@@ -97,31 +78,12 @@ class PickAndPlaceExpert:
         return self.move_to(*self._approach(position, hand, opening))
 
     def move_to(self, goal: Floats, gripper: float, yaw: float | None = None) -> Floats:
-        """Returns the action that moves the upright hand towards a position.
-
-        Args:
-            goal: Target position of the grip point in metres, shape ``(3,)``.
-            gripper: Positive closes, negative opens.
-            yaw: The hand's rotation about the vertical in radians; default: the current one.
-
-        Returns:
-            The action, shape ``(7,)``, in [-1, 1].
-        """
-        position, hand, _ = self._sense()
-        yaw = self._yaw_of(hand) if yaw is None else yaw
-        turn = (Rotation.from_euler("z", yaw) * DOWNWARD * hand.inv()).as_rotvec()
-        action = np.empty(7)
-        action[:3] = _limited(GAIN * (goal - position) / POSITION_SCALE)
-        action[3:6] = _limited(turn / ROTATION_SCALE, 0.5)
-        action[6] = gripper
-        return action
+        """Returns the action that moves the upright hand towards a position; see `Hand.move_to`."""
+        return self.hand.move_to(goal, gripper, yaw)
 
     def is_held(self) -> bool:
         """Returns whether both fingers touch the object."""
-        pairs = self._data.contact.geom  # (contacts, 2)
-        is_object = np.isin(pairs, self.shape.geoms)
-        others = pairs[:, ::-1][is_object]
-        return all(np.isin(others, finger).any() for finger in self._fingers)
+        return self.hand.holds(self.shape.geoms)
 
     def current_grasp(self) -> Grasp:
         """Returns the expert's grasp for the current position of the object."""
@@ -142,7 +104,7 @@ class PickAndPlaceExpert:
         grasp = self.current_grasp()
         sideways = float(np.linalg.norm(grasp.position[:2] - position[:2]))
         above = position[2] - grasp.position[2]
-        turn = abs(grasp.yaw - self._yaw_of(hand))
+        turn = abs(grasp.yaw - yaw_of(hand))
         # Closing fingers push the object a little. They should not open again because of that.
         reach = 0.015 if opening > 0.074 else 0.03
         if sideways < reach and abs(above) < reach and turn < 0.3:
@@ -167,11 +129,6 @@ class PickAndPlaceExpert:
 
     # --- State ------------------------------------------------------------------------------------
 
-    def _sense(self) -> tuple[Floats, Rotation, float]:
-        """Returns position (m) and orientation of the hand, and the opening of its fingers (m)."""
-        proprio = self._simulation.proprio().astype(np.float64)
-        return proprio[:3], Rotation.from_rotvec(proprio[3:6]), float(proprio[6] - proprio[7])
-
     def _is_placed(self) -> bool:
         if self._is_task_object:
             return self._simulation.is_success()
@@ -179,72 +136,3 @@ class PickAndPlaceExpert:
         to_basket = self._data.xpos[self._basket_body][:2] - self._data.xpos[self._body][:2]
         bottom = float(self.shape.corners()[..., 2].min())
         return bool(np.linalg.norm(to_basket) < 0.05 and bottom < LOW + 0.01)
-
-    @staticmethod
-    def _yaw_of(hand: Rotation) -> float:
-        x_axis = hand.apply([1.0, 0.0, 0.0])
-        return float(np.arctan2(x_axis[1], x_axis[0]))
-
-
-def _limited(vector: Floats, limit: float = 1.0) -> Floats:
-    """Scales a vector down so that no entry exceeds ``limit``."""
-    return vector / max(1.0, float(np.abs(vector).max()) / limit)
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One episode of the expert."""
-
-    success: bool
-    actions: Floats
-    """The expert's actions, shape ``(num_steps, 7)``, in [-1, 1]."""
-    executed_actions: Floats
-    """The same actions with noise, as they were executed."""
-
-
-def run_expert(
-    simulation: Simulation,
-    init_state_id: int,
-    *,
-    noise: float = 0.0,
-    rng: np.random.Generator | None = None,
-    settle_steps: int = 10,
-    observe: Callable[[], None] | None = None,
-) -> Attempt:
-    """Plays one episode up to success or the suite's limit of control steps, without rendering.
-
-    Args:
-        simulation: A task of libero_object.
-        init_state_id: Stored initial state of the task to start from.
-        noise: Standard deviation of the Gaussian noise on each entry of the executed actions.
-        rng: Random generator of the noise; required if there is noise.
-        settle_steps: Control steps without motion before the expert starts.
-        observe: Called before each action of the expert is executed.
-
-    Raises:
-        ValueError: If the task is not one of libero_object, there is no such initial state,
-            ``noise`` is negative, or ``rng`` is missing.
-    """
-    expert = PickAndPlaceExpert(simulation)
-    states = simulation.task.init_states()
-    if not 0 <= init_state_id < len(states):
-        raise ValueError(f"`init_state_id` must be in 0..{len(states) - 1}, got {init_state_id}")
-    if not noise >= 0:
-        raise ValueError(f"`noise` must be at least 0, got {noise}")
-    if noise > 0 and rng is None:
-        raise ValueError(f"`rng` must be given to draw noise (`noise` is {noise}), got None")
-    simulation.reset(states[init_state_id])
-    for _ in range(settle_steps):
-        simulation.step(SETTLE_ACTION)
-
-    actions: list[Floats] = []
-    executed: list[Floats] = []
-    success = False
-    while not success and len(actions) < MAX_STEPS[simulation.task.suite]:
-        if observe is not None:
-            observe()
-        actions.append(expert.act())
-        disturbance = noise * rng.standard_normal(7) if rng is not None else np.zeros(7)
-        executed.append(np.clip(actions[-1] + disturbance, -1.0, 1.0))
-        success = simulation.step(executed[-1])
-    return Attempt(success, np.array(actions), np.array(executed))

@@ -1,0 +1,175 @@
+"""Picks up an object from above, by its body or by its rim, and puts it somewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from srpo_env.libero.experts.hand import CLOSE, FINGER_TIP, FULL_OPENING, OPEN, Hand
+from srpo_env.libero.experts.meters import CONTACT_MEMORY, PlaceMeter
+from srpo_env.libero.experts.places import Place
+from srpo_env.libero.experts.scene import Scene
+from srpo_env.libero.experts.travel import CLEARANCE, FUNNEL_SLOPE, way_to
+from srpo_env.libero.grasps import MAX_WIDTH, Grasp, plan_grasp
+from srpo_env.libero.rim_grasps import plan_rim_grasp
+from srpo_env.types import Floats
+
+
+class PickPlace:
+    """Brings an object to a place and lets go of it."""
+
+    def __init__(self, scene: Scene, hand: Hand, predicate: Sequence[str], place: Place) -> None:
+        """Initialises the skill; valid for all episodes of the simulation.
+
+        Args:
+            scene: What stands where.
+            hand: The hand.
+            predicate: The goal predicate; its first argument is the object.
+            place: Where the object goes.
+        """
+        self.predicate = tuple(predicate)
+        self.name = self.predicate[1]
+        self._scene, self._hand, self._place = scene, hand, place
+        self._shape = scene.shapes[self.name]
+        self._plan: tuple[Floats, Grasp] | None = None
+        self._yaw = self._tilt = self._lean = 0.0
+        self._steps_since_held = CONTACT_MEMORY + 1
+
+    def done(self) -> bool:
+        """Returns whether the object is at its place and the hand has left it."""
+        return self._scene.simulation.holds(self.predicate) and self._is_clear()
+
+    def prepared(self) -> bool:
+        """Returns whether the predicate holds."""
+        return self._scene.simulation.holds(self.predicate)
+
+    def meter(self) -> PlaceMeter:
+        """Returns a meter of the object's progress that starts in the current state."""
+        return PlaceMeter(self._scene, self._hand, self.name, self._place.position)
+
+    def act(self) -> Floats:
+        """Returns the action for the simulator's current state, shape ``(7,)``, in [-1, 1]."""
+        position, orientation, opening = self._hand.sense()
+        held = self._is_held()
+        if self._scene.simulation.holds(self.predicate) and not (held and self._is_falling()):
+            up = 0.0 if self._hand.touches(self._shape.geoms) and opening < 0.07 else 0.05
+            return self._hand.move_to(
+                position + np.array([0.0, 0.0, up]), OPEN, orientation=orientation
+            )
+        if held and self._rests_at_place():
+            return self._hand.move_to(position, OPEN, orientation=orientation)
+        if held:
+            turned = self._carried(position, orientation)
+            return self._hand.move_to(self._carry(position), CLOSE, orientation=turned)
+        goal, gripper = self._approach(position, orientation, opening)
+        turned = self._orientation(position)
+        return self._hand.move_to(goal, gripper, orientation=turned)
+
+    def _is_held(self) -> bool:
+        # Contacts can vanish for a moment while the hand moves.
+        touched = self._plan is not None and self._hand.holds(self._shape.geoms)
+        self._steps_since_held = 0 if touched else self._steps_since_held + 1
+        return self._steps_since_held <= CONTACT_MEMORY
+
+    def _orientation(self, position: Floats) -> Rotation:
+        outward = self._hand.outward(position, self._yaw, self._tilt)
+        leaning: Rotation = outward * Rotation.from_euler("y", self._lean)
+        return leaning
+
+    def _rests_at_place(self) -> bool:
+        """Returns whether the object lies where it shall, and only has to settle."""
+        origin, place = self._scene.origin(self.name), self._place.position()
+        near = np.linalg.norm((origin - place)[:2]) < 0.02
+        low = self._scene.box(self.name)[0][2] - place[2] < 0.05
+        return bool(near and low and self._scene.is_supported(self.name))
+
+    def _is_falling(self) -> bool:
+        """Returns whether the object would fall if the hand opened."""
+        above = self._scene.box(self.name)[0][2] - self._place.position()[2]
+        return bool(above > 0.03 and not self._scene.is_supported(self.name))
+
+    def _is_clear(self) -> bool:
+        """Returns whether the fingers are above the object, or beside it."""
+        low, high = self._scene.box(self.name)
+        position, _, opening = self._hand.sense()
+        # Closed fingers that do not touch it are on their way to push something.
+        if opening < 0.02 and not self._hand.touches(self._shape.geoms):
+            return True
+        beside = np.maximum(low - position, position - high)[:2].max() > 0.06
+        return bool(beside or position[2] - FINGER_TIP > high[2] + 0.01)
+
+    def current_grasp(self) -> Grasp:
+        """Returns the grasp for the current position of the object."""
+        # Planned again only when the object has moved far or has rotated, because plans for nearby
+        # positions can differ, and the hand would oscillate. Otherwise the grasp moves along.
+        positions = self._scene.data.geom_xpos[self._shape.geoms].copy()
+        if self._plan is None or np.abs(positions - self._plan[0]).max() > 0.02:
+            self._plan = positions, self._planned()
+        planned_positions, grasp = self._plan
+        shift = (positions - planned_positions).mean(axis=0)
+        return replace(grasp, position=grasp.position + shift)
+
+    def _planned(self) -> Grasp:
+        obstacles, origin = self._scene.others(self.name), self._scene.origin(self.name)
+        low = self._scene.box(self.name)[0]
+        azimuth = self._hand.azimuth(origin)
+        opening = self._place.opening()
+        if opening is not None:
+            yaw = float(np.arctan2(-opening[0], opening[1]))
+            azimuth = (yaw - azimuth + np.pi / 2) % np.pi - np.pi / 2 + azimuth
+        grasp = plan_grasp(self._shape, obstacles, azimuth)
+        if grasp.width > MAX_WIDTH:
+            on_knob = plan_grasp(self._shape, obstacles, azimuth, on_knob=True)
+            rim = plan_rim_grasp(self._shape, origin, obstacles, azimuth)
+            grasp = on_knob if on_knob.width <= MAX_WIDTH else rim or grasp
+        # The arm keeps its tilt and its rotation relative to the direction from the base, so that
+        # the object stays upright.
+        self._lean = grasp.lean
+        self._yaw = grasp.yaw - self._hand.azimuth(grasp.position)
+        place = self._place.position() + np.array([0.0, 0.0, grasp.position[2] - low[2]])
+        place[:2] += grasp.position[:2] - origin[:2]
+        self._tilt = max(self._hand.tilt_for(grasp.position), self._hand.tilt_for(place))
+        return grasp
+
+    # --- Approach and carry ---------------------------------------------------------------------
+
+    def _approach(self, position: Floats, hand: Rotation, opening: float) -> tuple[Floats, float]:
+        grasp = self.current_grasp()
+        offset = grasp.position - position
+        sideways = float(np.linalg.norm(offset[:2]))
+        turn = (self._orientation(position) * hand.inv()).magnitude()
+        # Closing fingers push the object a little. They should not open again because of that.
+        reach = 0.012 if opening > 0.074 else 0.03
+        if sideways < reach and abs(offset[2]) < reach and turn < 0.3:
+            return grasp.position, CLOSE
+        play = float(np.clip((FULL_OPENING - grasp.width) / 2 - 0.004, 0.004, 0.012))
+        error = max(0.0, sideways - play) + 0.05 * max(0.0, turn - 0.1)
+        return way_to(self._scene, position, grasp.position, error), OPEN
+
+    def _carry(self, position: Floats) -> Floats:
+        """Returns the hand's target position with the object: up, across, down."""
+        low, high = self._scene.box(self.name)
+        origin, place = self._scene.origin(self.name), self._place.position()
+        offset = place[:2] - origin[:2]
+        distance = float(np.linalg.norm(offset))
+        radius = float(np.abs(np.concatenate([high - origin, origin - low])[[0, 1, 3, 4]]).max())
+        top = self._scene.top_along(origin, place, radius + 0.015, without=[self.name])
+        travel = max(top + CLEARANCE, place[2])
+        funnel = place[2] + FUNNEL_SLOPE * max(0.0, distance - 0.008)
+        freedom = np.clip((low[2] - top) / CLEARANCE, 0.0, 1.0) if distance > 0.03 else 1.0
+        goal: Floats = position + np.array([*(freedom * offset), min(travel, funnel) - low[2]])
+        return goal
+
+    def _carried(self, position: Floats, hand: Rotation) -> Rotation:
+        """Returns the hand's orientation with the object."""
+        now = Rotation.from_matrix(
+            self._scene.data.xmat[self._scene.bodies[self.name]].reshape(3, 3)
+        )
+        wanted = self._place.orientation(now)
+        if wanted is None:
+            return self._orientation(position)
+        turned: Rotation = wanted * now.inv() * hand
+        return turned
