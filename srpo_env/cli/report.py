@@ -7,7 +7,6 @@ from pathlib import Path
 
 from srpo_env.cli.output_files import check_image_file, check_matplotlib, check_output_file
 from srpo_env.system.files import write_file
-from srpo_env.training.page import run_page
 from srpo_env.training.report import compare_steps, draw_curves, read_curve
 
 PAGE = "report.html"
@@ -59,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     curves = [read_curve(folder) for folder in folders]
     if is_page:
         check_output_file(out)
+        from srpo_env.training.page import run_page  # needs the simulator's package
+
         write_file(out, run_page(folders[0]).encode())
     else:
         draw_curves(curves).savefig(out)

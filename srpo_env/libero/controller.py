@@ -73,7 +73,7 @@ class OscController:
         self.fresh = True
 
     def set_goal(self, action: Floats) -> None:
-        """Sets the goal of one control step; call it after ``mj_step1`` of its first substep."""
+        """Sets the goal of one control step; call it after `begin_substep` of the first."""
         osc = self._osc
         if self.fresh:
             osc.ee_pos, osc.ee_ori_mat = self._initial.eef_pos, self._initial.eef_ori
@@ -86,7 +86,7 @@ class OscController:
         self._finger_delta = self._finger_speed * np.sign(action[6:7])
 
     def apply(self) -> None:
-        """Writes the controls of one substep; call it between ``mj_step1`` and ``mj_step2``."""
+        """Writes the controls of one substep; call it between `begin_substep` and ``mj_step2``."""
         osc, arm = self._osc, self._arm
         if self.fresh:
             self.fresh = False

@@ -19,6 +19,8 @@ from srpo_env.types import check_choice  # noqa: E402
 
 Physics = Literal["exact", "fast"]
 
+_FALLING = "<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>"
+
 TOLERANCE = 1e-9
 """Largest difference of a joint position (m, rad) or velocity (m/s, rad/s) after a control step."""
 
@@ -42,3 +44,32 @@ def set_left_out(model: mujoco.MjModel, physics: Physics) -> None:
     """Makes MuJoCo leave out, or compute, what no state depends on."""
     flags = model.opt.disableflags
     model.opt.disableflags = flags | _LEFT_OUT if physics == "fast" else flags & ~_LEFT_OUT
+
+
+def _forward_sets_solver_start() -> bool:
+    """Returns whether `mj_forward` sets the solver's starting point, as in MuJoCo 3.3.0."""
+    model = mujoco.MjModel.from_xml_string(_FALLING)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    return bool(data.qacc_warmstart.any())
+
+
+FORWARD_SETS_START = _forward_sets_solver_start()
+"""Whether the installed MuJoCo is one of these older versions."""
+
+
+def begin_substep(model: mujoco.MjModel, data: mujoco.MjData, is_first: bool) -> None:
+    """Computes what the controller reads before it sets the controls of ``mj_step2``.
+
+    Args:
+        model: The compiled model.
+        data: Its data.
+        is_first: Whether it is the first substep of an episode.
+    """
+    if FORWARD_SETS_START:
+        # As often as robosuite does: each time moves the starting point, and the last bits of a
+        # state with it.
+        for _ in range(1 if is_first else 2):
+            mujoco.mj_forward(model, data)
+    else:
+        mujoco.mj_step1(model, data)

@@ -27,7 +27,7 @@ import mujoco  # noqa: E402
 
 from srpo_env.libero.building import build_upstream, global_randomness  # noqa: E402
 from srpo_env.libero.fixtures import draw_fixtures  # noqa: E402
-from srpo_env.libero.physics import Physics, check_physics, set_left_out  # noqa: E402
+from srpo_env.libero.physics import Physics, begin_substep, check_physics, set_left_out  # noqa: E402
 from srpo_env.libero.rendering import Renderer  # noqa: E402
 from srpo_env.libero.visuals import Visuals, check_visuals  # noqa: E402
 from srpo_env.types import Floats  # noqa: E402
@@ -296,7 +296,7 @@ class Simulation:
             mujoco.mj_getState(model, data, self._before, _STATE)
             fingers, fresh = controller.fingers.copy(), controller.fresh
         for substep in range(SUBSTEPS):
-            mujoco.mj_step1(model, data)
+            begin_substep(model, data, controller.fresh)
             if substep == 0:
                 controller.set_goal(action)
             if fast and not controller.apply_fast():

@@ -80,7 +80,7 @@ def test_invalid_lists_of_numbers_are_refused(text):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "libero_goal"], "`--suite` must be libero_object"),
+        (["--suite", "libero_gaol"], "`suite` must be one of libero_spatial, libero_object"),
         (["--tasks", "10"], "`task_id` must be in 0..9"),
         (["--demos-per-task", "41"], "the expert repeats itself exactly: got 41 of 40"),
         (["--init-states", "0-50"], "`init_states` must be in 0..49"),
