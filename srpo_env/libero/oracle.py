@@ -22,7 +22,7 @@ class OracleProgress:
     *reach* and *move* for a drawer, a door, a knob or a plate. Parts count in any order: progress
     is the number of predicates that hold, plus the progress of the most advanced other part,
     divided by the number of parts. A predicate that holds from the beginning is no part, unless it
-    is violated later; closing a container counts only while it contains what it shall.
+    is violated later; closing a container counts only while what belongs inside is there.
     """
 
     def __init__(self, simulation: Simulation) -> None:

@@ -1,8 +1,8 @@
 """Scripted experts that solve LIBERO's tasks from the simulator's state, in closed loop.
 
-`hand` moves the gripper, `scene` knows what stands where. Skills such as `pick_place` and `drawers`
-reach one goal predicate each; `tasks` composes them from a task's goal, and `attempts` plays
-episodes.
+`hand` moves the gripper, `scene` has the positions of objects and fixtures. Skills such as
+`pick_place` and `drawers` reach one goal predicate each; `tasks` composes them from a task's goal,
+and `attempts` plays episodes.
 """
 
 from srpo_env.libero.experts.attempts import Attempt as Attempt

@@ -9,7 +9,7 @@ import numpy as np
 
 from srpo_env.libero.experts.tasks import make_expert
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
-from srpo_env.libero.suites import MAX_STEPS
+from srpo_env.libero.suites import get_suite
 from srpo_env.types import Floats
 
 
@@ -61,8 +61,8 @@ def run_expert(
 
     actions: list[Floats] = []
     executed: list[Floats] = []
-    success = False
-    while not success and len(actions) < MAX_STEPS[simulation.task.suite]:
+    success, max_steps = False, get_suite(simulation.task.suite).max_steps
+    while not success and len(actions) < max_steps:
         if observe is not None:
             observe()
         actions.append(expert.act())

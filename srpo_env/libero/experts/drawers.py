@@ -35,11 +35,11 @@ class PullOpen:
         """Initialises the skill.
 
         Args:
-            scene: What stands where.
+            scene: Positions of objects and fixtures.
             hand: The hand.
             predicate: For example ``("open", "cabinet_1_top_region")``.
-            unless: A predicate with which the drawer need not be open, because it holds what it
-                shall hold.
+            unless: A predicate with which the drawer need not be open, because the object that
+                belongs inside is there.
         """
         self.predicate, self._unless = tuple(predicate), unless
         self._scene, self._hand = scene, hand
@@ -60,7 +60,7 @@ class PullOpen:
         return self._hand.pointing(-self._joint.opening(), np.array([0.0, 0.0, 1.0]))
 
     def prepared(self) -> bool:
-        """Returns whether the drawer is open, or holds what it shall hold."""
+        """Returns whether the drawer is open, or its object is already inside."""
         holds = self._scene.simulation.holds
         return holds(self.predicate) or (self._unless is not None and holds(self._unless))
 

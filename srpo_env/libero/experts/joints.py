@@ -17,7 +17,7 @@ class Joint:
         """Finds the joint.
 
         Args:
-            scene: What stands where.
+            scene: Positions of objects and fixtures.
             name: Name of a region of a cabinet, or of a fixture with one joint.
         """
         self._data = scene.data

@@ -46,7 +46,7 @@ class PlaceMeter:
         """Starts in the current state.
 
         Args:
-            scene: What stands where.
+            scene: Positions of objects and fixtures.
             hand: The hand.
             name: Name of the object.
             place: Returns x and y of the object's origin and the height of its lower side at its
@@ -102,7 +102,7 @@ class MotionMeter:
         """Starts in the current state.
 
         Args:
-            scene: What stands where.
+            scene: Positions of objects and fixtures.
             point: Returns where the hand takes or pushes it, in metres, shape ``(3,)``.
             remaining: Returns how far it still has to move, in any unit.
         """

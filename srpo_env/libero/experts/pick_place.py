@@ -25,7 +25,7 @@ class PickPlace:
         """Initialises the skill; valid for all episodes of the simulation.
 
         Args:
-            scene: What stands where.
+            scene: Positions of objects and fixtures.
             hand: The hand.
             predicate: The goal predicate; its first argument is the object.
             place: Where the object goes.
@@ -80,7 +80,7 @@ class PickPlace:
         return leaning
 
     def _rests_at_place(self) -> bool:
-        """Returns whether the object lies where it shall, and only has to settle."""
+        """Returns whether the object is at its goal, and only has to settle."""
         origin, place = self._scene.origin(self.name), self._place.position()
         near = np.linalg.norm((origin - place)[:2]) < 0.02
         low = self._scene.box(self.name)[0][2] - place[2] < 0.05

@@ -36,7 +36,7 @@ class Place(Protocol):
 
 
 class OnObject:
-    """On another object: the origins shall coincide, seen from above."""
+    """On another object: with the same origin, seen from above."""
 
     def __init__(self, scene: Scene, support: str) -> None:
         """Stores the name of the support."""
@@ -65,7 +65,7 @@ class Region:
         """Stores the region.
 
         Args:
-            scene: What stands where.
+            scene: Positions of objects and fixtures.
             region: Name of the region.
             name: Name of the object that goes there.
             inside: Whether the object goes into the region, not only onto it.

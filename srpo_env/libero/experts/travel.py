@@ -24,9 +24,9 @@ def way_to(
     """Returns where the hand moves next on its way to a place, in metres, shape ``(3,)``.
 
     Args:
-        scene: What stands where.
+        scene: Positions of objects and fixtures.
         position: Where the hand is, in metres.
-        end: Where it shall be.
+        end: Goal position of the hand, in metres.
         error: Error of position or orientation, in metres, that must become 0 before it is down.
         near: Horizontal distance in metres at which a hand that is down already stays down.
     """
