@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -29,7 +28,8 @@ from srpo_env.libero.progress import ProgressBar
 from srpo_env.libero.shared_observations import SharedObservations
 from srpo_env.libero.suites import SUITES
 from srpo_env.libero.worker import Call, Command, Failure, Outcome, Reset, SetAttr, Setup, Step
-from srpo_env.libero.worker_process import END_SECONDS, WorkerProcess, WorkerStartError, dumps
+from srpo_env.libero.worker_handle import Pending, Worker
+from srpo_env.libero.worker_process import END_SECONDS, WorkerStartError, dumps
 from srpo_env.system.machine import usable_cores
 from srpo_env.types import Array, checked_count
 
@@ -142,7 +142,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         """Result of each environment's last reset or step, which may wait to be returned."""
         self._buffers = np.zeros(num_envs, dtype=int)
         """Shared buffer that has the observation which was returned last, of each environment."""
-        self._started: list[deque[_Pending]] = [deque() for _ in range(num_envs)]
+        self._started: list[deque[Pending]] = [deque() for _ in range(num_envs)]
         """Steps that were started and not returned, of each environment."""
         self._was_interrupted = False
         self._lost: dict[int, Failure] = {}
@@ -150,13 +150,13 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self._owner = os.getpid()
         self._shared = SharedObservations(self.single_observation_space, num_envs)
         show_progress = ProgressBar()
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         try:
             for part in np.array_split(np.arange(num_envs), num_workers):
                 setup = Setup(
                     self._env_kwargs, tuple(part.tolist()), num_envs, self._shared.descriptor
                 )
-                self._workers.append(_Worker(setup, show_progress))
+                self._workers.append(Worker(setup, show_progress))
         except BaseException:
             self.close()
             raise
@@ -398,7 +398,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
 
     # --- Commands and their outcomes --------------------------------------------------------------
 
-    def _start(self, commands: Mapping[int, Command]) -> dict[int, _Pending]:
+    def _start(self, commands: Mapping[int, Command]) -> dict[int, Pending]:
         """Sends at most one command to each environment; `_finish` waits for the results.
 
         Raises:
@@ -407,7 +407,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         for worker in self._workers:
             if any(slot in commands for slot in worker.slots):
                 self._make_ready(worker)
-        pending = {slot: _Pending(command) for slot, command in commands.items()}
+        pending = {slot: Pending(command) for slot, command in commands.items()}
         for slot, command in commands.items():
             if isinstance(command, Step) and slot in self._lost:
                 self._answer(slot, pending[slot], self._lost[slot])
@@ -424,7 +424,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             worker.requests[worker.process.send(message)] = request
         return pending
 
-    def _finish(self, pending: Mapping[int, _Pending]) -> dict[int, Outcome]:
+    def _finish(self, pending: Mapping[int, Pending]) -> dict[int, Outcome]:
         """Waits for the results of commands.
 
         A failure of a reset or a step becomes the end of the episode. All results are received
@@ -452,7 +452,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             raise RuntimeError(errors[0])
         return outcomes
 
-    def _receive(self, worker: _Worker) -> None:
+    def _receive(self, worker: Worker) -> None:
         """Waits for one of a worker's replies."""
         may_compile = any(isinstance(sent.command, Reset) for sent in worker.under_way)
         try:
@@ -468,14 +468,14 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             self._answer(slot, pending, answers[slot])
         self._check_failures(worker, list(request.values()))
 
-    def _answer(self, slot: int, pending: _Pending, answer: Outcome | Failure) -> None:
+    def _answer(self, slot: int, pending: Pending, answer: Outcome | Failure) -> None:
         if isinstance(pending.command, Step | Reset):
             if isinstance(answer, Failure):
                 answer = self._worker_error(slot, answer)
             self._last[slot] = answer
         pending.answer = answer
 
-    def _make_ready(self, worker: _Worker) -> None:
+    def _make_ready(self, worker: Worker) -> None:
         """Waits for the replies to interrupted commands, which are not returned to anybody."""
         if not worker.process.is_in_sync:
             self._replace(worker, Failure("Interrupted", "its worker was interrupted", ""))
@@ -485,7 +485,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         ):
             self._receive(worker)
 
-    def _replace(self, worker: _Worker, failure: Failure) -> None:
+    def _replace(self, worker: Worker, failure: Failure) -> None:
         """Replaces a process that has ended, and with it all of its episodes and commands."""
         running = {slot for slot in worker.slots if _is_running(self._last[slot])}
         requests, sent = list(worker.requests.values()), worker.under_way
@@ -516,7 +516,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         buffer = 0 if last is None else last.buffer
         return Outcome(truncated=True, info={**info, **error}, buffer=buffer)
 
-    def _check_failures(self, worker: _Worker, answered: Sequence[_Pending]) -> None:
+    def _check_failures(self, worker: Worker, answered: Sequence[Pending]) -> None:
         """Raises an error if a worker's last commands failed in the same way."""
         outcomes = [p.answer for p in answered if isinstance(p.answer, Outcome)]
         failed = [outcome.info for outcome in outcomes if "worker_error" in outcome.info]
@@ -626,66 +626,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                 )
 
 
-@dataclass(eq=False)
-class _Pending:
-    """A command that was sent to an environment."""
-
-    command: Any
-    answer: Outcome | Failure | None = None
-    """None until the environment has answered."""
-
-
 def _has_ended(outcome: Outcome | None) -> bool:
     return outcome is not None and (outcome.terminated or outcome.truncated)
 
 
 def _is_running(outcome: Outcome | None) -> bool:
     return outcome is not None and not _has_ended(outcome)
-
-
-class _Worker:
-    """One process and its environments."""
-
-    def __init__(self, setup: Setup, show_progress: Callable[[Any], object]) -> None:
-        self.slots = setup.slots
-        self.failures: list[str] = []
-        """Kinds of failures since the last successful command."""
-        self.requests: dict[int, dict[int, _Pending]] = {}
-        """Commands that are not answered, by slot, of each request by its number."""
-        self.setup, self._show_progress = setup, show_progress
-        self.process = self._start()
-
-    def _start(self) -> WorkerProcess:
-        return WorkerProcess("srpo_env.libero.worker:serve", self.setup, [self.setup.memory])
-
-    @property
-    def under_way(self) -> list[_Pending]:
-        """All commands that are not answered."""
-        return [pending for request in self.requests.values() for pending in request.values()]
-
-    def receive(self, timeout: float) -> tuple[int, dict[int, Outcome | Failure] | Failure]:
-        """Returns a request's number and answers, or a failure if the process has died or hangs.
-
-        Args:
-            timeout: Seconds to wait for the answers, or for the next report of progress.
-
-        Raises:
-            WorkerStartError: If the process could not be started.
-        """
-        try:
-            number, reply = self.process.receive(timeout, self._show_progress)
-        except TimeoutError as error:
-            return 0, Failure("TimeoutError", str(error), "")
-        except EOFError:
-            code = self.process.wait(END_SECONDS)
-            return 0, Failure("WorkerDied", f"its worker process ended with exit code {code}", "")
-        try:
-            answers: dict[int, Outcome | Failure] = pickle.loads(reply)
-        except Exception as error:  # an object that only the worker can import
-            return number, Failure(type(error).__name__, str(error), "")
-        return number, answers
-
-    def replace(self) -> None:
-        self.process.kill()
-        self.requests.clear()
-        self.process = self._start()
