@@ -65,11 +65,16 @@ install_packages() {
 }
 
 # --- Python ---
+[ "${1:-}" != oldest ] || first_choice=python3.10
 if [ -n "${PYTHON:-}" ]; then
     python=$(first_python "$PYTHON") || fail "PYTHON=$PYTHON is not a Python of 3.10 or newer."
 else
-    python=$(first_python "$venv/bin/python" python3 python3.13 python3.12 python3.11 python3.10) ||
+    python=$(first_python "$venv/bin/python" ${first_choice:-} python3 python3.13 python3.12 python3.11 python3.10) ||
         fail "no Python 3.10 or newer found. Install one, or name it: make PYTHON=/path/to/python3 ..."
+fi
+
+if [ "${1:-}" = oldest ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    fail "the lowest versions need Python 3.10. Install it, or name it: PYTHON=/path/to/python3.10 ..."
 fi
 
 # --- Software OpenGL, and what OpenCV (a requirement of robosuite) loads ---

@@ -32,6 +32,10 @@ _EGL_CUDA_DEVICE_NV = 0x323A
 _MAX_DEVICES = 64
 
 
+class OpenGLError(OSError):
+    """No OpenGL context can be created; the message says what to install."""
+
+
 @dataclass(frozen=True)
 class EglDevice:
     """A device that EGL can render on."""

@@ -19,7 +19,12 @@ import threading
 import weakref
 from collections.abc import Iterator
 
-from srpo_env.libero.gl import SOFTWARE_RENDERERS, choose_gl, device_of_worker
+from srpo_env.libero.gl import (
+    SOFTWARE_RENDERERS,
+    OpenGLError,
+    choose_gl,
+    device_of_worker,
+)
 from srpo_env.types import Array
 
 BACKEND = choose_gl()  # before the first import of MuJoCo
@@ -68,7 +73,7 @@ class Renderer:
 
         Raises:
             ValueError: If ``size`` is out of its range.
-            RuntimeError: If no OpenGL context can be created.
+            OpenGLError: If no OpenGL context can be created.
         """
         self._context: mujoco.MjrContext | None = None
         if not 1 <= size <= MAX_SIZE:
@@ -264,7 +269,7 @@ def _gl_context(process_id: int) -> mujoco.GLContext:
         gl.make_current()
         renderer = _renderer_name()
     except Exception as error:  # each OpenGL library raises its own type
-        raise RuntimeError(
+        raise OpenGLError(
             f"No OpenGL context could be created with MUJOCO_GL={BACKEND!r} "
             f"({type(error).__name__}: {error}). For software rendering install OSMesa (Debian, "
             "Ubuntu: `apt-get install libosmesa6`; in releases without that package: libegl1 and "
@@ -310,7 +315,7 @@ def describe_gl() -> str:
     """Returns OpenGL's vendor, renderer and version, on which the last bits of images depend.
 
     Raises:
-        RuntimeError: If no OpenGL context can be created.
+        OpenGLError: If no OpenGL context can be created.
     """
     with _current_context():
         from OpenGL import GL  # after MuJoCo, which chooses PyOpenGL's library

@@ -24,6 +24,7 @@ from gymnasium.vector.utils import batch_space
 from srpo_env.libero.assets import check_suite, resolve_assets
 from srpo_env.libero.env import LiberoEnv
 from srpo_env.libero.fixtures import check_fixture_seed
+from srpo_env.libero.gl import OpenGLError
 from srpo_env.libero.progress import ProgressBar
 from srpo_env.libero.shared_observations import SharedObservations
 from srpo_env.libero.suites import SUITES
@@ -433,6 +434,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         Raises:
             RuntimeError: If a call fails, or if a worker fails too often.
             WorkerStartError: If the worker processes cannot be started.
+            OpenGLError: If they cannot render.
         """
         for worker in self._workers:
             waiting = [pending[slot] for slot in worker.slots if slot in pending]
@@ -463,6 +465,10 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         if isinstance(answers, Failure):
             self._replace(worker, answers)
             return
+        for answer in answers.values():
+            if isinstance(answer, Failure) and answer.kind == OpenGLError.__name__:
+                self.close()  # the others would fail in the same way
+                raise OpenGLError(answer.message)
         request = worker.requests.pop(number, {})
         for slot, pending in request.items():
             self._answer(slot, pending, answers[slot])

@@ -122,6 +122,31 @@ def test_what_cannot_render_is_one_sentence(before, variables, message):
     assert message in done.stderr.splitlines()[-1]
 
 
+NO_CONTEXT_IN_A_WORKER = """
+from srpo_env.cli.main import errors_as_sentences
+from srpo_env.libero.vector import LiberoVectorEnv
+envs = LiberoVectorEnv(num_envs=2, num_workers=2)
+with errors_as_sentences("agent.py"):
+    try:
+        envs.gl
+    finally:
+        assert envs.closed
+"""
+
+
+@pytest.mark.libero
+def test_workers_that_cannot_render_end_an_agent_with_one_sentence():
+    done = subprocess.run(
+        [sys.executable, "-c", NO_CONTEXT_IN_A_WORKER],
+        env={**os.environ, "MUJOCO_GL": "glfw", "DISPLAY": "", "WAYLAND_DISPLAY": ""},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("agent.py: No OpenGL context could be created with MUJOCO_GL='glfw'")
+    assert "Traceback" not in done.stderr
+
+
 def test_hidden_gpus_are_not_used(machine, monkeypatch):
     machine([SOFTWARE, *GPUS])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
