@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from srpo_env.libero.grasps import FINGERS, HAND, HAND_HEIGHT, Grasp, Shape, overlap
@@ -15,14 +17,18 @@ SECTOR = np.cos(np.deg2rad(12))
 """Parts of the object in a direction from its axis are those within 12 degrees of it."""
 LEANS = np.deg2rad([0.0, -25.0, 25.0])
 """Rotations of the hand about the axis along which the fingers open, in radians."""
-HAND_HEIGHTS = (0.085,)
+HAND_HEIGHTS = (0.04, 0.085)
 """Distances from the grip point, in metres, at which a leaning hand must be free."""
 MAX_WALL = 0.02
 """Thickness of a wall in metres beyond which a part is not a wall, but a handle."""
 
 
 def plan_rim_grasp(
-    shape: Shape, center: Floats, obstacles: list[Shape], azimuth: float = 0.0
+    shape: Shape,
+    center: Floats,
+    obstacles: list[Shape],
+    azimuth: float = 0.0,
+    obstruction: Callable[[Floats, float, float], float] = lambda *_: 0.0,
 ) -> Grasp | None:
     """Returns the grasp of the rim with the lowest cost: small rotation, no contact with obstacles.
 
@@ -33,6 +39,8 @@ def plan_rim_grasp(
         center: A point on its axis in metres; only x and y are used.
         obstacles: Other objects and fixtures.
         azimuth: Rotation of the hand that costs nothing, in radians.
+        obstruction: By how much a grasp would fail later, in metres, for its position in metres,
+            rotation about the vertical and lean in radians.
     """
     corners = shape.corners()
     top = float(corners[..., 2].max())
@@ -50,14 +58,15 @@ def plan_rim_grasp(
         yaw = azimuth + (yaw - azimuth + np.pi / 2) % np.pi - np.pi / 2
         axes = np.array([[-np.sin(yaw), np.cos(yaw)], [np.cos(yaw), np.sin(yaw)]])
         position = center[:2] + outward * (inner + outer) / 2
+        grip = np.array([*position, height])
         for lean in LEANS:
             cost = abs(yaw - azimuth) + abs(lean) + 50.0 * max(0.0, outer - inner - MAX_WALL)
             cost += 1e2 * overlap(around, axes, axes @ position, FINGERS, height - 0.015)
             for above in HAND_HEIGHTS if lean else (0.0,):
                 hand = axes @ position - np.array([0.0, above * np.tan(lean)])
                 cost += 1e2 * overlap(around, axes, hand, HAND, height + HAND_HEIGHT)
+            cost += 1e2 * obstruction(grip, yaw, float(lean))
             if cost < best_cost:
-                grip = np.array([*position, height])
                 best, best_cost = Grasp(grip, yaw, outer - inner, float(lean)), cost
     return best
 

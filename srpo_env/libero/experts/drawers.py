@@ -98,14 +98,19 @@ class PullOpen:
 class PushClosed:
     """Closes a drawer or a door: pushes its handle with the closed fingers."""
 
-    TILT = np.deg2rad(35)
-    """The fingers point down and forward, so that the hand stays behind the fingertips."""
+    TILTS = np.deg2rad([35, 25, 15])
+    """Angles between hand and vertical: the fingers point down and forward, so that the hand stays
+    behind the fingertips. The smaller ones are for an arm that would touch what is behind it."""
+    WRIST_RADIUS = 0.06
+    """Distance from the wrist's center, in metres, at which the arm touches nothing."""
 
     def __init__(self, scene: Scene, hand: Hand, predicate: Sequence[str]) -> None:
         """Initialises the skill for a predicate such as ``("close", "microwave_1")``."""
         self.predicate = tuple(predicate)
         self._scene, self._hand = scene, hand
         self._joint = Joint(scene, self.predicate[1])
+        fixture = scene.simulation.fixture_of(self.predicate[1])
+        self._others = scene.others(fixture)
 
     def done(self) -> bool:
         """Returns whether it is closed."""
@@ -124,7 +129,7 @@ class PushClosed:
         position, orientation, _ = self._hand.sense()
         out = self._joint.opening()
         handle = self._joint.push_point()
-        forward = -np.sin(self.TILT) * out - np.cos(self.TILT) * np.array([0.0, 0.0, 1.0])
+        forward = self._forward(position, out)
         facing = self._hand.pointing(forward, np.cross(out, [0.0, 0.0, 1.0]))
         offset = position - handle
         aside = offset - (offset @ out) * out
@@ -137,3 +142,15 @@ class PushClosed:
             before = handle + 0.07 * out
             goal = way_to(self._scene, position, before, 0.1 * max(0, turn - 0.2), near=0.045)
         return self._hand.move_to(goal, CLOSE, orientation=facing)
+
+    def _forward(self, position: Floats, out: Floats) -> Floats:
+        """Returns where the fingers point: down and forward, as far as the arm is free."""
+        corners = np.concatenate([shape.corners() for shape in self._others])
+        low, high = corners.min(axis=1), corners.max(axis=1)
+        for tilt in self.TILTS:
+            forward: Floats = -np.sin(tilt) * out - np.cos(tilt) * np.array([0.0, 0.0, 1.0])
+            wrist = np.array(self._hand.wrist(position, forward))[:, None]
+            gaps = np.linalg.norm(np.maximum(0.0, np.maximum(low - wrist, wrist - high)), axis=2)
+            if gaps.min() > self.WRIST_RADIUS:
+                break
+        return forward

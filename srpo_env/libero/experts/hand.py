@@ -35,6 +35,8 @@ SHOULDER_HEIGHT = 0.333
 """Height of the Panda's shoulder above its base in metres. Source: Franka Emika's DH parameters."""
 WRIST_OFFSET = 0.088
 """Horizontal distance between wrist and flange of an upright hand in metres. Source: the same."""
+FOREARM = 0.12
+"""Distance of a point of the forearm from the wrist, in metres."""
 REACH = 0.655
 """Distance between shoulder and wrist in metres up to which the elbow has some play; 0.7 at most.
 """
@@ -79,7 +81,7 @@ class Hand:
         A hand that points straight down reaches points up to 0.75 m from the base. Beyond, the
         elbow is straight, and the arm stops before the point.
         """
-        shoulder = self._data.xpos[self._base] + [0.0, 0.0, SHOULDER_HEIGHT]
+        shoulder = self._shoulder()
         away, up = float(np.linalg.norm((point - shoulder)[:2])), float((point - shoulder)[2])
         tilts = np.linspace(0.0, MAX_TILT, 41)
         sin, cos = np.sin(tilts), np.cos(tilts)
@@ -89,6 +91,18 @@ class Hand:
         )
         enough = np.flatnonzero(distance <= REACH)
         return float(tilts[enough[0] if len(enough) else np.argmin(distance)])
+
+    def overreach(self, point: Floats, orientation: Rotation) -> float:
+        """Returns how much too short the arm is for a hand at a point, in metres; 0 if it reaches.
+
+        An arm that is stretched further cannot be drawn back on the same way.
+        """
+        wrist = self.wrist(point, orientation.apply([0.0, 0.0, 1.0]))[1]
+        return max(0.0, float(np.linalg.norm(wrist - self._shoulder())) - REACH)
+
+    def _shoulder(self) -> Floats:
+        shoulder: Floats = self._data.xpos[self._base] + [0.0, 0.0, SHOULDER_HEIGHT]
+        return shoulder
 
     def outward(self, point: Floats, yaw: float, tilt: float) -> Rotation:
         """Returns the orientation of a hand at a point that is tilted away from the base.
@@ -101,6 +115,24 @@ class Hand:
         azimuth = self.azimuth(point)
         tilted: Rotation = Rotation.from_euler("ZY", [azimuth, -tilt]) * upright(yaw)
         return tilted
+
+    def wrist(self, point: Floats, forward: Floats) -> list[Floats]:
+        """Returns where the wrist of a hand at a point is, in metres.
+
+        Args:
+            point: Where the hand is, in metres, shape ``(3,)``.
+            forward: Where its fingers point, a unit vector of shape ``(3,)``.
+
+        Returns:
+            Three centers of the arm, each of shape ``(3,)``: behind the hand, the wrist towards the
+            base, and the forearm above it.
+        """
+        flange = point - self._length * forward
+        inward = (self.base() - flange) * [1.0, 1.0, 0.0]
+        wrist = flange + WRIST_OFFSET * inward / np.linalg.norm(inward)
+        to_shoulder = self._shoulder() - wrist
+        forearm = wrist + FOREARM * to_shoulder / np.linalg.norm(to_shoulder)
+        return [flange, wrist, forearm]
 
     def sense(self) -> tuple[Floats, Rotation, float]:
         """Returns position (m) and orientation of the hand, and the opening of its fingers (m)."""

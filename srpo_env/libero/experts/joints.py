@@ -25,7 +25,7 @@ class Joint:
         self.joint = scene.simulation.joint_of(name)
         self.body = int(model.jnt_bodyid[self.joint])
         self._address = int(model.jnt_qposadr[self.joint])
-        self._is_hinge = model.jnt_type[self.joint] == mujoco.mjtJoint.mjJNT_HINGE
+        self.is_hinge = model.jnt_type[self.joint] == mujoco.mjtJoint.mjJNT_HINGE
         low, high = model.jnt_range[self.joint]
         # Joints of LIBERO's fixtures are at 0 when they are closed.
         self._open_sign = -1.0 if abs(low) > abs(high) else 1.0
@@ -52,7 +52,7 @@ class Joint:
     def opening(self) -> Floats:
         """Returns the unit vector in which the handle moves when it opens, shape ``(3,)``."""
         axis = self._open_sign * self._data.xaxis[self.joint]
-        if not self._is_hinge:
+        if not self.is_hinge:
             slide: Floats = axis
             return slide
         motion = np.cross(axis, self.handle() - self._data.xanchor[self.joint])
@@ -62,7 +62,7 @@ class Joint:
     def push_point(self) -> Floats:
         """Returns where the fingertips push the handle, in metres, shape ``(3,)``."""
         point = self.handle()
-        if self._is_hinge:
+        if self.is_hinge:
             # Near the upper end of an upright handle, because the hand is above the fingers.
             geom = self.handle_geoms[0]
             point[2] += float(self._model.geom_aabb[geom, 3:].max()) - 0.045
@@ -99,7 +99,7 @@ class Joint:
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_comPos(self._model, self._data)
         position = self._data.geom_xpos[self.geoms]
-        if not self._is_hinge:
+        if not self.is_hinge:
             along: Floats = position @ (self._open_sign * self._data.xaxis[self.joint])
             return along
         # The handle of a door is far from the hinge, and does not lie in the door's plane.

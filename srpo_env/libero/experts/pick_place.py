@@ -13,7 +13,7 @@ from srpo_env.libero.experts.meters import CONTACT_MEMORY, PlaceMeter
 from srpo_env.libero.experts.places import Place
 from srpo_env.libero.experts.scene import Scene
 from srpo_env.libero.experts.travel import CLEARANCE, FUNNEL_SLOPE, way_to
-from srpo_env.libero.grasps import MAX_WIDTH, Grasp, plan_grasp
+from srpo_env.libero.grasps import HAND, HAND_HEIGHT, MAX_WIDTH, Grasp, overlap, plan_grasp
 from srpo_env.libero.rim_grasps import plan_rim_grasp
 from srpo_env.types import Floats
 
@@ -123,7 +123,7 @@ class PickPlace:
         grasp = plan_grasp(self._shape, obstacles, azimuth)
         if grasp.width > MAX_WIDTH:
             on_knob = plan_grasp(self._shape, obstacles, azimuth, on_knob=True)
-            rim = plan_rim_grasp(self._shape, origin, obstacles, azimuth)
+            rim = plan_rim_grasp(self._shape, origin, obstacles, azimuth, self._obstruction)
             grasp = on_knob if on_knob.width <= MAX_WIDTH else rim or grasp
         # The arm keeps its tilt and its rotation relative to the direction from the base, so that
         # the object stays upright.
@@ -133,6 +133,30 @@ class PickPlace:
         place[:2] += grasp.position[:2] - origin[:2]
         self._tilt = max(self._hand.tilt_for(grasp.position), self._hand.tilt_for(place))
         return grasp
+
+    def _obstruction(self, grip: Floats, yaw: float, lean: float) -> float:
+        """Returns by how much the arm is too short, or things are in the hand's way at the place.
+
+        Args:
+            grip: Position of the hand in metres, shape ``(3,)``.
+            yaw: Its rotation about the vertical in radians.
+            lean: Its rotation about the axis along which the fingers open, in radians.
+
+        Returns:
+            A sum of distances in metres.
+        """
+        hand, scene = self._hand, self._scene
+        total = 0.0
+        if lean:  # an upright hand can tilt outwards instead
+            upright = hand.outward(grip, yaw - hand.azimuth(grip), 0.0)
+            total += hand.overreach(grip, upright * Rotation.from_euler("y", lean))
+        place = self._place.position() + grip - scene.origin(self.name)
+        place[2] = self._place.position()[2] + grip[2] - scene.box(self.name)[0][2]
+        yaw += hand.azimuth(place) - hand.azimuth(grip)
+        axes = np.array([[-np.sin(yaw), np.cos(yaw)], [np.cos(yaw), np.sin(yaw)]])
+        corners = np.concatenate([shape.corners() for shape in scene.others(self.name)])
+        height = place[2] + HAND_HEIGHT
+        return total + overlap(corners, axes, axes @ place[:2], HAND, height)
 
     # --- Approach and carry ---------------------------------------------------------------------
 
