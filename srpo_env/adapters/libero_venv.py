@@ -52,6 +52,8 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
       environments or an array; without ``init_state_id``, the initial states are random.
     """
 
+    venv: Any = None
+
     def __init__(
         self,
         venv: Any,
@@ -186,8 +188,9 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
         return self._observe(), rewards, self._terminated.copy(), self._truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes LIBERO's environments."""
-        self.venv.close()
+        """Closes LIBERO's environments, if they are open."""
+        if self.venv is not None and not self.venv.is_closed:
+            self.venv.close()
 
     # --- Episodes ---
 

@@ -73,6 +73,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
     after an interrupted ``reset`` or ``step``, all environments must be reset.
     """
 
+    _owner: int | None = None  # process that uses the workers; None until they are started
+
     def __init__(
         self,
         suite: str | None = None,
