@@ -1,4 +1,4 @@
-"""Behaviour cloning of the small vision-language-action policy in one file.
+"""Behaviour cloning of a vision-language-action policy in one file.
 
 The supervised warm start of SRPO (https://arxiv.org/abs/2511.15605v2): the policy imitates a few
 demonstrations per task, and `agents/vla_grpo.py` continues with reinforcement learning.
@@ -6,12 +6,14 @@ Demonstrations are HDF5 files in LIBERO's format: LIBERO's own, or recorded by `
 
     srpo-env demos --out demos --demos-per-task 4 --noise 0.2
     python agents/vla_bc.py --demos demos --demos-per-task 4
+    python agents/vla_bc.py --demos demos --checkpoint policies/smolvlm    # another policy
     python agents/vla_bc.py --resume runs/NAME               # continue a run
 
 Metrics (also in TensorBoard and in runs/NAME/history.jsonl):
 
 * ``losses/cross_entropy``: cross-entropy of the action tokens with soft labels, nats per token;
-* ``losses/waypoint_error``: error of the predicted grasp and release positions, metres;
+* ``losses/waypoint_error``: error of the predicted grasp and release positions, metres, of the
+  small policy;
 * ``charts/learning_rate``, ``charts/frames_per_second``;
 * ``eval/success_rate``, ``eval/task_N``: greedy, on initial states 40-49, which training must not
   use.
@@ -32,7 +34,7 @@ from gymnasium.vector import AutoresetMode
 import srpo_env
 from srpo_env.cli.main import closed_output_ends_the_program, errors_as_sentences
 from srpo_env.libero.demos import read_demos
-from srpo_env.policy import SmallPolicy
+from srpo_env.policy import Policy, SmallPolicy, load_policy
 from srpo_env.policy.cloning import ClonedFrames
 from srpo_env.training.evaluation import Evaluation, evaluate, held_out_episodes
 from srpo_env.training.gradients import clip_gradients
@@ -46,9 +48,14 @@ LOG_EVERY = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Args(SuiteSettings):
-    """Behaviour cloning of the small vision-language-action policy."""
+    """Behaviour cloning of a vision-language-action policy."""
 
-    fixed = ("gym_id", "look", "demos", "demos_per_task", "seed", "steps", "learning_rate")
+    fixed = (
+        "gym_id", "look", "checkpoint", "demos", "demos_per_task", "seed", "steps", "learning_rate"
+    )  # fmt: skip
+
+    checkpoint: str | None = None
+    """initial policy, as of `srpo-env prepare-policy`; None: a small policy with random weights"""
 
     demos: tuple[Path, ...] = (Path("demos"),)
     """files or folders with demonstrations"""
@@ -78,7 +85,7 @@ class Args(SuiteSettings):
         self.check_numbers({"weight_decay": 0, "shift": 0, "jitter": 0, "eval_episodes": 0})
 
 
-def held_out(policy: SmallPolicy, envs: Any, episodes: list[tuple[int, int]]) -> Evaluation:
+def held_out(policy: Policy, envs: Any, episodes: list[tuple[int, int]]) -> Evaluation:
     """Evaluates the policy on initial states that training does not use."""
     with long_bar("held-out", "episode", total=len(episodes)) as bar:
         return evaluate(policy.act, envs, episodes, on_step=count_on(bar))
@@ -103,7 +110,8 @@ def main(args: Args) -> Path:
     # --- Setup: policy, demonstrations, optimizer, the run with its log and checkpoints ---
     with errors_as_sentences("vla_bc.py"), ExitStack() as exits:
         device = args.set_up_torch()
-        policy = SmallPolicy().to(device)
+        policy = load_policy(args.checkpoint) if args.checkpoint else SmallPolicy()
+        policy.to(device)
         demos = read_demos(
             args.demos, demos_per_task=args.demos_per_task, look=args.look, only_successes=True
         )
@@ -120,7 +128,7 @@ def main(args: Args) -> Path:
         if args.eval_episodes:  # before the training, so that nothing is missing after it
             envs = gymnasium.make_vec(
                 args.gym_id, num_envs=args.num_envs, autoreset_mode=AutoresetMode.DISABLED,
-                look=args.look,
+                look=args.look, **policy.env_settings,
             )  # fmt: skip
             exits.enter_context(closing(envs))
             episodes = held_out_episodes(envs.num_tasks, args.eval_episodes)
@@ -142,7 +150,7 @@ def main(args: Args) -> Path:
         while run.iteration < args.steps:
             run.safe_point()
             rows = torch.randint(len(frames), (args.batch_size,), generator=generator)
-            batch = frames.select(rows)
+            batch = frames.select(rows, device)
             batch.inputs = policy.augment(batch.inputs, generator, args.shift, args.jitter)
             loss, parts = policy.imitation_loss(batch, args.label_width)
             optimizer.zero_grad()
@@ -159,10 +167,7 @@ def main(args: Args) -> Path:
                 values["charts/learning_rate"] = rate
                 values["charts/frames_per_second"] = done / (time.monotonic() - started)
                 run.write(values)
-                bar.set_postfix(
-                    nats=f"{values['losses/cross_entropy']:.2f}",
-                    waypoints=f"{100 * values['losses/waypoint_error']:.1f} cm",
-                )
+                bar.set_postfix({name: f"{float(value):.2f}" for name, value in parts.items()})
             if run.iteration % args.save_every == 0 or run.iteration == args.steps:
                 run.save(keep=run.iteration == args.steps)
         bar.close()

@@ -43,7 +43,7 @@ from srpo_env import Group, ProgressReward, SelfReferentialProgressWrapper, grou
 from srpo_env.cli.main import closed_output_ends_the_program, errors_as_sentences
 from srpo_env.encoders.named import WORLD_MODEL, named_encoder
 from srpo_env.encoders.timed import TimedEncoder
-from srpo_env.policy import Policy, load_policy
+from srpo_env.policy import Policy, ReferencePolicy, load_policy
 from srpo_env.policy.checkpoint import warn_about_look
 from srpo_env.rewards.diagnostics import has_signal
 from srpo_env.training.console import print_iteration
@@ -73,7 +73,7 @@ class Args(SuiteSettings):
     fixed = ("gym_id", "look", "checkpoint", "reward", "encoder", "physics", "seed")
     """settings that --resume cannot change"""
 
-    checkpoint: str = "libero-object"  # initial policy: name of a bundled one, or a path
+    checkpoint: str = "libero-object"  # initial policy: name of a bundled one, path, or hub id
     reward: Literal["srpo", "binary", "oracle"] = "srpo"
     """reward of a failure: srpo compares videos, binary is 0 (plain GRPO), oracle uses the
     simulator's ground-truth progress (an upper bound for any video reward)"""
@@ -308,7 +308,7 @@ def advantages_of(batch: Batch, args: Args) -> list[np.ndarray]:
 
 def update(
     policy: Policy,
-    reference_policy: Policy | None,
+    reference_policy: ReferencePolicy | None,
     region: TrustRegion,
     batch: Batch,
     args: Args,
@@ -352,8 +352,7 @@ def update(
                 "losses/entropy": float((entropy * mask).sum() / mask.sum()),
             }
         if reference_policy is not None:
-            with torch.no_grad():
-                reference, _ = reference_policy.log_probs(inputs, tokens, args.temperature)
+            reference, _ = reference_policy.log_probs(inputs, tokens, args.temperature)
             penalty = kl_to(log_probs, reference, mask)
             loss = loss + args.kl_coef * penalty  # omega in Eq. 8
             log["losses/kl_reference"] = float(penalty)
@@ -379,7 +378,7 @@ def main(args: Args) -> None:
         device = args.set_up_torch()
         policy = load_policy(args.checkpoint).to(device)
         warn_about_look(args.checkpoint, args.look)
-        reference_policy = load_policy(args.checkpoint).to(device) if args.kl_coef else None
+        reference_policy = ReferencePolicy(policy) if args.kl_coef else None
         optimizer, imitator = (
             torch.optim.AdamW(policy.parameters(), lr=rate, eps=1e-5, weight_decay=0.0)
             for rate in (args.learning_rate, args.replay_learning_rate)
@@ -391,6 +390,7 @@ def main(args: Args) -> None:
             args.gym_id, num_envs=args.num_envs, num_workers=args.num_workers,
             autoreset_mode=AutoresetMode.DISABLED, max_steps=args.rollout_steps,
             physics=args.physics, true_progress=args.reward == "oracle", look=args.look,
+            **policy.env_settings,
         )  # fmt: skip
         envs = SelfReferentialProgressWrapper(
             libero, encoder, reward=ProgressReward(args.formula),

@@ -18,7 +18,6 @@ try:
     load_triton()  # before transformers does, in case MuJoCo was imported already
     import torch
     from transformers import VJEPA2Config, VJEPA2Model
-    from transformers.utils import logging as transformers_logging
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"VJEPA2Encoder needs {error.name}: run `pip install 'srpo-env[encoders]'`", name=error.name
@@ -26,7 +25,7 @@ except ModuleNotFoundError as error:
 
 from srpo_env.encoders import pooler
 from srpo_env.encoders.preprocessing import VideoPreprocessing, stack_clips
-from srpo_env.readers.arrays import read_safetensors
+from srpo_env.readers.pretrained import download, is_hub_id, load_weights, read_weights
 from srpo_env.rewards.distances import Distance, coverage_distance, distances_to_centers
 from srpo_env.system.files import read_json
 from srpo_env.system.text import one_line
@@ -229,96 +228,29 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
     if len(folder.parts) == 1 and (WEIGHTS / folder).is_dir():
         return WEIGHTS / folder
     name = checkpoint if isinstance(checkpoint, str) else ""
-    is_hub_id = name.count("/") == 1 and not name.startswith((".", "~", "/"))
-    if not is_hub_id:
+    if not is_hub_id(name):
         bundled = sorted(file.parent.name for file in WEIGHTS.glob("*/config.json"))
         raise FileNotFoundError(
             "a checkpoint of V-JEPA 2 must be a folder, the name of a bundled one "
             f"({', '.join(bundled) or 'none'}), or an id of the Hugging Face hub such as "
             f"facebook/vjepa2-vitl-fpc64-256, got {str(checkpoint)!r}"
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # the library, its HTTP client and the socket raise different types
-        raise ConnectionError(
-            f"there is no folder {name!r}, and https://huggingface.co/{name} could not "
-            f"be downloaded ({type(error).__name__}: {one_line(error)}). Without network, copy "
-            "config.json, video_preprocessor_config.json and model.safetensors from another "
-            "machine and pass their folder"
-        ) from error
+    return download(name, "config.json, video_preprocessor_config.json and model.safetensors")
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> VJEPA2Model:
     """Loads the model of a checkpoint's folder.
 
-    ``transformers`` gets the sizes and the weights, and not the folder: other entries of
-    ``config.json`` and other files can make it load adapters, kernels and pickles.
-
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is damaged, or belongs to another type of model.
     """
-    weights = _read_weights(folder)
+    weights = read_weights(folder)
     config = _read_config(folder / "config.json", weights)
-    verbosity, bars = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        model, loading = VJEPA2Model.from_pretrained(
-            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
-        )
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"the checkpoint {folder} cannot be read: its weights and its config.json do not "
-            f"belong together ({type(error).__name__}: {one_line(error)})"
-        ) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-    # Missing weights would be random without an error. The predictor is not used.
-    missing = [name for name in loading["missing_keys"] if not name.startswith("predictor.")]
-    if missing:
-        raise ValueError(
-            f"the weights of {folder} must be those of a V-JEPA 2 of the size in its config.json, "
-            f"and lack {len(missing)} tensors, such as {missing[0]}"
-        )
-    # Layers that config.json does not declare would be left out without an error.
-    unexpected = [name for name in loading["unexpected_keys"] if not name.startswith(HEADS)]
-    if unexpected:
-        raise ValueError(
-            f"the weights of {folder} must be those of a V-JEPA 2 of the size in its config.json, "
-            f"and have {len(unexpected)} tensors more, such as {min(unexpected)}"
-        )
-    return model
-
-
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Reads ``model.safetensors``, or the files that ``model.safetensors.index.json`` lists."""
-    file, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if file.is_file():
-        return read_safetensors(file)
-    if not index.is_file():
-        raise FileNotFoundError(
-            f"the weights of a checkpoint must be model.safetensors, and {str(folder)!r} has no "
-            "such file; other formats can run code and are not read"
-        )
-    content = read_json(index)
-    names = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(names, dict) or not all(
-        isinstance(name, str) and name == Path(name).name and name.endswith(".safetensors")
-        for name in names.values()
-    ):
-        raise ValueError(f"{index} must have a `weight_map` of *.safetensors files next to it")
-    weights: dict[str, torch.Tensor] = {}
-    for name in sorted(set(names.values())):
-        weights |= read_safetensors(folder / name)
-    return weights
+    return load_weights(
+        VJEPA2Model, config, weights, dtype, f"the checkpoint {folder}",
+        not_needed=("predictor.",), not_used=HEADS,
+    )  # fmt: skip
 
 
 def _read_config(file: Path, weights: dict[str, torch.Tensor]) -> VJEPA2Config:

@@ -22,6 +22,12 @@ from srpo_env.policy.imitation import Examples, soft_labels
 Inputs = dict[str, Tensor]
 """A batch of observations as a policy reads them; the first axis of every tensor is the batch."""
 
+SHIFT = 2
+"""Default augmentation: maximum shift of images in pixels."""
+
+JITTER = 0.3
+"""Default augmentation: maximum relative change of brightness, contrast and colours."""
+
 LABEL_WIDTH = 1.5
 """standard deviation of the soft labels that policies imitate, in bins of 1/127"""
 
@@ -34,6 +40,13 @@ class Policy(nn.Module, ABC):
     """
 
     action_dim: int = 7
+    chunk: int = 8
+    """Number of control steps per decision."""
+
+    @property
+    def env_settings(self) -> dict[str, Any]:
+        """Arguments of `LiberoEnv` that the policy needs, such as ``image_size``; here: none."""
+        return {}
 
     @abstractmethod
     def prepare(
@@ -62,6 +75,15 @@ class Policy(nn.Module, ABC):
         Args:
             path: Folder and name, without an extension.
             provenance: Description of the training, for JSON.
+        """
+
+    @abstractmethod
+    def restore(self, path: str | Path) -> None:
+        """Takes over the weights of a checkpoint that `save` wrote for this policy.
+
+        Raises:
+            FileNotFoundError: If there is no such checkpoint.
+            ValueError: If the checkpoint is damaged, or of another policy.
         """
 
     @torch.no_grad()
@@ -104,19 +126,36 @@ class Policy(nn.Module, ABC):
         """
         return self._imitation_loss(self.logits(examples.inputs), examples, label_width)
 
-    def augment(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
-        """Returns randomly changed inputs to imitate the same actions from; here: the same."""
+    def augment(
+        self,
+        inputs: Inputs,
+        generator: torch.Generator,
+        shift: int = SHIFT,
+        jitter: float = JITTER,
+    ) -> Inputs:
+        """Returns randomly changed inputs to imitate the same actions from; here: the same.
+
+        Args:
+            inputs: Return value of `prepare`.
+            generator: Random number generator.
+            shift: Maximum shift of images in pixels.
+            jitter: Maximum relative change of brightness, contrast and colours.
+        """
         return inputs
 
     def _imitation_loss(
         self, logits: Tensor, examples: Examples, label_width: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes `imitation_loss` from logits ``(N, T, V)``."""
-        labels = soft_labels(token_maths.actions_to_bins(examples.actions), label_width)
+        labels = soft_labels(self.action_bins(examples.actions), label_width)
         token_losses = -(labels * logits.log_softmax(dim=-1)).sum(dim=-1)  # (N, T)
         mask = examples.mask.repeat_interleave(self.action_dim, dim=1)
         cross_entropy = (token_losses * mask).sum() / mask.sum()
         return cross_entropy, {"cross_entropy": cross_entropy.detach()}
+
+    def action_bins(self, actions: Tensor) -> Tensor:
+        """Converts actions ``(B, chunk, action_dim)`` into unrounded tokens ``(B, T)``."""
+        return token_maths.actions_to_bins(actions)
 
     def actions(self, tokens: Tensor) -> npt.NDArray[np.float32]:
         """Converts tokens ``(B, T)`` into actions ``(B, chunk, action_dim)`` in [-1, 1]."""

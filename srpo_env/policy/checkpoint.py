@@ -59,8 +59,14 @@ def save_checkpoint(
     write_file(_file(stem, ".json"), json.dumps(header, indent=2).encode() + b"\n")
 
 
-def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads a checkpoint: weights as float32, and the content of the JSON file.
+def load_checkpoint(
+    path: str | Path, dtype: torch.dtype | None = torch.float32
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a checkpoint: weights, and the content of the JSON file.
+
+    Args:
+        path: A checkpoint, see `resolve_checkpoint`.
+        dtype: Data type of the weights; None: the stored one.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
@@ -68,25 +74,44 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     """
     stem = resolve_checkpoint(path)
     header_file, weights_file = _file(stem, ".json"), _file(stem, ".safetensors")
-    header = read_versioned_json(header_file, FORMAT, FORMAT_VERSION)
+    header = read_header(stem)
     if sha256_of(weights_file) != header.get("sha256"):
         raise DamagedFileError(
             f"{weights_file} does not match {header_file.name}: it is damaged, incomplete, or of "
             "another checkpoint"
         )
     weights = read_safetensors(weights_file)
-    return {name: value.float() for name, value in weights.items()}, header
+    return {name: value.to(dtype or value.dtype) for name, value in weights.items()}, header
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Reads the JSON file of a checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If the file is damaged or of another format version.
+    """
+    file = _file(resolve_checkpoint(path), ".json")
+    return read_versioned_json(file, FORMAT, FORMAT_VERSION)
+
+
+def has_checkpoint(path: str | Path) -> bool:
+    """Returns whether a path or name is that of a checkpoint of this package."""
+    try:
+        resolve_checkpoint(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def warn_about_look(path: str | Path, look: str) -> None:
     """Warns if a checkpoint's policy was trained on images of another look.
 
     Args:
-        path: A checkpoint, as in `load_checkpoint`.
+        path: A checkpoint, as in `load_policy`; published ones do not record their look.
         look: The look that it will see, as in `srpo_env.libero.look`.
     """
-    header = read_versioned_json(_file(resolve_checkpoint(path), ".json"), FORMAT, FORMAT_VERSION)
-    provenance = header.get("provenance")
+    provenance = read_header(path).get("provenance") if has_checkpoint(path) else None
     conditions = provenance.get("conditions") if isinstance(provenance, dict) else None
     trained = conditions.get("look") if isinstance(conditions, dict) else None
     if trained not in (None, look):

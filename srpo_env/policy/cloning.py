@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 
 from srpo_env.libero.demos import Demo
+from srpo_env.policy.base import Policy
 from srpo_env.policy.imitation import IMAGES, Examples, chunk_targets, waypoint_targets
-from srpo_env.policy.network import SmallPolicy
 
 
 @dataclass
@@ -24,7 +24,7 @@ class ClonedFrames(Examples):
     """Number of demonstrations of each instruction."""
 
     @classmethod
-    def from_demos(cls, demos: Iterable[Demo], policy: SmallPolicy, stride: int) -> ClonedFrames:
+    def from_demos(cls, demos: Iterable[Demo], policy: Policy, stride: int) -> ClonedFrames:
         """Takes every ``stride``-th frame of each demonstration.
 
         Raises:
@@ -45,8 +45,9 @@ class ClonedFrames(Examples):
             observations: dict[str, npt.NDArray[Any]]
             observations = {name: demo.images[name][steps] for name in IMAGES}
             observations["proprio"] = demo.proprio[steps]
-            inputs = policy.prepare(observations, [demo.instruction] * len(steps))
-            chunks, mask = chunk_targets(demo.actions, steps, policy.config.chunk)
+            prepared = policy.prepare(observations, [demo.instruction] * len(steps))
+            inputs = {name: value.cpu() for name, value in prepared.items()}
+            chunks, mask = chunk_targets(demo.actions, steps, policy.chunk)
             waypoints = waypoint_targets(demo.actions[:, -1], demo.proprio[:, :3])[steps]
             arrays = chunks.astype(np.float32), mask, waypoints.astype(np.float32)
             parts.append(Examples(inputs, *map(torch.as_tensor, arrays)))

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srpo_env.policy.base import LABEL_WIDTH, Inputs, Policy
+from srpo_env.policy.base import JITTER, LABEL_WIDTH, SHIFT, Inputs, Policy
 from srpo_env.policy.checkpoint import load_checkpoint, save_checkpoint
 from srpo_env.policy.imitation import Examples, augment
 from srpo_env.policy.modules import (
@@ -30,6 +30,7 @@ from srpo_env.policy.modules import (
     TextEncoder,
     body_features,
 )
+from srpo_env.policy.observations import image_batch, proprio_batch
 from srpo_env.policy.text import tokenize
 from srpo_env.policy.tokens import NUM_BINS
 
@@ -37,15 +38,6 @@ CAMERAS = ("agentview", "wrist")
 
 WAYPOINT_WEIGHT = 20.0
 """Weight of the waypoint error, in 1/m: one centimetre costs as much as 0.2 nats of every token."""
-
-SHIFT = 2
-"""Default augmentation: maximum shift of images in pixels."""
-
-JITTER = 0.3
-"""Default augmentation: maximum relative change of brightness, contrast and colours."""
-
-PROPRIO_DIM = 8
-"""Number of proprioception values: position, orientation as axis-angle, two fingers."""
 
 MAX_IMAGE_SIZE = 2048
 """Largest height and width of the images in pixels."""
@@ -110,7 +102,7 @@ class SmallPolicy(Policy):
         """Initialises a policy with random weights."""
         super().__init__()
         self.config = config = config or PolicyConfig()
-        self.action_dim = config.action_dim
+        self.action_dim, self.chunk = config.action_dim, config.chunk
         self.text = TextEncoder(config.text_width)
         camera = config.image_size, config.channels, config.heads, config.text_width
         self.agentview, self.wrist = CameraEncoder(*camera), CameraEncoder(*camera)
@@ -142,19 +134,9 @@ class SmallPolicy(Policy):
             KeyError: If an observation is missing.
             ValueError: If a shape or type is wrong.
         """
-        inputs = {name: self._image(observations, name) for name in CAMERAS}
-        inputs["proprio"] = torch.as_tensor(_entry(observations, "proprio"), dtype=torch.float32)
-        if inputs["proprio"].shape[1:] != (PROPRIO_DIM,):
-            raise ValueError(
-                f"`proprio` must have shape (B, {PROPRIO_DIM}), "
-                f"got {tuple(inputs['proprio'].shape)}"
-            )
-        for name, value in inputs.items():
-            if len(value) != len(instructions):
-                raise ValueError(
-                    f"`{name}` must have one row for each of the {len(instructions)} instructions, "
-                    f"got {len(value)}"
-                )
+        batch = len(instructions)
+        inputs = {name: self._image(observations, name, batch) for name in CAMERAS}
+        inputs["proprio"] = torch.as_tensor(proprio_batch(observations, batch))
         inputs["instruction"] = tokenize(instructions)
         return {name: value.to(self.bins.device) for name, value in inputs.items()}
 
@@ -221,48 +203,45 @@ class SmallPolicy(Policy):
         """
         save_checkpoint(path, self.state_dict(), asdict(self.config), provenance or {}, dtype)
 
-    def _image(self, observations: Mapping[str, npt.NDArray[Any]], name: str) -> Tensor:
-        image = torch.as_tensor(_entry(observations, name))
-        if image.ndim != 4 or image.shape[-1] != 3 or image.dtype != torch.uint8:
-            raise ValueError(
-                f"`{name}` must be uint8 of shape (B, height, width, 3), "
-                f"got {image.dtype} of shape {tuple(image.shape)}"
+    @classmethod
+    def load(cls, path: str | Path) -> SmallPolicy:
+        """Loads a policy from a checkpoint.
+
+        Args:
+            path: Path of a checkpoint, or name of a bundled one, such as ``libero-object``.
+
+        Raises:
+            FileNotFoundError: If there is no such checkpoint.
+            ValueError: If the checkpoint is damaged, or of another kind of policy.
+        """
+        weights, header = load_checkpoint(path)
+        try:
+            config = PolicyConfig(
+                **{**header["config"], "channels": tuple(header["config"]["channels"])}
             )
+            with torch.device("meta"):  # allocates nothing: the file may declare any size
+                expected = {n: value.shape for n, value in cls(config).state_dict().items()}
+            if expected != {name: value.shape for name, value in weights.items()}:
+                raise RuntimeError("the shapes of the weights are not those of its `config`")
+            policy = cls(config)
+            policy.load_state_dict(weights)
+        except (KeyError, TypeError, RuntimeError, OverflowError) as error:
+            raise ValueError(
+                f"checkpoint {str(path)!r} does not fit this policy: {error}"
+            ) from error
+        return policy
+
+    def restore(self, path: str | Path) -> None:
+        """Takes over the weights of a checkpoint; see `Policy.restore`."""
+        self.load_state_dict(SmallPolicy.load(path).state_dict())
+
+    def _image(
+        self, observations: Mapping[str, npt.NDArray[Any]], name: str, batch: int
+    ) -> Tensor:
+        image = torch.as_tensor(image_batch(observations, name, batch))
         size = self.config.image_size
         if image.shape[1:3] == (size, size):
             return image
         planes = image.permute(0, 3, 1, 2).float()
         resized = F.interpolate(planes, (size, size), mode="bilinear", antialias=True)
         return resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
-
-
-def load_policy(path: str | Path) -> SmallPolicy:
-    """Loads a policy from a checkpoint.
-
-    Args:
-        path: Path of a checkpoint, or name of a bundled one, such as ``libero-object``.
-
-    Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the checkpoint is damaged, or of another kind of policy.
-    """
-    weights, header = load_checkpoint(path)
-    try:
-        config = PolicyConfig(
-            **{**header["config"], "channels": tuple(header["config"]["channels"])}
-        )
-        with torch.device("meta"):  # allocates nothing: the file may declare any size
-            expected = {n: value.shape for n, value in SmallPolicy(config).state_dict().items()}
-        if expected != {name: value.shape for name, value in weights.items()}:
-            raise RuntimeError("the shapes of the weights are not those of its `config`")
-        policy = SmallPolicy(config)
-        policy.load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"checkpoint {str(path)!r} does not fit this policy: {error}") from error
-    return policy
-
-
-def _entry(observations: Mapping[str, npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
-    if name not in observations:
-        raise KeyError(f"observations must hold {name!r}, got {', '.join(map(repr, observations))}")
-    return observations[name]

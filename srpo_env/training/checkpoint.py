@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from srpo_env.policy.base import Policy
-from srpo_env.policy.network import load_policy
 from srpo_env.readers.arrays import read_safetensors
 from srpo_env.system.files import (
     DamagedFileError,
@@ -269,7 +268,7 @@ def load_training(
             raise DamagedFileError(f"{checkpoint / TENSORS} is damaged: no part owns {name!r}")
         states[owner][key] = tensor if kind is None else restored[kind](tensor)
     if policy is not None:
-        policy.load_state_dict(load_policy(checkpoint / POLICY).state_dict())
+        policy.restore(checkpoint / POLICY)
     for name, part in parts.items():
         try:
             set_state(part, states[name])

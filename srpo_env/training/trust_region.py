@@ -108,14 +108,15 @@ class TrustRegion:
         self.learning_rate, self.steps = float(state["learning_rate"]), int(state["steps"])
 
     def _tensors(self) -> list[Tensor]:
-        """Returns parameters and moments, which a gradient step changes in place."""
+        """Returns trained parameters and moments, which a gradient step changes in place."""
         moments = [
             value
             for state in self.optimizer.state.values()
             for value in state.values()
             if isinstance(value, Tensor)
         ]
-        return [*self.policy.parameters(), *moments]
+        trained = (value for value in self.policy.parameters() if value.requires_grad)
+        return [*trained, *moments]
 
     @torch.no_grad()
     def _log_probs(self) -> Tensor:
