@@ -26,11 +26,12 @@ class ReferencePolicy(nn.Module):
         """
         super().__init__()
         self.policy = policy
-        self._before = {
+        self.copies = {
             f"policy.{name}": parameter.detach().clone()
             for name, parameter in policy.named_parameters()
             if parameter.requires_grad
         }
+        """Copies of the parameters, by name."""
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Computes the logits of the policy, with the parameters that it has at the moment."""
@@ -45,5 +46,5 @@ class ReferencePolicy(nn.Module):
         Raises:
             ValueError: If the temperature is not positive.
         """
-        logits = functional_call(self, self._before, (inputs,))
+        logits = functional_call(self, self.copies, (inputs,))
         return token_maths.log_probs_and_entropies(logits, tokens, temperature)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from srpo_env.policy import load_policy
+from srpo_env.policy import ReferencePolicy, load_policy
 from tests.policy.published_openvla import (
     IMAGE,
     STATISTICS,
@@ -155,6 +155,16 @@ def test_only_adapters_are_trained(published, targets):
     assert len(language) == 2 * 7 * 2  # layers, linear layers, matrices
     # Two towers of two blocks with six linear layers each, and the three of the projector.
     assert len(trained - language) == (0 if targets == "language" else (2 * 2 * 6 + 3) * 2)
+
+
+def test_reference_of_new_adapters_is_the_base_without_them(policy, published):
+    inputs, tokens = policy.prepare(observe(2), INSTRUCTIONS), torch.full((2, 56), 100)
+    base, _ = policy.log_probs(inputs, tokens)
+    reference = ReferencePolicy(policy)
+    randomize_adapters(policy)
+    assert reference.log_probs(inputs, tokens)[0].equal(base)
+    assert (policy.log_probs(inputs, tokens)[0] - base).abs().max() > 0.1
+    assert all("lora_" in name for name in reference.copies)  # the base is not copied
 
 
 def test_inputs_that_are_kept_are_small(policy):
