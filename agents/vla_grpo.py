@@ -355,7 +355,7 @@ def update(
             reference, _ = reference_policy.log_probs(inputs, tokens, args.temperature)
             penalty = kl_to(log_probs, reference, mask)
             loss = loss + args.kl_coef * penalty  # omega in Eq. 8
-            log["losses/kl_reference"] = float(penalty)
+            log["losses/kl_reference"] = float(penalty.detach())
         logs.append(log)
         if not (inside := region.step(loss, args.max_grad_norm)):
             break

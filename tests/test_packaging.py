@@ -24,8 +24,8 @@ from tests.test_offline import write_libero
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON_VERSIONS = ("3.10", "3.11", "3.12", "3.13")
-# Users install what --track sends curves to.
-OWN_OR_OPTIONAL = {"srpo_env", "wandb"}
+# Users install what --track sends curves to, and what --four-bit needs.
+OWN_OR_OPTIONAL = {"bitsandbytes", "srpo_env", "wandb"}
 # Parts of the encoders and agents, which explain what is missing.
 INTERNAL = re.compile(
     r"srpo_env\.(benchmarks\.|cli\.|training\.|encoders\.(clips|collapse|pooler|preprocessing)$)"
@@ -311,6 +311,7 @@ def test_commands_name_the_command_that_installs_what_is_missing(core, command):
     recording = ["srpo_env/py.typed"]
     arguments = {"benchmark": ["reward"]}
     arguments |= dict.fromkeys(["relabel", "check-reward", "replay"], recording)
+    arguments["prepare-policy"] = ["smolvlm", "folder", "--out", "policy"]
     arguments = arguments.get(command, [])
     done = core("-m", "srpo_env.cli.main", command, *arguments)
     assert done.returncode == 2

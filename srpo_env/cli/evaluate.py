@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         default="libero-object",
-        help="path of a policy, or name of a bundled one (default: %(default)s)",
+        help="path of a policy, name of a bundled one, or a published OpenVLA-OFT: its folder or its "
+        "id of the Hugging Face hub (default: %(default)s)",
     )
     parser.add_argument(
         "--suite",
@@ -64,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="exact",
         help="fast: equal to LIBERO's up to 1e-9 per control step (default: %(default)s)",
     )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="device of the policy; auto (default): cuda if available",
+    )
     add_look_argument(parser)
     parser.add_argument("--json", type=Path, help="file to write the result of each episode to")
 
@@ -76,12 +83,14 @@ def run(args: argparse.Namespace) -> int:
     from srpo_env.policy.checkpoint import warn_about_look
     from srpo_env.registration import import_suite
     from srpo_env.training.progress_bar import count_on, long_bar
+    from srpo_env.training.settings import torch_device
 
+    device = torch_device(args.device)
     if args.json is not None:
         check_output_file(args.json)  # before minutes of evaluation
     suite = check_suite_name(import_suite(args.suite))
     check_initial_states(get_suite(suite))
-    policy = load_policy(args.checkpoint)
+    policy = load_policy(args.checkpoint).to(device)
     warn_about_look(args.checkpoint, args.look)
     episodes = held_out_episodes(len(tasks_of(suite)), args.episodes)
     actor = _Actor(policy, args.temperature, args.seed)
@@ -92,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         autoreset_mode=AutoresetMode.DISABLED,
         physics=args.physics,
         look=args.look,
+        **policy.env_settings,
     )
     try:
         with long_bar("evaluating", "episode", total=len(episodes)) as bar:

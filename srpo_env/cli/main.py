@@ -29,6 +29,7 @@ COMMANDS = {
     "demos": "record demonstrations of the scripted expert in LIBERO's file format",
     "doctor": "check whether training can run on this machine, and print fixes",
     "evaluate": "measure a policy's success rate on initial states that training never uses",
+    "prepare-policy": "write a checkpoint of OpenVLA-OFT or SmolVLM that the agents can train",
     "record-behaviours": "record successes and many kinds of failures, with ground-truth progress",
     "relabel": "compute progress rewards for recorded episodes, and write them to new files",
     "replay": "check that demonstrations reach the goal here, and export them to LeRobot",
@@ -42,6 +43,7 @@ NEEDED_EXTRAS: dict[str, tuple[str, ...]] = {
     "cache": ("libero",),
     "demos": ("libero",),
     "evaluate": ("libero", "agents"),
+    "prepare-policy": ("openvla",),
     "record-behaviours": ("libero",),
     "replay": ("libero",),
 }

@@ -74,6 +74,15 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "matplotlib",
         "tqdm",
     ),
+    "openvla": (
+        "torch",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "peft",
+        "PIL",
+        "huggingface_hub",
+    ),
     "sb3": ("stable_baselines3",),
 }
 """The modules that each optional extra installs, by the name under which they are imported."""

@@ -74,12 +74,10 @@ class TorchSettings:
         Raises:
             ValueError: If the device is ``cuda`` and torch finds none.
         """
-        available = torch.cuda.is_available()
-        if self.device == "cuda" and not available:
-            raise ValueError("--device cuda needs a GPU that torch can use, and torch finds none")
+        device = torch_device(self.device)
         torch.manual_seed(self.seed)
         torch.set_num_threads(self.torch_threads)
-        return ("cuda" if available else "cpu") if self.device == "auto" else self.device
+        return device
 
     def as_json(self, full_paths: bool = True) -> dict[str, Any]:
         """Returns the settings as JSON holds them; paths as their last part if not in full."""
@@ -187,6 +185,18 @@ class SuiteSettings(RunSettings):
     def gym_id(self) -> str:
         """The environment's id in Gymnasium's registry."""
         return f"{self.env_id.rpartition(':')[2].rpartition('/')[0] or 'srpo_env'}/{self.suite}"
+
+
+def torch_device(name: str) -> str:
+    """Returns the device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: If it is ``cuda`` and torch finds none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("--device cuda needs a GPU that torch can use, and torch finds none")
+    return ("cuda" if available else "cpu") if name == "auto" else name
 
 
 def parse_settings(
