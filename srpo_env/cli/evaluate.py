@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         default="libero-object",
-        help="path of a policy, name of a bundled one, or a published OpenVLA-OFT: its folder or its "
-        "id of the Hugging Face hub (default: %(default)s)",
+        help="path of a policy, name of a bundled one, or folder or Hugging Face id of a published "
+        "OpenVLA-OFT (default: %(default)s)",
     )
     parser.add_argument(
         "--suite",

@@ -72,9 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_common_arguments(
-    parser: argparse.ArgumentParser, example: str, batch_size: int
-) -> None:
+def _add_common_arguments(parser: argparse.ArgumentParser, example: str, batch_size: int) -> None:
     parser.add_argument(
         "published", help=f"folder, or id of the Hugging Face hub, such as {example}"
     )

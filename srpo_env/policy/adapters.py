@@ -49,9 +49,7 @@ class LoraSettings:
         if not isinstance(self.alpha, (int, float)) or not 0 < self.alpha < float("inf"):
             raise ValueError(f"`alpha` must be a number above 0, got {self.alpha!r}")
         if self.targets not in TARGETS:
-            raise ValueError(
-                f"`targets` must be one of {', '.join(TARGETS)}, got {self.targets!r}"
-            )
+            raise ValueError(f"`targets` must be one of {', '.join(TARGETS)}, got {self.targets!r}")
 
 
 def add_adapters(model: nn.Module, settings: LoraSettings) -> None:

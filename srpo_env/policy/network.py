@@ -235,9 +235,7 @@ class SmallPolicy(Policy):
         """Takes over the weights of a checkpoint; see `Policy.restore`."""
         self.load_state_dict(SmallPolicy.load(path).state_dict())
 
-    def _image(
-        self, observations: Mapping[str, npt.NDArray[Any]], name: str, batch: int
-    ) -> Tensor:
+    def _image(self, observations: Mapping[str, npt.NDArray[Any]], name: str, batch: int) -> Tensor:
         image = torch.as_tensor(image_batch(observations, name, batch))
         size = self.config.image_size
         if image.shape[1:3] == (size, size):

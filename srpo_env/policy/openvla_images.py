@@ -67,13 +67,12 @@ def lanczos(image: Images, size: int) -> Images:
     """Resizes an image ``(height, width, 3)`` to ``(size, size, 3)``, with one rounding."""
     # As floats, because Pillow rounds uint8 after each of its two passes.
     channels = [
-        Image.fromarray(image[..., channel].astype(np.float32)).resize(
-            (size, size), Image.Resampling.LANCZOS
-        )
-        for channel in range(3)
+        Image.fromarray(plane).resize((size, size), Image.Resampling.LANCZOS)
+        for plane in np.moveaxis(image.astype(np.float32), -1, 0)
     ]
     # Half a level is rounded to the even one, as by TensorFlow.
-    rounded: Images = np.stack(channels, axis=-1).round().clip(0, 255).astype(np.uint8)
+    floats = np.stack([np.asarray(channel) for channel in channels], axis=-1)
+    rounded: Images = floats.round().clip(0, 255).astype(np.uint8)
     return rounded
 
 

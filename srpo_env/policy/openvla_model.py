@@ -36,7 +36,7 @@ class ImageNormalization:
         """Checks the shapes.
 
         Raises:
-            ValueError: If there are not three colours of two towers, or a deviation is not positive.
+            ValueError: If there are not three colours of two towers, or a deviation is not above 0.
         """
         for name, rows in (("means", self.means), ("stds", self.stds)):
             if len(rows) != 2 or any(len(row) != 3 for row in rows):

@@ -1,7 +1,7 @@
 """Statistics of OpenVLA's training data, with which its actions are scaled.
 
-They are in ``dataset_statistics.json`` next to the weights, or in ``norm_stats`` of ``config.json``.
-Checkpoints without either take them from another checkpoint of the same suite.
+They are in ``dataset_statistics.json`` next to the weights, or in ``norm_stats`` of
+``config.json``. Checkpoints without either take them from another checkpoint of the same suite.
 """
 
 from __future__ import annotations

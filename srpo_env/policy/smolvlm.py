@@ -216,9 +216,7 @@ class SmolVLMPolicy(Policy):
             ValueError: If a shape or type is wrong, or an instruction is too long.
         """
         batch = len(instructions)
-        inputs = {
-            name: torch.as_tensor(image_batch(observations, name, batch)) for name in IMAGES
-        }
+        inputs = {name: torch.as_tensor(image_batch(observations, name, batch)) for name in IMAGES}
         inputs["proprio"] = torch.as_tensor(proprio_batch(observations, batch))
         prompts = [self.tokenizer.encode(PROMPT.format(text.lower())) for text in instructions]
         inputs["prompt"] = padded(prompts)
@@ -313,9 +311,7 @@ def read_sizes(content: Any) -> tuple[dict[str, Any], SmolVLMConfig]:
     return sizes, config
 
 
-def _check_declared(
-    sizes: Mapping[str, Any], weights: Mapping[str, Tensor], source: str
-) -> None:
+def _check_declared(sizes: Mapping[str, Any], weights: Mapping[str, Tensor], source: str) -> None:
     """Refuses sizes that take more memory than the weights do."""
     _, config = read_sizes(sizes)
     with torch.device("meta"), quiet_transformers():  # allocates nothing

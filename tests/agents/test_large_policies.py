@@ -1,6 +1,5 @@
 """The agents with large policies, on LIBERO: tiny sizes and random weights, the true classes."""
 
-
 import gymnasium
 import numpy as np
 import pytest

@@ -18,9 +18,9 @@ from tests.policy.published_openvla import (
 
 pytest.importorskip("peft", reason="peft is not installed: pip install 'srpo-env[openvla]'")
 
-from srpo_env.policy.adapters import LoraSettings  # noqa: E402
-from srpo_env.policy.openvla_images import policy_images  # noqa: E402
-from srpo_env.policy.openvla_oft import OpenVLAOFT  # noqa: E402
+from srpo_env.policy.adapters import LoraSettings
+from srpo_env.policy.openvla_images import policy_images
+from srpo_env.policy.openvla_oft import OpenVLAOFT
 
 INSTRUCTIONS = ["pick up the milk", "Pick up the alphabet soup and place it in the basket"]
 
@@ -282,9 +282,7 @@ def test_id_of_the_hub_is_downloaded_as_data_only(published, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     policy = load_policy("Haozhan72/Openvla-oft-SFT-libero-object-traj1")
-    assert asked == [
-        ("Haozhan72/Openvla-oft-SFT-libero-object-traj1", ["*.json", "*.safetensors"])
-    ]
+    assert asked == [("Haozhan72/Openvla-oft-SFT-libero-object-traj1", ["*.json", "*.safetensors"])]
     assert policy.settings.base == "Haozhan72/Openvla-oft-SFT-libero-object-traj1"
 
 
@@ -295,7 +293,10 @@ def test_id_of_the_hub_is_downloaded_as_data_only(published, monkeypatch):
     ("changes", "message"),
     [
         ({"model_type": "llava"}, "must hold a model of type 'openvla', got 'llava'"),
-        ({"timm_model_ids": ["hf-hub:a/b", "resnet50"]}, "`timm_model_ids` of .* must be vit_large"),
+        (
+            {"timm_model_ids": ["hf-hub:a/b", "resnet50"]},
+            "`timm_model_ids` of .* must be vit_large",
+        ),
         ({"image_sizes": [28, 56]}, "must be two equal sizes"),
         ({"image_sizes": [10**9] * 2}, r"must be in 1\.\.1024 pixels"),
         ({"n_action_bins": 512}, "must declare 256 action bins"),
