@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     openvla.add_argument(
         "--four-bit",
         action="store_true",
-        help="store the language model in 4 bits; needs bitsandbytes and its GPUs",
+        help="store the layers of the language model in 4 bits; needs bitsandbytes",
     )
     openvla.add_argument(
         "--dtype",

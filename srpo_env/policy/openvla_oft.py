@@ -71,8 +71,8 @@ class OpenVLASettings:
 class OpenVLAOFT(Policy):
     """OpenVLA-OFT behind the interface of `Policy`; its tokens are ascending bins of actions.
 
-    In float32, probabilities of rollouts and updates are equal up to rounding; in bfloat16 they
-    differ by about one percent when the batches differ.
+    In float32, probabilities of rollouts and updates are equal up to rounding; bfloat16 has only
+    three significant digits, so they differ when the batches differ.
     """
 
     def __init__(

@@ -90,8 +90,8 @@ class SmolVLMPolicySettings:
 class SmolVLMPolicy(Policy):
     """SmolVLM with action tokens behind the interface of `Policy`; all of it is trained.
 
-    The weights are float32. A GPU computes in bfloat16, and probabilities of rollouts and updates
-    then differ by about one percent when the batches differ; a CPU computes in float32.
+    The weights are float32. A GPU computes in bfloat16, which has three significant digits, so that
+    probabilities of rollouts and updates differ when the batches differ; a CPU computes in float32.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 HEADS, LLM_HEADS, DEPTH, LAYERS = 16, 2, 3, 2
-WIDTH, LLM_WIDTH, IMAGE, PATCH, REGISTERS = 32, 48, 28, 14, 4
+WIDTH, LLM_WIDTH, IMAGE, PATCH, REGISTERS = 32, 64, 28, 14, 4
 VOCABULARY, NUM_TOKENS = 32064, 56
 SUITE = "libero_object_no_noops"
 

@@ -75,7 +75,7 @@ def test_probabilities_of_sampling_and_of_the_update_are_equal(policy):
     tokens, sampled = policy.sample(inputs, 1.6, torch.Generator().manual_seed(0))
     log_probs, entropies = policy.log_probs(inputs, tokens, 1.6)
     assert log_probs.shape == entropies.shape == (3, 56)
-    torch.testing.assert_close(log_probs, sampled, atol=1e-5, rtol=0)
+    torch.testing.assert_close(log_probs, sampled, atol=1e-4, rtol=0)
     assert policy.actions(tokens).shape == (3, 8, 7)
 
 
@@ -167,7 +167,7 @@ def test_published_weights_are_the_start(tmp_path, kind):
     expected = published.model.get_image_features(torch.ones(1, 1, 3, 64, 64))
     embeddings = policy._image_embeddings(torch.as_tensor(image))
     expected = getattr(expected, "pooler_output", expected)
-    torch.testing.assert_close(embeddings[0], torch.as_tensor(expected[0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(embeddings[0], torch.as_tensor(expected[0]), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("size", "millions"), [("256M", 256), ("500M", 507)])
