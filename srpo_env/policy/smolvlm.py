@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import SmolVLMConfig, SmolVLMModel
+from transformers import SmolVLMModel
 
 from srpo_env.policy.base import JITTER, SHIFT, Inputs, Policy
 from srpo_env.policy.checkpoint import load_checkpoint, save_checkpoint
@@ -26,6 +26,7 @@ from srpo_env.policy.modules import BODY_FEATURES, body_features
 from srpo_env.policy.observations import image_batch, proprio_batch
 from srpo_env.policy.parallel import PADDING, bidirectional, enable_checkpointing, in_parts, trimmed
 from srpo_env.policy.prompts import PromptTokenizer, padded
+from srpo_env.policy.smolvlm_sizes import check_declared, read_sizes
 from srpo_env.policy.tokens import NUM_BINS
 from srpo_env.readers.pretrained import (
     download,
@@ -42,20 +43,6 @@ ARCHITECTURE = "smolvlm"
 PROMPT = "What action should the robot take to {}?"
 
 NEEDED_FILES = "config.json, tokenizer.json and model.safetensors"
-
-TEXT_SIZES = (
-    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-    "num_attention_heads", "num_key_value_heads", "hidden_act", "max_position_embeddings",
-    "rms_norm_eps", "rope_theta", "rope_parameters", "head_dim", "pad_token_id",
-)  # fmt: skip
-VISION_SIZES = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size",
-    "patch_size", "hidden_act", "layer_norm_eps",
-)  # fmt: skip
-"""Entries of ``text_config`` and ``vision_config`` that are used"""
-
-MAX_EXCESS = 2
-"""How many times as many weights as there are a checkpoint may declare"""
 
 INITIAL_STD = 0.02
 """standard deviation of the weights that SmolVLM does not have"""
@@ -170,7 +157,7 @@ class SmolVLMPolicy(Policy):
             for name, value in read_weights(folder).items()
             if name != "lm_head.weight"
         }
-        _check_declared(sizes, weights, str(folder))
+        check_declared(sizes, weights, str(folder))
         source = f"the checkpoint {folder}"
         model = load_weights(SmolVLMModel, config, weights, torch.float32, source)
         return cls(sizes, PromptTokenizer.read(folder), chosen, model)
@@ -192,7 +179,7 @@ class SmolVLMPolicy(Policy):
             if {*entries} != {field.name for field in fields(SmolVLMPolicySettings)}:
                 raise ValueError(f"unknown or missing entries: {', '.join(map(str, entries))}")
             settings = SmolVLMPolicySettings(**entries)
-            _check_declared(sizes, weights, str(path))
+            check_declared(sizes, weights, str(path))
             policy = cls(sizes, tokenizer, settings)
             policy.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -282,43 +269,3 @@ class SmolVLMPolicy(Policy):
     def restore(self, path: str | Path) -> None:
         """Takes over the weights of a checkpoint; see `Policy.restore`."""
         self.load_state_dict(SmolVLMPolicy.load(path).state_dict())
-
-
-def read_sizes(content: Any) -> tuple[dict[str, Any], SmolVLMConfig]:
-    """Takes the sizes out of SmolVLM's config.json.
-
-    Returns:
-        The entries that are used, and the configuration of the model.
-
-    Raises:
-        ValueError: If they do not describe a SmolVLM.
-    """
-    try:
-        parts = {
-            part: {name: content[part][name] for name in names if name in content[part]}
-            for part, names in (("text_config", TEXT_SIZES), ("vision_config", VISION_SIZES))
-        }
-        if parts["text_config"].get("model_type", "llama") != "llama":
-            raise ValueError("its language model must be a Llama")
-        sizes = {**parts, "scale_factor": content["scale_factor"]}
-        with quiet_transformers():
-            config = SmolVLMConfig(**sizes, attn_implementation="sdpa")
-    # StrictDataclassError, of huggingface_hub, is no ValueError.
-    except Exception as error:
-        raise ValueError(
-            f"the sizes do not describe a SmolVLM ({type(error).__name__}: {one_line(error)})"
-        ) from error
-    return sizes, config
-
-
-def _check_declared(sizes: Mapping[str, Any], weights: Mapping[str, Tensor], source: str) -> None:
-    """Refuses sizes that take more memory than the weights do."""
-    _, config = read_sizes(sizes)
-    with torch.device("meta"), quiet_transformers():  # allocates nothing
-        declared = sum(value.numel() for value in SmolVLMModel(config).parameters())
-    available = sum(value.numel() for value in weights.values())
-    if declared > MAX_EXCESS * available:
-        raise ValueError(
-            f"{source} declares {declared} weights, and has {available}: its files do not belong "
-            "together"
-        )

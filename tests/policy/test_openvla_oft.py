@@ -300,9 +300,13 @@ def test_id_of_the_hub_is_downloaded_as_data_only(published, monkeypatch):
         ({"image_sizes": [28, 56]}, "must be two equal sizes"),
         ({"image_sizes": [10**9] * 2}, r"must be in 1\.\.1024 pixels"),
         ({"n_action_bins": 512}, "must declare 256 action bins"),
+        ({"pad_to_multiple_of": "64"}, "must declare 256 action bins and 0 to 31808 tokens"),
+        ({"pad_to_multiple_of": 10**6}, "must declare 256 action bins and 0 to 31808 tokens"),
         ({"text_config": {"model_type": "mistral"}}, "must describe a Llama"),
         ({"text_config": {"hidden_size": 4096}}, "declares .* weights, and the checkpoint has"),
         ({"text_config": {"hidden_size": "large"}}, "does not describe a Llama"),
+        ({"text_config": {"num_hidden_layers": 10**12}}, "declares 1000000000000 layers"),
+        ({"text_config": {"hidden_size": 10**30}}, "does not describe a Llama"),
     ],
 )
 def test_config_of_another_model_is_refused(tmp_path, changes, message):

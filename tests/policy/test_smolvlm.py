@@ -214,13 +214,21 @@ def test_damaged_settings_of_a_checkpoint_are_refused(policy, tmp_path, change, 
         load_policy(tmp_path / "policy")
 
 
-def test_sizes_that_the_file_does_not_have_are_not_allocated(policy, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocab_size": 2**31}, "its files do not belong together"),
+        ({"num_hidden_layers": 10**12}, "declares .* layers"),
+        ({"hidden_size": 10**30}, "does not fit this policy"),
+    ],
+)
+def test_sizes_that_the_file_does_not_have_are_not_allocated(policy, tmp_path, change, message):
     policy.save(tmp_path / "policy")
     file = tmp_path / "policy.json"
     content = json.loads(file.read_text())
-    content["config"]["sizes"]["text_config"]["vocab_size"] = 2**31
+    content["config"]["sizes"]["text_config"] |= change
     file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="its files do not belong together"):
+    with pytest.raises(ValueError, match=message):
         load_policy(tmp_path / "policy")
 
 
