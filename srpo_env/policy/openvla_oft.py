@@ -26,7 +26,7 @@ from srpo_env.policy.openvla_layout import NEEDED_FILES, PublishedModel, read_pu
 from srpo_env.policy.openvla_model import EMPTY_TOKEN
 from srpo_env.policy.openvla_statistics import ActionStatistics, read_statistics
 from srpo_env.policy.parallel import enable_checkpointing, in_parts
-from srpo_env.policy.prompts import PromptTokenizer, padded
+from srpo_env.policy.prompts import PromptTokenizer, check_vocabulary, padded
 from srpo_env.policy.tokens import NUM_BINS
 from srpo_env.readers.pretrained import download, is_hub_id
 
@@ -106,6 +106,7 @@ class OpenVLAOFT(Policy):
                 f"{self.model.bos_token}, before each prompt, got {start}"
             )
         language = self.model.language_model
+        check_vocabulary(tokenizer, language.get_input_embeddings())
         if settings.four_bit:
             quantize(self.model, language.get_decoder().layers, DTYPES[settings.dtype])
         if settings.gradient_checkpointing:

@@ -25,7 +25,7 @@ from srpo_env.policy.imitation import IMAGES, augment
 from srpo_env.policy.modules import BODY_FEATURES, body_features
 from srpo_env.policy.observations import image_batch, proprio_batch
 from srpo_env.policy.parallel import PADDING, bidirectional, enable_checkpointing, in_parts, trimmed
-from srpo_env.policy.prompts import PromptTokenizer, padded
+from srpo_env.policy.prompts import PromptTokenizer, check_vocabulary, padded
 from srpo_env.policy.smolvlm_sizes import check_declared, read_sizes
 from srpo_env.policy.tokens import NUM_BINS
 from srpo_env.readers.pretrained import (
@@ -114,6 +114,7 @@ class SmolVLMPolicy(Policy):
             with quiet_transformers():
                 model = SmolVLMModel(config)
         self.model = model
+        check_vocabulary(tokenizer, model.text_model.get_input_embeddings())
         width = config.text_config.hidden_size
         self.body = nn.Linear(BODY_FEATURES, width)
         self.queries = nn.Parameter(torch.empty(self.chunk * self.action_dim, width))

@@ -350,6 +350,28 @@ def test_unknown_data_set_is_refused(published):
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"<s>": 1', '"<s>": 0', "must put the model's first token"),
+        ('"id": "<s>"', '"id": "other"', r"is not a tokenizer\.json"),  # Rust panics
+        ('"basket": 21', '"basket": 40000', "at most 32064 tokens, got 40001"),
+        ("{", "", r"is not a tokenizer\.json"),
+    ],
+)
+def test_tokenizer_of_another_model_is_refused(tmp_path, old, new, message):
+    write_published(tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer.json"
+    content = json.dumps(json.loads(file.read_text()))
+    assert old in content
+    content = content.replace(old, new)
+    if new == '"<s>": 0':
+        content = content.replace('"ids": [1]', '"ids": [0]')
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"dtype": "int8"}, "`dtype` must be one of bfloat16, float32"),
