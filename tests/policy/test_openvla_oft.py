@@ -249,7 +249,12 @@ def test_published_folder_is_loaded_by_its_path(published):
     logits = policy.logits(inputs)
     assert logits.dtype == torch.float32
     assert (logits - expected).abs().mean() < 0.05 * expected.std()
-    assert torch.isfinite(policy.log_probs(inputs, torch.zeros(1, 56, dtype=int))[0]).all()
+    randomize_adapters(policy)
+    policy.log_probs(inputs, torch.zeros(1, 56, dtype=int))[0].sum().backward()
+    gradients = [p.grad for p in policy.parameters() if p.requires_grad]
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in gradients)
+    frozen = {p.dtype for p in policy.parameters() if not p.requires_grad}
+    assert frozen == {torch.bfloat16}
 
 
 def test_statistics_come_from_another_checkpoint_where_there_are_none(tmp_path, monkeypatch):
