@@ -269,6 +269,40 @@ def test_mutated_policies_are_read_or_refused(changes, name, with_checksum):
             assert "\n" not in str(error).strip() or "shape" in str(error)  # noqa: PT017
 
 
+PUBLISHED = {}
+
+
+@fuzz(30, 1_500, changes=mutations, name=st.sampled_from([
+    "config.json", "dataset_statistics.json", "preprocessor_config.json", "tokenizer.json",
+    "model.safetensors.index.json", "model-00001-of-00002.safetensors"]))  # fmt: skip
+def test_mutated_published_policies_are_read_or_refused(changes, name):
+    pytest.importorskip("peft")
+    from srpo_env.policy.openvla_oft import OpenVLAOFT
+    from tests.policy.published_openvla import write_published
+
+    if not PUBLISHED:
+        PUBLISHED["folder"] = tempfile.TemporaryDirectory(suffix="libero-object")
+        write_published(Path(PUBLISHED["folder"].name))
+        colours = json.dumps({key: [[0.5] * 3] * 2 for key in ("means", "stds")})
+        (Path(PUBLISHED["folder"].name) / "preprocessor_config.json").write_text(colours)
+    folder = Path(PUBLISHED["folder"].name)
+    content = (folder / name).read_bytes()
+
+    def write(content):
+        # As a new file, because tensors of the last example may be mapped from the old one.
+        (folder / "draft").write_bytes(content)
+        (folder / "draft").replace(folder / name)
+
+    # Not in the megabytes of weights, of which any value is valid.
+    write(mutated(content[:20_000], changes) + content[20_000:])
+    try:
+        OpenVLAOFT.from_pretrained(folder, dtype="float32")
+    except (ValueError, FileNotFoundError):
+        pass
+    finally:
+        write(content)
+
+
 def recording_content():
     from tests.hostile.hdf5_files import recording
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from srpo_env.policy import ReferencePolicy, load_policy
+from srpo_env.policy.imitation import Examples
 from tests.policy.published_openvla import (
     IMAGE,
     STATISTICS,
@@ -155,6 +156,24 @@ def test_only_adapters_are_trained(published, targets):
     assert len(language) == 2 * 7 * 2  # layers, linear layers, matrices
     # Two towers of two blocks with six linear layers each, and the three of the projector.
     assert len(trained - language) == (0 if targets == "language" else (2 * 2 * 6 + 3) * 2)
+
+
+def test_imitation_makes_the_actions_likely(published):
+    policy = load(published[0], lora=LoraSettings(rank=8))
+    inputs = policy.prepare(observe(2), INSTRUCTIONS)
+    tokens = torch.randint(0, 255, (2, 56), generator=torch.Generator().manual_seed(0))
+    tokens = policy.action_bins(torch.as_tensor(policy.actions(tokens))).round().long()
+    actions = torch.as_tensor(policy.actions(tokens))
+    examples = Examples(inputs, actions, torch.ones(2, 8, dtype=bool), torch.zeros(2, 2, 3))
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    before = policy.log_probs(inputs, tokens)[0].mean().detach()
+    for _ in range(20):
+        loss, _ = policy.imitation_loss(examples)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert policy.log_probs(inputs, tokens)[0].mean().detach() > before + 1
 
 
 def test_reference_of_new_adapters_is_the_base_without_them(policy, published):
