@@ -37,7 +37,7 @@ class OscController:
         self._model, self._data = model, data
         self._osc = osc = robot.controller
         self._site = model.site(osc.eef_name).id
-        self._initial_ori = osc.goal_ori.copy()
+        self._initial_ori, self._initial_joints = osc.goal_ori.copy(), osc.initial_joint.copy()
         self._initial = _Kinematics.of(osc)
         low, high = robot.torque_limits
         self._torque_low, self._torque_high = np.array(low), np.array(high)
@@ -67,10 +67,20 @@ class OscController:
     def reset(self) -> None:
         """Resets the goal to that of a new robosuite controller."""
         self.goal_ori = self._initial_ori.copy()
+        self.rest_joints = self._initial_joints.copy()
         self.fingers = np.zeros(2)
         # robosuite computes a controller's state at its creation, before the initial state is set,
         # and not again in the first substep. An episode's first torque is thus for the rest pose.
         self.fresh = True
+
+    def take_posture(self) -> None:
+        """Takes the arm's current posture as that in which the controller was created.
+
+        Call it after `reset`: the arm then keeps this posture as long as there is no action.
+        """
+        self.goal_ori = self._eef_ori.copy()
+        self.rest_joints = self._qpos[:ARM_JOINTS].copy()
+        self.fresh = False
 
     def set_goal(self, action: Floats) -> None:
         """Sets the goal of one control step; call it after `begin_substep` of the first."""
@@ -92,7 +102,7 @@ class OscController:
             self.fresh = False
             torques = _torques(  # type: ignore[call-arg]  # the compiled function's type has no *args
                 *self._initial.arguments(), self._bias, self.goal_pos, self.goal_ori,
-                osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
+                self.rest_joints, osc.kp, osc.kd, self._torque_low, self._torque_high,
             )  # fmt: skip
         else:
             mujoco.mj_jacSite(self._model, self._data, self._jac_pos, self._jac_ori, self._site)
@@ -100,7 +110,7 @@ class OscController:
             torques = _torques_from_simulator(
                 self._jac_pos, self._jac_ori, self._qvel, self._qpos, self._mass,
                 self._eef_pos, self._eef_ori, self._bias, self.goal_pos, self.goal_ori,
-                osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
+                self.rest_joints, osc.kp, osc.kd, self._torque_low, self._torque_high,
                 arm.jac_pos, arm.jac_ori, arm.jac, arm.mass,
             )  # fmt: skip
         self._ctrl[:ARM_JOINTS] = torques
@@ -123,7 +133,7 @@ class OscController:
         if not write_torques(
             self._jac_pos, self._jac_ori, self._qvel, self._qpos, self._mass_values,
             self._mass_positions, self._eef_pos, self._eef_ori, self._bias, self.goal_pos,
-            self.goal_ori, osc.initial_joint, osc.kp, osc.kd, self._torque_low, self._torque_high,
+            self.goal_ori, self.rest_joints, osc.kp, osc.kd, self._torque_low, self._torque_high,
             self._ctrl,
         ):  # fmt: skip
             return False

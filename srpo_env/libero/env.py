@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,8 @@ from srpo_env.libero.fixtures import Fixtures, check_fixture_seed, check_fixture
 from srpo_env.libero.look import DEFAULT_LOOK, Look, check_look
 from srpo_env.libero.oracle import OracleProgress
 from srpo_env.libero.own_suites import single_task
+from srpo_env.libero.perturbations import AnyMixture, Mixture, as_mixture, as_text, resolved
+from srpo_env.libero.perturbations.base import Image
 from srpo_env.libero.physics import Physics, check_physics
 from srpo_env.libero.rendering import MAX_SIZE, describe_gl
 from srpo_env.libero.simulation import CAMERAS, Simulation
@@ -51,8 +53,9 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     ``reset(options={"task_id": .., "init_state_id": ..})`` selects; an id that is not given is
     drawn from the environment's generator. With ``fixtures="random"``, also ``fixture_seed``, which
-    the info contains then. Environments of one process share compiled tasks; they can be used in
-    several threads, one at a time.
+    the info contains then. ``perturbation`` replaces the environment's own for this episode; the
+    info of a perturbed episode has it as a text, which ``perturbation`` accepts too. Environments
+    of one process share compiled tasks; they can be used in several threads, one at a time.
 
     >>> env = LiberoEnv("libero_object", chunk=8)  # doctest: +SKIP
     >>> observation, info = env.reset(options={"task_id": 0, "init_state_id": 0})  # doctest: +SKIP
@@ -76,6 +79,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         physics: Physics = "exact",
         look: Look = DEFAULT_LOOK,
         fixtures: Fixtures = "fixed",
+        perturbation: AnyMixture = None,
         settle_steps: int = 10,
         max_steps: int | None = None,
         true_progress: bool = False,
@@ -105,6 +109,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             fixtures: ``"fixed"``: cabinets, stoves and racks stand at the same place in all
                 episodes of a task; ``"random"``: they are placed at random at each reset, in their
                 regions, as by LIBERO.
+            perturbation: One or several of `srpo_env.libero.perturbations`, at most one of each
+                dimension, for all episodes. One without a draw is drawn again at each reset.
             settle_steps: Control steps without motion after a reset; not counted as steps.
             max_steps: Control steps before truncation; default: the suite's limit.
             true_progress: Adds ``max_progress`` to the info, measured by
@@ -133,6 +139,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self.cameras = tuple(cameras)
         self.visuals, self.look = check_visuals(visuals), check_look(look)
         self.physics, self.fixtures = check_physics(physics), check_fixtures(fixtures)
+        self.perturbation = as_mixture(perturbation)
         self.max_steps = checked_count("max_steps", max_steps)
         self.true_progress = true_progress
         self.render_mode = render_mode
@@ -145,6 +152,9 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self._slot: pool.EpisodeSlot | None = None
         self._task_id, self._init_state_id, self._steps = 0, 0, 0
         self._fixture_seed: int | None = None
+        self._perturbation: Mixture = ()
+        self._instruction = ""
+        self._filters: dict[str, Callable[[Image], Image]] = {}
         self._ended = True
         self._oracle: OracleProgress | None = None
         self._max_progress = 0.0
@@ -156,7 +166,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
         With ``fixtures="random"``, ``options`` may also contain ``fixture_seed``, in
         ``0..2**32 - 1``: fixtures then stand where a new environment of LIBERO has them after
-        ``seed(fixture_seed)`` and ``reset()``.
+        ``seed(fixture_seed)`` and ``reset()``. ``perturbation`` is what the constructor accepts;
+        None is an episode without one.
 
         Raises:
             ValueError: If an option is unknown, or there is no such task or initial state.
@@ -167,15 +178,30 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         task = self.task_suite.task(task_id)
         init_state_id = self._choose(options, "init_state_id", task.num_init_states)
         fixture_seed = self._choose_fixtures(options, task)
+        perturbation = as_mixture(options.pop("perturbation", self.perturbation))
         if options:
             raise ValueError(
-                "`options` may contain only task_id, init_state_id and fixture_seed, "
+                "`options` may contain only task_id, init_state_id, fixture_seed and perturbation, "
                 f"got also {', '.join(map(str, options))}"
             )
+        perturbation = resolved(perturbation, self.np_random)
+        instruction, scene = task.instruction, task
+        filters = {}
+        for part in perturbation:
+            instruction = part.instruction(task, instruction)
+            scene = part.task(scene)
+            for camera in self.cameras:
+                image_filter = part.image_filter(camera, self.image_size)
+                if image_filter is not None:
+                    filters[camera] = image_filter
         with pool.lock:
             self.close()
-            shared = pool.shared_simulation(task, self.image_size, self.visuals, self.look)
-            self._slot = pool.EpisodeSlot(shared, init_state_id, self.settle_steps, fixture_seed)
+            shared = pool.shared_simulation(scene, self.image_size, self.visuals, self.look)
+            self._slot = pool.EpisodeSlot(
+                shared, init_state_id, self.settle_steps, fixture_seed, perturbation
+            )
+            self._perturbation, self._instruction = perturbation, instruction
+            self._filters = filters
             self._task_id, self._init_state_id, self._steps = task_id, init_state_id, 0
             # Without stored states, the initial state's seed is also that of the fixtures.
             self._fixture_seed = init_state_id if fixture_seed is None else fixture_seed
@@ -266,6 +292,7 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             "visuals": self.visuals,
             "physics": self.physics,
             "fixtures": self.fixtures,
+            **({"perturbation": as_text(self.perturbation)} if self.perturbation else {}),
             "mujoco": version("mujoco"),
         }
 
@@ -278,21 +305,22 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     def _observe(self) -> Observation:
         simulation = self.simulation
-        return {
-            **{name: simulation.render(name) for name in self.cameras},
-            "proprio": simulation.proprio(),
-        }
+        images = {name: simulation.render(name) for name in self.cameras}
+        filtered = {name: apply(images[name]) for name, apply in self._filters.items()}
+        return {**images, **filtered, "proprio": simulation.proprio()}
 
     def _info(self, is_success: bool) -> dict[str, Any]:
         info = {
             "task_id": self._task_id,
-            "task": self.task_suite.task(self._task_id).instruction,
+            "task": self._instruction,
             "init_state_id": self._init_state_id,
             "is_success": is_success,
             "control_steps": self._steps,
         }
         if self.fixtures == "random":
             info["fixture_seed"] = self._fixture_seed
+        if self._perturbation:
+            info["perturbation"] = as_text(self._perturbation)
         if self.true_progress:
             info["max_progress"] = self._max_progress
         return info

@@ -10,6 +10,8 @@ import threading
 from collections import OrderedDict
 
 from srpo_env.libero.look import DEFAULT_LOOK, Look, check_look
+from srpo_env.libero.perturbations import Mixture
+from srpo_env.libero.perturbations.appearance import Appearance
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation, Snapshot
 from srpo_env.libero.suites import Task
 from srpo_env.libero.visuals import Visuals, check_visuals
@@ -34,22 +36,29 @@ class SharedSimulation:
         """Initialises without a loaded episode."""
         self.simulation = simulation
         self.loaded: EpisodeSlot | None = None
-        self._settled: OrderedDict[tuple[int, int, int | None], Snapshot] = OrderedDict()
+        self._settled: OrderedDict[tuple[int, int, int | None, Mixture], Snapshot] = OrderedDict()
 
     def settled(
-        self, init_state_id: int, settle_steps: int, fixture_seed: int | None = None
+        self,
+        init_state_id: int,
+        settle_steps: int,
+        fixture_seed: int | None = None,
+        perturbation: Mixture = (),
     ) -> Snapshot:
         """Returns an initial state after ``settle_steps`` without motion; keeps it.
 
         In exact physics, so that all environments start from the same state. Fixtures stand as in
-        `Simulation.start`.
+        `Simulation.start`, before a perturbation moves them.
         """
-        key = (init_state_id, settle_steps, fixture_seed)
+        changes = tuple(part for part in perturbation if part.changes_start)
+        key = (init_state_id, settle_steps, fixture_seed, changes)
         if key not in self._settled:
             self.unload()
             simulation = self.simulation
             simulation.physics = "exact"
             simulation.start(init_state_id, fixture_seed)
+            for part in changes:
+                part.start(simulation)
             for _ in range(settle_steps):
                 simulation.step(SETTLE_ACTION)
             self._settled[key] = simulation.save()
@@ -74,16 +83,21 @@ class EpisodeSlot:
         init_state_id: int,
         settle_steps: int,
         fixture_seed: int | None = None,
+        perturbation: Mixture = (),
     ) -> None:
         """Starts an episode from an initial state; see `SharedSimulation.settled`."""
         self._shared = shared
-        self.snapshot = shared.settled(init_state_id, settle_steps, fixture_seed)
+        self.snapshot = shared.settled(init_state_id, settle_steps, fixture_seed, perturbation)
+        self._appearance = Appearance.merged(
+            part.appearance(shared.simulation) for part in perturbation
+        )
 
     def load(self) -> Simulation:
         """Loads this episode into the simulation and returns it."""
         shared = self._shared
         if shared.loaded is not self:
             shared.unload()
+            shared.simulation.appearance = self._appearance
             shared.simulation.load(self.snapshot)
             shared.loaded = self
         return shared.simulation

@@ -17,7 +17,8 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 
 from srpo_env.libero.gl import (
     SOFTWARE_RENDERERS,
@@ -25,6 +26,7 @@ from srpo_env.libero.gl import (
     choose_gl,
     device_of_worker,
 )
+from srpo_env.libero.perturbations.appearance import Texture
 from srpo_env.types import Array
 
 BACKEND = choose_gl()  # before the first import of MuJoCo
@@ -40,6 +42,12 @@ MAX_SIZE = 480
 """Maximum height and width in pixels; robosuite's off-screen buffer has 640 x 480."""
 
 MAX_GEOMS = 1000  # robosuite's scene size
+
+MAX_TEXTURES = 32
+"""Maximum number of textures of perturbed backgrounds that a renderer keeps in OpenGL."""
+
+SHADOW_SIZE = 1024
+"""Width of the shadow map in pixels, of perturbed lights; MuJoCo's default of 4096 is slow in software."""
 
 CULLING_MARGIN = 0.05
 """Relative enlargement of bounding spheres: decimated meshes can be a little larger."""
@@ -68,8 +76,14 @@ class Renderer:
     Draws the model's geoms of group 1 (visual), not those of group 0 (collision).
     """
 
-    def __init__(self, model: mujoco.MjModel, size: int) -> None:
-        """Uploads the model for square images of ``size`` pixels, at most 480.
+    def __init__(self, model: mujoco.MjModel, size: int, shadow_size: int | None = None) -> None:
+        """Uploads the model.
+
+        Args:
+            model: The compiled model.
+            size: Height and width of the images in pixels, at most 480.
+            shadow_size: Width of the shadow map in pixels; default: the model's own, or none if no
+                light casts shadows.
 
         Raises:
             ValueError: If ``size`` is out of its range.
@@ -93,16 +107,63 @@ class Renderer:
         model.vis.global_.offwidth = model.vis.global_.offheight = size
         if not model.light_castshadow.any():
             model.vis.quality.shadowsize = 0
+        elif shadow_size is not None:
+            model.vis.quality.shadowsize = shadow_size
         self._pixels = np.empty((size, size, 3), np.uint8)
         self._upload()
 
     def _upload(self) -> None:
         with _current_context():
             self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        self._own_names = np.array(self._context.texture)
+        self._shown: Mapping[int, Texture] = {}
+        self._extra_names: OrderedDict[tuple[int, Texture], int] = OrderedDict()
         # Not `__del__`, which at the interpreter's exit would run after MuJoCo's modules are gone.
         self._free = weakref.finalize(self, _free, os.getpid(), self._context)
         self._free.atexit = False  # `_close_all` has done it
         _renderers.add(self)
+
+    def show_textures(self, textures: Mapping[int, Texture]) -> None:
+        """Shows these textures in place of the model's own, from the next image on.
+
+        They are uploaded once and kept, so that episodes with different ones can take turns.
+
+        Args:
+            textures: New textures by the id of the old one; the others are the model's own.
+        """
+        if textures is self._shown or self._context is None:
+            return
+        names = self._context.texture
+        for number in self._shown:
+            names[number] = self._own_names[number]
+        for number, texture in textures.items():
+            names[number] = self._name_of(number, texture)
+        self._shown = textures
+
+    def _name_of(self, number: int, texture: Texture) -> int:
+        """Returns OpenGL's name of a texture, and uploads it if it is new."""
+        key = (number, texture)
+        if key not in self._extra_names:
+            assert self._context is not None
+            model, names = self._model, self._context.texture
+            begin = int(model.tex_adr[number])
+            pixels = texture.pixels().reshape(-1)
+            part = model.tex_data[begin : begin + len(pixels)]
+            own, part_before = int(self._own_names[number]), part.copy()
+            part[:] = pixels
+            try:
+                with _current_context():
+                    # MuJoCo deletes the texture whose name it finds here; 0 is none.
+                    names[number] = 0
+                    mujoco.mjr_uploadTexture(model, self._context, number)
+                    self._extra_names[key] = int(names[number])
+            finally:
+                part[:] = part_before
+                names[number] = own
+            if len(self._extra_names) > MAX_TEXTURES:
+                _delete_texture(self._extra_names.popitem(last=False)[1])
+        self._extra_names.move_to_end(key)
+        return self._extra_names[key]
 
     def render(self, data: mujoco.MjData, camera: str) -> npt.NDArray[np.uint8]:
         """Renders the named camera; returns an upright image, shape ``(size, size, 3)``.
@@ -129,8 +190,10 @@ class Renderer:
         if error:
             # The pixels may be those of an earlier image.
             logger.warning("OpenGL error %#x in rendering: uploading the model again", error)
+            shown = self._shown
             self.close()
             self._upload()
+            self.show_textures(shown)
             error = self._draw()
         if error:
             raise RuntimeError(
@@ -161,8 +224,19 @@ class Renderer:
     def close(self) -> None:
         """Frees the uploaded model; may be called twice."""
         if self._context is not None:
+            self.show_textures({})
+            for name in self._extra_names.values():
+                _delete_texture(name)
+            self._extra_names.clear()
             self._free()
             self._context = None
+
+
+def _delete_texture(name: int) -> None:
+    from OpenGL import GL  # after MuJoCo, which chooses PyOpenGL's library
+
+    with _current_context():
+        GL.glDeleteTextures([name])
 
 
 def _is_mirror(model: mujoco.MjModel) -> npt.NDArray[np.bool_]:

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from srpo_env.libero.gl import choose_gl
 from srpo_env.libero.look import DEFAULT_LOOK, Look, apply_look, check_look
+from srpo_env.libero.perturbations.appearance import Appearance, ModelFields
 from srpo_env.libero.suites import Task
 
 choose_gl()  # before the first import of MuJoCo and robosuite, which both read the choice
@@ -26,9 +28,10 @@ choose_gl()  # before the first import of MuJoCo and robosuite, which both read 
 import mujoco  # noqa: E402
 
 from srpo_env.libero.building import build_upstream, global_randomness  # noqa: E402
+from srpo_env.libero.fast_torques import ARM_JOINTS  # noqa: E402
 from srpo_env.libero.fixtures import draw_fixtures  # noqa: E402
 from srpo_env.libero.physics import Physics, begin_substep, check_physics, set_left_out  # noqa: E402
-from srpo_env.libero.rendering import Renderer  # noqa: E402
+from srpo_env.libero.rendering import SHADOW_SIZE, Renderer  # noqa: E402
 from srpo_env.libero.visuals import Visuals, check_visuals  # noqa: E402
 from srpo_env.types import Floats  # noqa: E402
 
@@ -67,6 +70,8 @@ class Snapshot:
     fresh: bool
     fixtures: Floats
     """Positions (m) and quaternions of the fixtures, which no joint positions contain; (n, 7)"""
+    rest_joints: Floats
+    """Posture that the controller prefers, (7,), rad"""
 
 
 class Simulation:
@@ -123,7 +128,10 @@ class Simulation:
         self._site_alpha = self.model.site_rgba[:, 3]  # a view
         self._fixtures = [self._env.obj_body_id[name] for name in self._env.fixtures_dict]
         self._fixed_poses = self.fixtures
-        self._renderer: Renderer | None = None
+        self._built_qpos = self.data.qpos.copy()
+        self._renderers: dict[bool, Renderer] = {}
+        self._fields = ModelFields(self.model)
+        self._appearance = Appearance()
         self._before = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         self.physics = physics
 
@@ -221,7 +229,7 @@ class Simulation:
             self.sample(init_state_id)
         else:
             self.place_fixtures(fixture_seed)
-            self.reset(self.task.init_states()[init_state_id])
+            self.reset(self._completed(self.task.init_states()[init_state_id]))
 
     def sample(self, seed: int) -> None:
         """Starts an episode from a sampled state: that of a new upstream environment.
@@ -332,6 +340,7 @@ class Simulation:
             controller.fingers.copy(),
             controller.fresh,
             np.hstack([self.model.body_pos[self._fixtures], self.model.body_quat[self._fixtures]]),
+            controller.rest_joints.copy(),
         )
 
     def load(self, snapshot: Snapshot) -> None:
@@ -345,18 +354,141 @@ class Simulation:
         self._seen_qpos = snapshot.seen_qpos.copy()
         self._place(self._seen_qpos)
         controller.goal_ori = snapshot.goal_ori.copy()
+        controller.rest_joints = snapshot.rest_joints.copy()
         controller.fingers = snapshot.fingers.copy()
         controller.fresh = snapshot.fresh
         self._update_visual_state()
+
+    # --- Perturbations ------------------------------------------------------------------------
+
+    @property
+    def appearance(self) -> Appearance:
+        """How images differ from the task's own; no state depends on it.
+
+        What is assigned replaces the one before, whose changes are undone exactly.
+        """
+        return self._appearance
+
+    @appearance.setter
+    def appearance(self, appearance: Appearance) -> None:
+        if appearance is not self._appearance:
+            self._fields.set(appearance.values)
+            self._appearance = appearance
+
+    def original_field(self, name: str) -> npt.NDArray[Any]:
+        """Returns a copy of a field of the model as it is without an `appearance`."""
+        return self._fields.original(name)
+
+    def state(self) -> Floats:
+        """Returns time, positions and velocities, for `reset`, shape ``(1 + nq + nv,)``."""
+        return np.concatenate([[self.data.time], self.data.qpos, self.data.qvel])
+
+    def move_arm(self, offsets: Floats) -> None:
+        """Starts the episode again with other angles of the arm; call it directly after `start`.
+
+        The controller is as if it had been created in this posture.
+
+        Args:
+            offsets: Changes of the seven joints in radians, ``(7,)``.
+        """
+        state = self.state()
+        state[1 : 1 + ARM_JOINTS] += offsets
+        self.reset(state)
+        self._controller.take_posture()
+
+    @property
+    def arm_touches(self) -> bool:
+        """Whether the robot touches something other than itself."""
+        robot = int(self.model.body_rootid[self._hand])
+        roots = self.model.body_rootid[self.model.geom_bodyid[self.data.contact.geom]]
+        is_robot = roots.reshape(-1, 2) == robot
+        touches = is_robot.any(axis=1) & ~is_robot.all(axis=1) & (self.data.contact.dist < 0)
+        return bool(touches.any())
+
+    def overlaps(
+        self, bodies: Iterable[int], depth: float, groups: Mapping[int, str] | None = None
+    ) -> bool:
+        """Returns whether things penetrate others, apart from the table or floor they stand on.
+
+        Args:
+            bodies: Bodies of things, whose contacts count.
+            depth: Depth in metres that is none yet.
+            groups: Names of groups by body: contacts within a group do not count.
+        """
+        model, moved, groups = self.model, set(bodies), groups or {}
+        roots = model.body_rootid[model.geom_bodyid[self.data.contact.geom]].reshape(-1, 2)
+        ground = self._ground_roots()
+        for pair, distance in zip(roots.tolist(), self.data.contact.dist, strict=True):
+            first, second = pair
+            if distance >= -depth or first == second or not moved & set(pair):
+                continue
+            if ground & set(pair) or groups.get(first, first) == groups.get(second, second):
+                continue
+            return True
+        return False
+
+    def _ground_roots(self) -> set[int]:
+        """Returns the bodies of the world that belong to no object, fixture or robot."""
+        things = {*self._env.obj_body_id.values(), int(self.model.body_rootid[self._hand])}
+        workspace = self._env.obj_body_id.get(self._env.workspace_name)
+        return {*map(int, self.model.body_rootid)} - things | ({workspace} - {None})
+
+    @property
+    def supports(self) -> dict[str, str | None]:
+        """The thing on or in which each thing is at the start; None: the table or the floor."""
+        problem, env = self._env.parsed_problem, self._env
+        things = {**env.objects_dict, **env.fixtures_dict}
+        things.pop(env.workspace_name, None)
+        supports: dict[str, str | None] = {}
+        for predicate, *arguments in problem["initial_state"]:
+            if predicate in ("on", "in"):
+                thing, place = arguments
+                below = problem["regions"].get(place, {}).get("target", place)
+                supports[thing] = below if below in things else None
+        return supports
+
+    @property
+    def workspace_centre(self) -> Floats:
+        """Centre of the top of the table, or of the floor, in metres, shape ``(3,)``."""
+        return np.array(self._env.workspace_offset, dtype=float)
+
+    def radius_of(self, name: str) -> float:
+        """Returns the radius of an object or fixture, seen from above, in metres."""
+        return float(self._env.get_object(name).horizontal_radius)
+
+    def _completed(self, state: Floats) -> Floats:
+        """Adds the task's extra objects to a stored state: at the places where they were built."""
+        extra = [self._env.get_object(name).joints[0] for name in self.task.extra_objects]
+        if not extra:
+            return state
+        model = self.model
+        is_own_position, is_own_speed = np.ones(model.nq, bool), np.ones(model.nv, bool)
+        for name in extra:
+            joint = model.joint(name)
+            is_own_position[joint.qposadr[0] : joint.qposadr[0] + 7] = False
+            is_own_speed[joint.dofadr[0] : joint.dofadr[0] + 6] = False
+        # The task's own joints have the same order in both models.
+        num_positions = int(is_own_position.sum())
+        positions, speeds = self._built_qpos.copy(), np.zeros(model.nv)
+        positions[is_own_position] = state[1 : 1 + num_positions]
+        speeds[is_own_speed] = state[1 + num_positions :]
+        return np.concatenate([state[:1], positions, speeds])
 
     # --- Observations -------------------------------------------------------------------------
 
     def render(self, camera: str) -> npt.NDArray[np.uint8]:
         """Renders ``agentview`` or ``wrist``, upright, ``(image_size, image_size, 3)``."""
-        if self._renderer is None:
-            self._renderer = Renderer(self.model, self.image_size)
+        # A shadow map is made with the renderer, and costs time.
+        has_shadows = bool(self.model.light_castshadow.any())
+        if has_shadows not in self._renderers:
+            is_own = self.original_field("light_castshadow").any()
+            self._renderers[has_shadows] = Renderer(
+                self.model, self.image_size, None if is_own else SHADOW_SIZE
+            )
+        renderer = self._renderers[has_shadows]
+        renderer.show_textures(self._appearance.textures)
         with self.as_observed() as data:
-            return self._renderer.render(data, CAMERAS[camera])
+            return renderer.render(data, CAMERAS[camera])
 
     @contextlib.contextmanager
     def as_observed(self) -> Iterator[mujoco.MjData]:
@@ -430,9 +562,8 @@ class Simulation:
 
     def close(self) -> None:
         """Frees the OpenGL context; may be called twice."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        while self._renderers:
+            self._renderers.popitem()[1].close()
 
     def _place(self, qpos: Floats) -> None:
         """Computes the positions of all bodies for ``qpos``, without changing the state."""

@@ -48,6 +48,8 @@ class Task:
     """None: initial states are sampled, as by LIBERO's reset."""
     sha256: tuple[str, ...] = ()
     """Of a user's task: the SHA-256 of its files when the suite was made."""
+    extra_objects: tuple[str, ...] = ()
+    """Objects that the stored states do not contain: distractors, of a perturbed layout."""
 
     def init_states(self) -> Floats:
         """Returns the stored states: time, positions, velocities; ``(num_states, 1 + nq + nv)``.

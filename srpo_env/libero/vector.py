@@ -25,6 +25,7 @@ from srpo_env.libero.assets import check_suite, resolve_assets
 from srpo_env.libero.env import LiberoEnv
 from srpo_env.libero.fixtures import check_fixture_seed
 from srpo_env.libero.gl import OpenGLError
+from srpo_env.libero.perturbations import as_mixture, as_text
 from srpo_env.libero.progress import ProgressBar
 from srpo_env.libero.shared_observations import SharedObservations
 from srpo_env.libero.suites import SUITES
@@ -56,7 +57,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
     one value for all, or an array of shape ``(num_envs,)``; an id that is left out is drawn from
     each environment's generator. With ``fixtures="random"``, ``fixture_seed`` is an option too, and
     episodes that are compared with each other should have the same one. ``reset_mask`` selects the
-    environments to reset, while the episodes of the others continue.
+    environments to reset, while the episodes of the others continue. ``perturbation`` is one
+    perturbation, or a tuple of several, for all environments, or a list with one entry for each.
 
     A worker that dies, hangs or raises does not end the run. It is logged with its task, state and
     traceback, and replaced; its episodes are returned as truncated, with
@@ -123,6 +125,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         env_kwargs = {name: env_kwargs[name] for name in env_kwargs.keys() - own_task}
         self.task_suite = single.task_suite
         """The suite; `suite` is its name."""
+        if single.perturbation:
+            env_kwargs["perturbation"] = as_text(single.perturbation)
         self._env_kwargs = {"suite": self.task_suite, **env_kwargs}
         self.assets = assets.kind
         """``"libero"``, ``"modified"`` or ``"placeholder"``: the kind of assets in use."""
@@ -199,10 +203,11 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             for name in ("task_id", "init_state_id", "fixture_seed")
             if name in options
         }
+        perturbations = self._perturbations(options)
         if options:
             raise ValueError(
-                "`options` may contain only reset_mask, task_id, init_state_id and fixture_seed, "
-                f"got also {', '.join(map(str, options))}"
+                "`options` may contain only reset_mask, task_id, init_state_id, fixture_seed and "
+                f"perturbation, got also {', '.join(map(str, options))}"
             )
         if isinstance(seed, Sequence):
             seeds = list(seed)
@@ -216,7 +221,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         for slot in map(int, np.flatnonzero(mask)):
             chosen: dict[str, int] = {name: int(values[slot]) for name, values in ids.items()}
             self._check_choice(chosen)
-            commands[slot] = Reset(seeds[slot], chosen)
+            commands[slot] = Reset(seeds[slot], {**chosen, **perturbations[slot]})
         if not mask.all():
             self._check_not_interrupted()
         self._was_interrupted = True  # until all results are known
@@ -616,6 +621,19 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         if values.dtype.kind not in kinds:
             raise ValueError(f"`{name}` must be of type {dtype.__name__}, got {values.dtype}")
         return np.broadcast_to(values, (self.num_envs,))
+
+    def _perturbations(self, options: dict[str, Any]) -> list[dict[str, str]]:
+        """Removes the option ``perturbation``; returns it for each environment, as text."""
+        if "perturbation" not in options:
+            return [{} for _ in range(self.num_envs)]
+        value = options.pop("perturbation")
+        values = value if isinstance(value, list | np.ndarray) else [value] * self.num_envs
+        if len(values) != self.num_envs:
+            raise ValueError(
+                f"`perturbation` must be one perturbation, a tuple of several, or a list of "
+                f"{self.num_envs}, got a list of {len(values)}"
+            )
+        return [{"perturbation": as_text(as_mixture(part))} for part in values]
 
     def _check_choice(self, chosen: dict[str, int]) -> None:
         # Without an id, the task is drawn, so the initial state must exist in all of them.

@@ -1,0 +1,183 @@
+"""Gives the floor, the walls and the table other textures, LIBERO's own."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from srpo_env.libero.perturbations.appearance import Appearance, Texture
+from srpo_env.libero.perturbations.base import Perturbation
+from srpo_env.types import Array
+
+if TYPE_CHECKING:
+    import mujoco
+
+    from srpo_env.libero.simulation import Simulation
+
+STYLES = {
+    "floor": (
+        "dark_floor_texture",
+        "rustic_floor",
+        "light-gray-floor-tile",
+        "white_marble_floor",
+        "seamless_wood_planks_floor",
+        "brown_ceramic_tile",
+        "gray_ceramic_tile",
+        "tile_grigia_caldera_porcelain_floor",
+    ),
+    "walls": (
+        "light_blue_wall",
+        "dark_blue_wall",
+        "dark_gray_plaster",
+        "gray_plaster",
+        "dark_green_plaster_wall",
+        "light-gray-plaster",
+        "ceramic",
+        "white_wall",
+        "yellow_linen_wall_texture",
+    ),
+    "table": (
+        "martin_novak_wood_table",
+        "table_light_wood",
+        "seamless_wood_planks_floor",
+        "white_marble_floor",
+        "kona_gotham",
+        "brown_ceramic_tile",
+    ),
+}
+"""Files of LIBERO's textures for each surface. Those of floors and walls are all styles that LIBERO
+has for them; its tables have no list of styles."""
+
+SURFACES = tuple(STYLES)
+
+MATERIALS = {"floor": ("floorplane",), "walls": ("walls_mat",)}
+"""Materials of the surfaces in all of LIBERO's scenes; those of the table depend on the scene."""
+
+OPACITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""Opacities of the levels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Background(Perturbation):
+    """Covers surfaces with another of LIBERO's textures, drawn for each.
+
+    Scenes of libero_object have no table.
+    """
+
+    opacity: float = 0.0
+    """Share of the new texture, 0 to 1; the rest is the old one."""
+    surfaces: tuple[str, ...] = SURFACES
+    """Which of ``floor``, ``walls``, ``table``."""
+
+    dimension: ClassVar[str] = "background"
+
+    def check(self) -> None:
+        """Checks the ranges."""
+        self._check_number("opacity", 0, 1)
+        known = isinstance(self.surfaces, (tuple, list)) and set(self.surfaces) <= set(SURFACES)
+        if not known or not self.surfaces:
+            raise ValueError(
+                f"`surfaces` of Background must be some of {', '.join(SURFACES)}, "
+                f"got {self.surfaces!r}"
+            )
+        ordered = tuple(surface for surface in SURFACES if surface in self.surfaces)
+        object.__setattr__(self, "surfaces", ordered)
+
+    @classmethod
+    def fields_of_level(cls, level: int) -> dict[str, Any]:
+        """Returns an opacity of 0.2 to 1, of all surfaces."""
+        return {"opacity": OPACITIES[level - 1]}
+
+    def styles(self) -> dict[str, str]:
+        """Returns the file without ending that the draw selects for each surface."""
+        rng = self.generator()
+        drawn = {surface: str(rng.choice(files)) for surface, files in STYLES.items()}
+        return {surface: drawn[surface] for surface in self.surfaces}
+
+    def appearance(self, simulation: Simulation) -> Appearance | None:
+        """Returns the new textures.
+
+        Raises:
+            FileNotFoundError: If the assets do not have one of them.
+        """
+        if self.opacity == 0:
+            return None
+        textures = {}
+        model = simulation.model
+        for surface, style in self.styles().items():
+            file = _texture_file(style)
+            for texture in textures_of(model, surface):
+                make = functools.partial(blended, model, texture, file, self.opacity)
+                textures[texture] = Texture((style, self.opacity), make)
+        return Appearance(textures=textures)
+
+
+def textures_of(model: mujoco.MjModel, surface: str) -> list[int]:
+    """Returns the ids of the textures of a surface; none if the scene has no such surface."""
+    if surface == "table":
+        materials = _table_materials(model)
+    else:
+        materials = [model.material(name).id for name in MATERIALS[surface]]
+    textures = model.mat_texid[materials].reshape(-1)
+    return sorted({int(texture) for texture in textures if texture >= 0})
+
+
+def _table_materials(model: mujoco.MjModel) -> list[int]:
+    """Returns the materials of what is drawn of the table, without its legs."""
+    # LIBERO's tables are bodies of the world, with a site on top of them that robosuite names.
+    tables = {
+        int(model.site_bodyid[site])
+        for site in range(model.nsite)
+        if model.site(site).name.endswith("table_top")
+    }
+    found = set()
+    for geom in range(model.ngeom):
+        is_drawn = model.geom_group[geom] == 1 and model.geom_matid[geom] >= 0
+        if is_drawn and int(model.geom_bodyid[geom]) in tables:
+            if "leg" not in model.geom(geom).name:
+                found.add(int(model.geom_matid[geom]))
+    return sorted(found)
+
+
+def _texture_file(style: str) -> Path:
+    from srpo_env.libero.assets import HOW_TO_GET_ASSETS, resolve_assets
+
+    file = resolve_assets().path / "textures" / f"{style}.png"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"Background needs LIBERO's texture {file}, which is missing: to get LIBERO's assets, "
+            f"{HOW_TO_GET_ASSETS}"
+        )
+    return file
+
+
+def blended(model: mujoco.MjModel, texture: int, file: Path, opacity: float) -> Array:
+    """Returns a texture's pixels with those of a file laid over them."""
+    height, width = int(model.tex_height[texture]), int(model.tex_width[texture])
+    channels = int(model.tex_nchannel[texture])
+    begin = int(model.tex_adr[texture])
+    old = model.tex_data[begin : begin + height * width * channels]
+    old = old.reshape(height, width, channels).astype(np.float32)
+    # A cube texture is a column of six squares, or one square for all sides.
+    is_column = model.tex_type[texture] != 0 and height == 6 * width
+    new = _resized(file, width, height // 6 if is_column else height)
+    if is_column:
+        new = np.tile(new, (6, 1, 1))
+    mixed = old.copy()
+    mixed[..., :3] += np.float32(opacity) * (new - mixed[..., :3])
+    pixels: Array = np.round(mixed).clip(0, 255).astype(np.uint8)
+    return pixels
+
+
+@functools.lru_cache(maxsize=64)
+def _resized(file: Path, width: int, height: int) -> Array:
+    from PIL import Image
+
+    with Image.open(file) as image:
+        # MuJoCo's first row is the one at the bottom.
+        small = image.convert("RGB").resize((width, height), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float32)[::-1].copy()
