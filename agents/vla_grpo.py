@@ -57,7 +57,7 @@ from srpo_env.training.run import TrainingRun
 from srpo_env.training.sampled_episodes import record_episodes
 from srpo_env.training.settings import SuiteSettings
 from srpo_env.training.success_replay import SuccessReplay
-from srpo_env.training.task_sampler import TaskSampler
+from srpo_env.training.task_sampler import Start, TaskSampler, reset_options
 from srpo_env.training.trajectories import Chunk, Trajectory, pack, unpack
 from srpo_env.training.trust_region import TrustRegion
 
@@ -121,6 +121,7 @@ class Args(SuiteSettings):
     measured yet. 0 is the paper's algorithm"""
     replay_learning_rate: float = 3e-4  # learning rate of imitation, AdamW
 
+    perturb: str = ""  # all, or dimensions to draw a perturbation from per group: camera,light,...
     eval_every: int = 10  # iterations between evaluations, whose checkpoints are kept
     eval_episodes: int = 100  # episodes of an evaluation, spread evenly over the tasks
 
@@ -155,7 +156,7 @@ class Rollout:
     def restart(self) -> None:
         """Drops all episodes and open groups."""
         num_envs = self.envs.num_envs
-        self._queue: deque[tuple[int, int]] = deque()  # (task_id, init_state_id)
+        self._queue: deque[Start] = deque()  # (task_id, init_state_id, perturbation)
         self.trajectories: dict[int, Trajectory] = {}  # by episode_id, until the group is closed
         self._idle = np.ones(num_envs, dtype=bool)  # environments without a running episode
         self._steps, self._episode_ids = np.zeros((2, num_envs), dtype=int)  # of running episodes
@@ -194,18 +195,17 @@ class Rollout:
 
     def start_episodes(self) -> None:
         """Starts the next episodes of the queue in the idle environments."""
-        slots = np.flatnonzero(self._idle)
-        ids = np.zeros((2, self.envs.num_envs), dtype=int)
+        slots, starts = np.flatnonzero(self._idle), {}
         for slot in slots:
             if not self._queue:
                 self._queue.extend([self.sampler.sample()] * self.args.group_size)
-            ids[:, slot] = self._queue.popleft()
-        options = {"reset_mask": self._idle.copy(), "task_id": ids[0], "init_state_id": ids[1]}
+            starts[slot] = self._queue.popleft()
+        options = reset_options(starts, self.envs.num_envs)
         self._observations, infos = self.envs.reset(options=options)
         for slot in slots:
             self._instructions[slot] = infos["task"][slot]
             self._episode_ids[slot] = infos["episode_id"][slot]
-            self.trajectories[int(self._episode_ids[slot])] = Trajectory(*map(int, ids[:, slot]))
+            self.trajectories[int(self._episode_ids[slot])] = Trajectory.of(starts[slot])
         self._steps[slots] = 0
 
     def step(self, ahead: bool = False) -> int:
@@ -224,7 +224,7 @@ class Rollout:
             trajectory.chunks.append(chunks.select(slot))
             if failed[slot]:  # its simulator crashed, so the episode is run again
                 del self.trajectories[episode_id]
-                self._queue.appendleft((trajectory.task_id, trajectory.init_state_id))
+                self._queue.appendleft(trajectory.start)
         self._steps = infos["control_steps"].copy()
         self._idle = terminations | truncations
         return int(executed.sum())
@@ -397,7 +397,7 @@ def main(args: Args) -> None:
             group_size=args.group_size, reference=args.reference,
         )  # fmt: skip
         generator = torch.Generator().manual_seed(args.seed)
-        sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, args.seed)
+        sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, args.seed, args.perturb)
         decider = Decider(envs, policy, generator, args.temperature, args.overlap)
         rollout = Rollout(envs, decider, sampler, args)
         replay = SuccessReplay(libero.num_tasks)

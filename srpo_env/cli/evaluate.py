@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from srpo_env.cli.demos import add_look_argument
-from srpo_env.cli.output_files import check_output_file
+from srpo_env.cli.demos import add_look_argument, numbers
+from srpo_env.cli.output_files import check_image_file, check_output_file
 from srpo_env.training.evaluation import (
     Evaluation,
     check_initial_states,
@@ -24,6 +25,7 @@ from srpo_env.training.report import ASSETS
 
 if TYPE_CHECKING:
     from srpo_env.policy import Policy
+    from srpo_env.training.perturbed_evaluation import Cell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +75,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_look_argument(parser)
     parser.add_argument("--json", type=Path, help="file to write the result of each episode to")
+    parser.add_argument(
+        "--perturbations",
+        metavar="DIMENSIONS",
+        help="all, or some of camera,robot,language,light,background,noise,layout: the same "
+        "episodes without a perturbation and under each, at each level of --severity",
+    )
+    parser.add_argument(
+        "--severity",
+        default="1..5",
+        metavar="LEVELS",
+        help="levels of the perturbations, such as 1..5, 3 or 1,3,5 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/perturbations"),
+        help="folder of evaluation.json, table.txt and picture.png with --perturbations; an "
+        "interrupted evaluation continues there (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,6 +109,12 @@ def run(args: argparse.Namespace) -> int:
     device = torch_device(args.device)
     if args.json is not None:
         check_output_file(args.json)  # before minutes of evaluation
+    cells = None
+    if args.perturbations is not None:
+        cells = _cells(args)
+        if args.json is not None:
+            raise ValueError("`--json` is for evaluations without `--perturbations`: use `--out`")
+        check_image_file(args.out / "picture.png")
     suite = check_suite_name(import_suite(args.suite))
     check_initial_states(get_suite(suite))
     policy = load_policy(args.checkpoint).to(device)
@@ -104,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
         **policy.env_settings,
     )
     try:
+        if cells is not None:
+            return _run_perturbed(args, envs, policy, cells, episodes)
         with long_bar("evaluating", "episode", total=len(episodes)) as bar:
             result = evaluate(actor, envs, episodes, on_step=count_on(bar))
         conditions = {**envs.conditions, "gl": envs.gl}
@@ -117,6 +146,65 @@ def run(args: argparse.Namespace) -> int:
         print(f"Results on {ASSETS[kind]} are not LIBERO results.")
     if args.json is not None:
         _write_json(args, suite, conditions, result)
+    return 0
+
+
+def _cells(args: argparse.Namespace) -> list[Cell]:
+    from srpo_env.libero.perturbations import DIMENSIONS
+    from srpo_env.training.perturbed_evaluation import cells_of
+
+    names = args.perturbations.split(",")
+    names = list(DIMENSIONS) if names == ["all"] else [name.strip() for name in names]
+    return cells_of(names, numbers(args.severity.replace("..", "-"), "--severity"))
+
+
+def _run_perturbed(
+    args: argparse.Namespace,
+    envs: Any,
+    policy: Policy,
+    cells: Sequence[Cell],
+    episodes: Sequence[tuple[int, int]],
+) -> int:
+    """Evaluates all cells, prints the table and writes the files."""
+    from srpo_env.policy.checkpoint import resolve_checkpoint
+    from srpo_env.system.files import sha256_of
+    from srpo_env.training.perturbation_report import draw, table
+    from srpo_env.training.perturbed_evaluation import PerturbedEvaluation
+    from srpo_env.training.progress_bar import count_on, long_bar
+
+    weights = resolve_checkpoint(args.checkpoint)
+    settings = {
+        "weights": sha256_of(weights.with_name(f"{weights.name}.safetensors")),
+        "suite": envs.suite,
+        "episodes": len(episodes),
+        "num_envs": envs.num_envs,
+        "temperature": args.temperature,
+        "seed": args.seed,
+        **envs.conditions,
+        "gl": envs.gl,
+    }
+    evaluation = PerturbedEvaluation.start(args.out / "evaluation.json", settings)
+    total = len(cells) * len(episodes)
+    with long_bar("evaluating", "episode", total=total) as bar:
+        evaluation.run(
+            cells,
+            episodes,
+            envs,
+            lambda: _Actor(policy, args.temperature, args.seed),
+            args.seed,
+            count_on(bar),
+        )
+    results = {cell: evaluation.results[cell] for cell in cells}
+    seen = f"look={envs.conditions['look']}, visuals={envs.conditions['visuals']}"
+    title = f"{args.checkpoint} on {envs.suite}, {ASSETS[envs.assets]}, {seen}"
+    text = (
+        f"{title}, {len(episodes)} episodes in each cell\n\n{table(results)}\n\n"
+        "Perturbations of srpo-env; these are not LIBERO-Plus scores."
+    )
+    print(text)
+    (args.out / "table.txt").write_text(text + "\n")
+    draw(results, title).savefig(args.out / "picture.png")
+    print(f"\nevaluation.json, table.txt and picture.png written to {args.out}")
     return 0
 
 

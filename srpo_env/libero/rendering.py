@@ -47,7 +47,7 @@ MAX_TEXTURES = 32
 """Maximum number of textures of perturbed backgrounds that a renderer keeps in OpenGL."""
 
 SHADOW_SIZE = 1024
-"""Width of the shadow map in pixels, of perturbed lights; MuJoCo's default of 4096 is slow in software."""
+"""Width of the shadow map in pixels for perturbed lights; MuJoCo's 4096 are slow in software."""
 
 CULLING_MARGIN = 0.05
 """Relative enlargement of bounding spheres: decimated meshes can be a little larger."""

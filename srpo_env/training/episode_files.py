@@ -61,6 +61,8 @@ class SampledGroup:
     None in a group without a success"""
     episodes: Mapping[int, SampledEpisode]
     """the episodes of these pairs, by their rows"""
+    perturbation: str = ""
+    """as text, empty without one"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,14 @@ def _group(arrays: Mapping[str, Array], number: int, values: Mapping[str, Any]) 
         successes=successes,
         pairs=pairs,
         episodes=episodes,
+        perturbation=_text("perturbation", values.get("perturbation", "")),
     )
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text, got {value!r}")
+    return value
 
 
 def _episode(values: Mapping[str, Any], strip: bytes) -> SampledEpisode:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +120,7 @@ def evaluate(
     envs: Any,
     episodes: Iterable[tuple[int, int]],
     on_step: Callable[[int], None] | None = None,
+    perturbations: Mapping[tuple[int, int], Any] | None = None,
 ) -> Evaluation:
     """Runs each of ``episodes`` once.
 
@@ -130,6 +131,8 @@ def evaluate(
         episodes: Pairs of task and initial state.
         on_step: Called after each step with the number of episodes that have ended, for a
             progress bar.
+        perturbations: The perturbation of each episode, as `LiberoVectorEnv.reset` takes it;
+            default: that of the environment.
     """
     queue = deque(episodes)
     results: list[EpisodeResult] = []
@@ -149,7 +152,12 @@ def evaluate(
             for slot in np.flatnonzero(mask):
                 pending[slot] = queue.popleft() if queue else None
                 ids[:, slot] = pending[slot] or (0, HELD_OUT_STATES[0])
+            options: dict[str, Any]
             options = {"reset_mask": mask, "task_id": ids[0], "init_state_id": ids[1]}
+            if perturbations is not None:
+                options["perturbation"] = [
+                    None if pair is None else perturbations[pair] for pair in pending
+                ]
             observations, infos = envs.reset(options=options)
             for slot in np.flatnonzero(mask):
                 instructions[slot] = infos["task"][slot]

@@ -60,8 +60,10 @@ def episodes_html(recordings: Sequence[Recording], name_of: Callable[[int | str]
 
 def _group(group: SampledGroup, name_of: Callable[[int | str], str]) -> str:
     won, size = int(group.successes.sum()), len(group.rewards)
+    perturbation = f", perturbed by {escape(group.perturbation)}" if group.perturbation else ""
     text = (
-        f"<p><b>{escape(name_of(group.task_id))}</b>, initial state {group.init_state_id}: "
+        f"<p><b>{escape(name_of(group.task_id))}</b>, initial state {group.init_state_id}"
+        f"{perturbation}: "
         f"{won} of {size} episodes succeeded</p>"
     )
     pairs = "".join(_pair(group, failure, success) for failure, success in group.pairs)

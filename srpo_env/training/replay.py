@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from srpo_env.training.signals import check_signals
+from srpo_env.training.task_sampler import Start, reset_options
 from srpo_env.types import Array
 
 
@@ -18,6 +19,8 @@ class Beginning(NamedTuple):
     init_state_id: int
     actions: Array
     """chunks of actions that were executed, ``(num_steps, chunk, 7)``"""
+    perturbation: str = ""
+    """as text, empty without one"""
 
 
 def replay(envs: Any, episodes: Mapping[int, Beginning]) -> tuple[dict[str, Array], list[str]]:
@@ -31,14 +34,15 @@ def replay(envs: Any, episodes: Mapping[int, Beginning]) -> tuple[dict[str, Arra
     Returns:
         Observations after the last action, and the instructions, of all environments.
     """
-    task_ids, state_ids, lengths = np.zeros((3, envs.num_envs), dtype=int)
+    lengths = np.zeros(envs.num_envs, dtype=int)
+    starts: dict[int, Start] = dict.fromkeys(range(envs.num_envs), (0, 0, ""))
     for slot, episode in episodes.items():
-        task_ids[slot], state_ids[slot] = episode.task_id, episode.init_state_id
+        starts[slot] = (episode.task_id, episode.init_state_id, episode.perturbation)
         lengths[slot] = len(episode.actions)
 
     def reset(mask: Array) -> tuple[dict[str, Array], dict[str, Any]]:
-        options = {"reset_mask": mask, "task_id": task_ids, "init_state_id": state_ids}
-        observations, infos = envs.reset(options=options)
+        chosen = {slot: starts[slot] for slot in map(int, np.flatnonzero(mask))}
+        observations, infos = envs.reset(options=reset_options(chosen, envs.num_envs))
         return observations, infos
 
     observations, infos = reset(np.ones(envs.num_envs, dtype=bool))

@@ -148,6 +148,7 @@ def _sampled(
         successes=won,
         pairs=tuple(zip(rows.tolist(), nearest, strict=True)),
         episodes=episodes,
+        perturbation=trajectories[0].perturbation,
     )
 
 
@@ -194,6 +195,7 @@ def _packed(iteration: int, groups: Sequence[SampledGroup]) -> bytes:
             {
                 "task_id": group.task_id,
                 "init_state_id": group.init_state_id,
+                **({"perturbation": group.perturbation} if group.perturbation else {}),
                 "rewards": group.rewards.tolist(),
                 "successes": group.successes.tolist(),
                 "pairs": group.pairs,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from srpo_env.policy.base import Policy
 from srpo_env.training.replay import Beginning
+from srpo_env.training.task_sampler import Start
 
 INPUTS = "inputs."
 """start of the names of a policy's inputs in a packed state"""
@@ -60,6 +61,18 @@ class Trajectory:
     task_id: int
     init_state_id: int
     chunks: list[Chunk] = field(default_factory=list)
+    perturbation: str = ""
+    """as text, empty without one"""
+
+    @classmethod
+    def of(cls, start: Start) -> Trajectory:
+        """Returns a trajectory without decisions."""
+        return cls(start[0], start[1], perturbation=start[2])
+
+    @property
+    def start(self) -> Start:
+        """What starts the same episode again."""
+        return self.task_id, self.init_state_id, self.perturbation
 
     @property
     def executed(self) -> int:
@@ -81,7 +94,7 @@ class Trajectory:
     def beginning(self, policy: Policy) -> Beginning:
         """Returns the actions so far, from which a simulator can continue the episode."""
         actions = policy.actions(torch.stack([chunk.tokens for chunk in self.chunks]))
-        return Beginning(self.task_id, self.init_state_id, actions)
+        return Beginning(self.task_id, self.init_state_id, actions, self.perturbation)
 
 
 def pack(trajectories: Mapping[int, Trajectory]) -> dict[str, Any]:
@@ -90,7 +103,7 @@ def pack(trajectories: Mapping[int, Trajectory]) -> dict[str, Any]:
     Args:
         trajectories: Trajectories by their ids.
     """
-    content = [(key, t.task_id, t.init_state_id, len(t.chunks)) for key, t in trajectories.items()]
+    content = [(key, *t.start, len(t.chunks)) for key, t in trajectories.items()]
     chunks = [chunk for t in trajectories.values() for chunk in t.chunks]
     if not chunks:
         return {"trajectories": content}
@@ -107,8 +120,9 @@ def unpack(state: Mapping[str, Any]) -> dict[int, Trajectory]:
     """Returns the trajectories that `pack` was given."""
     inputs = {x.removeprefix(INPUTS): state[x] for x in state if x.startswith(INPUTS)}
     trajectories, first = {}, 0
-    for key, task_id, init_state_id, length in state["trajectories"]:
-        t = trajectories[key] = Trajectory(task_id, init_state_id)
+    for key, *start, length in state["trajectories"]:
+        task_id, init_state_id, perturbation = start
+        t = trajectories[key] = Trajectory.of((task_id, init_state_id, perturbation))
         if length:
             stacked = Chunk(inputs, *(state[name] for name in ROW_FIELDS))
             t.chunks = [stacked.select(row) for row in range(first, first + length)]

@@ -27,6 +27,9 @@ BROKEN = "worker_error"
 because its end does not depend on the policy. This package's LIBERO environments set the key to the
 error report."""
 
+PERTURBATION = "perturbation"
+"""Key in the info of a perturbed episode of this package's LIBERO environments: a text."""
+
 FINAL_NAMES = {"final_obs": ("final_obs", "final_observation"), "final_info": ("final_info",)}
 """Names of the observation and the info of an episode's last step in SAME_STEP environments."""
 
@@ -212,8 +215,12 @@ class KeySource:
         return self._names[env_index] if task is None and self._names else task
 
     def _default_group(self, info: Info, env_index: int) -> Hashable:
-        """Returns the task and the initial state, each None if the info does not name it."""
-        return (self._task_key(info, env_index), info.get("init_state_id"))
+        """Returns the task and the initial state, each None if the info does not name it.
+
+        Also the perturbation of an episode that has one.
+        """
+        key = (self._task_key(info, env_index), info.get("init_state_id"))
+        return key if info.get(PERTURBATION) is None else (*key, info[PERTURBATION])
 
 
 def task_in(info: Info) -> Any:

@@ -179,7 +179,7 @@ _BY_HAND: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
     "put the bowl on the plate": (
         ("place the bowl onto the plate", "set the bowl down on top of the plate",
          "move the bowl over to the plate and put it there", "the bowl belongs on the plate"),
-        ("put the dark round dish on the flat one", "stack the hollow dish on the dish that is flat",
+        ("put the dark round dish on the flat one", "stack the hollow dish on the flat one",
          "take the dish for soup and put it on the dish for main courses",
          "lift the deep dish onto the shallow one"),
         ("soup is served with a flat dish below, prepare that",
