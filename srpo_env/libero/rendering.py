@@ -153,8 +153,10 @@ class Renderer:
             part[:] = pixels
             try:
                 with _current_context():
-                    # MuJoCo deletes the texture whose name it finds here; 0 is none.
-                    names[number] = 0
+                    from OpenGL import GL  # after MuJoCo, which chooses PyOpenGL's library
+
+                    # MuJoCo writes into the texture whose name it finds here.
+                    names[number] = GL.glGenTextures(1)
                     mujoco.mjr_uploadTexture(model, self._context, number)
                     self._extra_names[key] = int(names[number])
             finally:

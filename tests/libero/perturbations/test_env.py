@@ -109,7 +109,7 @@ def test_the_model_is_restored_to_the_bit(env):
     before = {name: getattr(model, name).copy() for name in names}
     everything = [of(name) for name in DIMENSIONS if name != "layout"]
     play(env, [*everything, Layout(shift=0.03, draw=1)])
-    assert (model.cam_pos != before["cam_pos"]).any()  # it was the same model
+    assert (model.cam_quat != before["cam_quat"]).any()  # it was the same model
     play(env)
     for name, values in before.items():
         np.testing.assert_array_equal(getattr(model, name), values, err_msg=name)
@@ -197,7 +197,7 @@ def test_exact_joint_offsets(env):
     env.reset(
         options={"task_id": 0, "init_state_id": 3, "perturbation": RobotState(offsets=offsets)}
     )
-    np.testing.assert_allclose(env.simulation.state()[1:8] - before, offsets, atol=0.01)
+    np.testing.assert_allclose(env.simulation.state()[1:8] - before, offsets, atol=0.03)
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -271,10 +271,15 @@ def test_a_gain_makes_images_brighter_or_darker(env):
 
 @pytest.mark.parametrize("surface", ["floor", "walls", "table"])
 def test_each_surface_can_be_covered(env, surface):
-    plain = play(env)[0][0]
-    views = [
-        play(env, Background(opacity=1, surfaces=(surface,), draw=draw))[0][0] for draw in range(6)
-    ]
+    far = Camera(view=(0, 0, 2, 0, 0))  # the usual view does not show the floor below a table
+    plain = play(env, far)[0][0]
+    covers = [Background(opacity=1, surfaces=(surface,), draw=draw) for draw in range(6)]
+    views = [play(env, (far, cover))[0][0] for cover in covers]
+    styles = [cover.styles()[surface] for cover in covers]
+    for view, style in zip(views, styles, strict=True):
+        for other, other_style in zip(views, styles, strict=True):
+            differs = (view["agentview"] != other["agentview"]).any()
+            assert differs == (style != other_style)
     assert any((view["agentview"] != plain["agentview"]).any() for view in views)
     styles = {Background(surfaces=(surface,), draw=d).styles()[surface] for d in range(200)}
     assert len(styles) >= 6
