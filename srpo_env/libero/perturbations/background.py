@@ -27,7 +27,6 @@ STYLES = {
         "seamless_wood_planks_floor",
         "brown_ceramic_tile",
         "gray_ceramic_tile",
-        "tile_grigia_caldera_porcelain_floor",
     ),
     "walls": (
         "light_blue_wall",
@@ -50,12 +49,15 @@ STYLES = {
     ),
 }
 """Files of LIBERO's textures for each surface. Those of floors and walls are all styles that LIBERO
-has for them; its tables have no list of styles."""
+has for them, of which two floors are equal; its tables have no list of styles."""
 
 SURFACES = tuple(STYLES)
 
 MATERIALS = {"floor": ("floorplane",), "walls": ("walls_mat",)}
 """Materials of the surfaces in all of LIBERO's scenes; those of the table depend on the scene."""
+
+MIN_DIFFERENCE = 4.0
+"""Mean difference of two textures' pixels, of 255, below which they are taken as equal."""
 
 OPACITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 """Opacities of the levels."""
@@ -63,7 +65,7 @@ OPACITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Background(Perturbation):
-    """Covers surfaces with another of LIBERO's textures, drawn for each.
+    """Covers surfaces with another of LIBERO's textures, drawn for each, never with its own.
 
     Scenes of libero_object have no table.
     """
@@ -92,10 +94,13 @@ class Background(Perturbation):
         """Returns an opacity of 0.2 to 1, of all surfaces."""
         return {"opacity": OPACITIES[level - 1]}
 
-    def styles(self) -> dict[str, str]:
-        """Returns the file without ending that the draw selects for each surface."""
+    def styles(self) -> dict[str, list[str]]:
+        """Returns for each surface the files without ending, in the order that is drawn.
+
+        The first one is used that is not the surface's own texture.
+        """
         rng = self.generator()
-        drawn = {surface: str(rng.choice(files)) for surface, files in STYLES.items()}
+        drawn = {surface: rng.permutation(files).tolist() for surface, files in STYLES.items()}
         return {surface: drawn[surface] for surface in self.surfaces}
 
     def appearance(self, simulation: Simulation) -> Appearance | None:
@@ -108,10 +113,12 @@ class Background(Perturbation):
             return None
         textures = {}
         model = simulation.model
-        for surface, style in self.styles().items():
-            file = _texture_file(style)
+        for surface, styles in self.styles().items():
             for texture in textures_of(model, surface):
-                make = functools.partial(blended, model, texture, file, self.opacity)
+                style = next(name for name in styles if _differs(model, texture, name))
+                make = functools.partial(
+                    blended, model, texture, _texture_file(style), self.opacity
+                )
                 textures[texture] = Texture((style, self.opacity), make)
         return Appearance(textures=textures)
 
@@ -157,20 +164,29 @@ def _texture_file(style: str) -> Path:
 
 def blended(model: mujoco.MjModel, texture: int, file: Path, opacity: float) -> Array:
     """Returns a texture's pixels with those of a file laid over them."""
-    height, width = int(model.tex_height[texture]), int(model.tex_width[texture])
-    channels = int(model.tex_nchannel[texture])
-    begin = int(model.tex_adr[texture])
-    old = model.tex_data[begin : begin + height * width * channels]
-    old = old.reshape(height, width, channels).astype(np.float32)
-    # A cube texture is a column of six squares, or one square for all sides.
-    is_column = model.tex_type[texture] != 0 and height == 6 * width
-    new = _resized(file, width, height // 6 if is_column else height)
-    if is_column:
-        new = np.tile(new, (6, 1, 1))
-    mixed = old.copy()
+    old, new = _old_and_new(model, texture, file)
+    mixed = old.astype(np.float32)
     mixed[..., :3] += np.float32(opacity) * (new - mixed[..., :3])
     pixels: Array = np.round(mixed).clip(0, 255).astype(np.uint8)
     return pixels
+
+
+def _differs(model: mujoco.MjModel, texture: int, style: str) -> bool:
+    old, new = _old_and_new(model, texture, _texture_file(style))
+    step = max(1, old.shape[1] // 64)  # some pixels are enough
+    difference = old[::step, ::step, :3].astype(np.float32) - new[::step, ::step]
+    return bool(np.abs(difference).mean() > MIN_DIFFERENCE)
+
+
+def _old_and_new(model: mujoco.MjModel, texture: int, file: Path) -> tuple[Array, Array]:
+    """Returns a texture's pixels, ``(height, width, channels)``, and a file's in the same size."""
+    height, width = int(model.tex_height[texture]), int(model.tex_width[texture])
+    channels, begin = int(model.tex_nchannel[texture]), int(model.tex_adr[texture])
+    old = model.tex_data[begin : begin + height * width * channels]
+    # A cube texture is a column of six squares, or one square for all sides.
+    is_column = model.tex_type[texture] != 0 and height == 6 * width
+    new = _resized(file, width, height // 6 if is_column else height)
+    return old.reshape(height, width, channels), np.tile(new, (6 if is_column else 1, 1, 1))
 
 
 @functools.lru_cache(maxsize=64)
