@@ -324,3 +324,50 @@ def test_restored_rollout_continues_running_episodes_to_the_bit(args, monkeypatc
     assert len(first["trajectories"]) > 0
     for name in first:
         np.testing.assert_equal(np.asarray(second[name]), np.asarray(first[name]))
+
+
+# --- Perturbations ---
+
+
+def test_a_group_shares_its_perturbation(args):
+    rollout = make_rollout(ToySuite(8), args)
+    rollout.sampler.perturb = ("camera", "noise")
+    groups = []
+    for _ in range(20):
+        rollout.start_episodes()
+        rollout.step()
+        rollout.step()
+        groups += rollout.envs.pop_groups()
+    assert len(groups) >= 20
+    starts = [[rollout.trajectories[e.episode_id].start for e in group.episodes] for group in groups]
+    assert all(len(set(members)) == 1 for members in starts)
+    texts = {members[0][2] for members in starts}
+    assert "" in texts
+    assert len(texts) > 8
+    for group, members in zip(groups, starts, strict=True):
+        assert group.key == members[0] if members[0][2] else group.key == members[0][:2]
+
+
+def test_a_perturbed_run_resumes_to_the_bit(toy, tmp_path):
+    args = toy_args(tmp_path / "whole", perturb="all", iterations=3)
+    whole = run(args)
+    before = toy_args(tmp_path / "parts", perturb="all", iterations=2)
+    parts = run(before)
+    main(dataclasses.replace(before, resume=parts, iterations=3))
+    for first, second in zip(history(whole), history(parts), strict=True):
+        names = [n for n in first if not n.startswith("charts/") and n != "seconds"]
+        assert {n: first[n] for n in names} == {n: second[n] for n in names}
+    one, other = (load_policy(newest_checkpoint(folder) / "policy") for folder in (whole, parts))
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name], rtol=0, atol=0)
+    perturbed = [g.perturbation for r in read_recordings(whole) for g in r.groups]
+    assert perturbed == [g.perturbation for r in read_recordings(parts) for g in r.groups]
+    assert any(perturbed)
+
+
+def test_an_unknown_dimension_is_one_sentence(args, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(dataclasses.replace(args, perturb="sound"))
+    assert end.value.code == 2
+    assert "--perturb must be all or some of camera, robot" in capsys.readouterr().err
+    assert not args.run_dir.exists()

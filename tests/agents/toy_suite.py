@@ -47,6 +47,7 @@ class ToySuite(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._height, self._highest = np.zeros((2, num_envs))
         self._chunks, self._steps, self._task, self._state = np.zeros((4, num_envs), int)
+        self._perturbations = np.full(num_envs, "", dtype=object)
 
     @property
     def conditions(self):
@@ -58,6 +59,8 @@ class ToySuite(VectorEnv):
             value[mask] = 0
         self._task[mask] = options["task_id"][mask]
         self._state[mask] = options["init_state_id"][mask]
+        perturbations = options.get("perturbation", [""] * self.num_envs)
+        self._perturbations[mask] = np.array(perturbations, dtype=object)[mask]
         return self._observe(), self._infos(np.zeros(self.num_envs, bool), mask)
 
     def step(self, actions):
@@ -93,6 +96,7 @@ class ToySuite(VectorEnv):
     def _observe(self):
         image = np.zeros((self.num_envs, SIZE, SIZE, 3), np.uint8)
         image[:] = (100 + 50 * np.tanh(self._height)).astype(np.uint8)[:, None, None, None]
+        image[:, 0, 0, 0] = [len(text) for text in self._perturbations]  # the policy sees it
         proprio = np.zeros((self.num_envs, 8), np.float32)
         proprio[:, 2] = self._height
         return {"agentview": image, "wrist": image.copy(), "proprio": proprio}
@@ -107,7 +111,11 @@ class ToySuite(VectorEnv):
         }
         if self.true_progress:
             infos["max_progress"] = np.tanh(self._highest)
-        return {**infos, **{f"_{name}": mask.copy() for name in infos}}
+        masks = {f"_{name}": mask.copy() for name in infos}
+        if self._perturbations.any():
+            infos["perturbation"] = self._perturbations.copy()
+            masks["_perturbation"] = mask & (self._perturbations != "")
+        return {**infos, **masks}
 
 
 @contextmanager
