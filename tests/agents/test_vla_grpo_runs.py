@@ -339,7 +339,9 @@ def test_a_group_shares_its_perturbation(args):
         rollout.step()
         groups += rollout.envs.pop_groups()
     assert len(groups) >= 20
-    starts = [[rollout.trajectories[e.episode_id].start for e in group.episodes] for group in groups]
+    starts = [
+        [rollout.trajectories[e.episode_id].start for e in group.episodes] for group in groups
+    ]
     assert all(len(set(members)) == 1 for members in starts)
     texts = {members[0][2] for members in starts}
     assert "" in texts

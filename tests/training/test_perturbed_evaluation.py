@@ -16,6 +16,7 @@ from srpo_env.training.perturbed_evaluation import (
 )
 
 EPISODES = held_out_episodes(2, 6)
+TWO = ("light", 2)
 CELLS = cells_of(["camera", "noise"], [1, 3, 5])
 
 
@@ -81,7 +82,7 @@ def test_unknown_cells_are_refused(dimensions, levels, message):
 def test_draws_depend_on_seed_task_and_state_and_not_on_the_level():
     one, again, stronger, other = (
         perturbations_of(cell, EPISODES, seed)
-        for cell, seed in ((("light", 2), 0), (("light", 2), 0), (("light", 4), 0), (("light", 2), 1))
+        for cell, seed in [(TWO, 0), (TWO, 0), (("light", 4), 0), (TWO, 1)]
     )  # fmt: skip
     assert one == again
     draws = [[values[pair][0]["draw"] for pair in EPISODES] for values in (one, stronger, other)]

@@ -31,7 +31,9 @@ def test_each_dimension_and_no_perturbation_are_sampled_equally_often():
     counts = collections.Counter(mixture[0].dimension if mixture else None for mixture in mixtures)
     assert set(counts) == {"camera", "noise", None}
     assert all(abs(count / 1500 - 1 / 3) < 0.05 for count in counts.values())
-    severities = collections.Counter(m[0].severity for m in mixtures if m and m[0].dimension == "noise")
+    severities = collections.Counter(
+        m[0].severity for m in mixtures if m and m[0].dimension == "noise"
+    )
     assert set(severities) == {2, 4, 6, 8, 10}
     assert len({text for text in texts if text}) > 900  # each has its own draw
 
@@ -50,7 +52,9 @@ def test_dimensions_are_read_from_a_list():
     assert dimensions_of("") == ()
     assert dimensions_of("all") == tuple(DIMENSIONS)
     assert dimensions_of("light, camera,light") == ("light", "camera")
-    with pytest.raises(ValueError, match="--perturb must be all or some of camera, .* got 'sound'"):
+    with pytest.raises(
+        ValueError, match=r"--perturb must be all or some of .* got 'sound'"
+    ):
         dimensions_of("camera,sound")
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from srpo_env.benchmarks.plain_data import plain
-from srpo_env.benchmarks.reward import image_shifts, metrics
+from srpo_env.benchmarks.reward import metrics
 from srpo_env.benchmarks.reward.distance_options import OPTIONS, Centers
 from srpo_env.benchmarks.reward.encoder_rows import BASELINES, Row, make_rows
+from srpo_env.benchmarks.reward.image_shifts import SHIFTS
 from srpo_env.benchmarks.reward.latents import PARTS, task_latents, task_states
 from srpo_env.benchmarks.reward.potentials import (
     CHANGE,
@@ -33,6 +34,7 @@ from srpo_env.benchmarks.reward.task_distances import (
 )
 from srpo_env.libero.behaviour_files import read_behaviours
 from srpo_env.libero.demos import recording_settings
+from srpo_env.libero.perturbations import as_data
 from srpo_env.system.machine import commit
 
 PAPER = "mean"
@@ -243,12 +245,7 @@ DEFINITIONS: dict[str, Any] = {
     "smd": "difference of means over the pooled standard deviation, of the same",
     "potential": f"a change of oracle progress of up to {CHANGE:g} between two moments is none",
     "shifts": {
-        "camera": f"rotated by {image_shifts.MAX_ANGLE / 2:g} to {image_shifts.MAX_ANGLE:g} "
-        f"degrees, magnified by {image_shifts.ZOOM[0]:g} to {image_shifts.ZOOM[1]:g}, moved by "
-        f"up to {image_shifts.MAX_OFFSET:.0%}",
-        "light": f"{image_shifts.MAX_DIMMING / 2:.0%} to {image_shifts.MAX_DIMMING:.0%} darker "
-        f"or brighter, and each colour by up to {image_shifts.MAX_TINT:.0%} in addition",
-        "noise": f"normal, standard deviation {image_shifts.NOISE:g} of white, on every pixel",
+        **{name: as_data((perturbation,))[0] for name, perturbation in SHIFTS.items()},
         "placement": "compared with successes from other initial states only",
     },
 }

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.benchmarks.reward import image_shifts
 from srpo_env.benchmarks.reward.encoder_rows import Paths, Row
-from srpo_env.benchmarks.reward.image_shifts import SHIFTS
+from srpo_env.benchmarks.reward.image_shifts import SHIFTS, shift_of
 from srpo_env.benchmarks.reward.metrics import window_ends
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.libero.demos import recording_settings
+from srpo_env.libero.perturbations import as_text
 from srpo_env.readers.arrays import read_npz
 from srpo_env.system.files import sha256_of
 from srpo_env.types import Floats
@@ -104,8 +104,7 @@ def _encode(
 ) -> Paths:
     """Encodes one of `PARTS`; ``sequences`` are the frames or states of the episodes."""
     if shift_name := SHIFTED_WINDOWS.get(part, part if part in SHIFTS else None):
-        shift = SHIFTS[shift_name](episodes[0].task_id)
-        # Shifts all episodes in order, because noise draws new numbers for each.
+        shift = shift_of(shift_name, episodes[0].task_id)
         sequences = [shift(frames) for frames in sequences]
     if part in SHIFTED_WINDOWS:
         succeeded = [s for s, episode in zip(sequences, episodes, strict=True) if episode.success]
@@ -170,8 +169,7 @@ def save_states(path: Path, states: Sequence[Floats]) -> None:
 
 def _shift_constants() -> list[Any]:
     """Returns the constants that define the shifts, for the cache key."""
-    return [value for name, value in sorted(vars(image_shifts).items()) if name.isupper()
-            and isinstance(value, float | tuple)]  # fmt: skip
+    return [as_text((perturbation,)) for perturbation in SHIFTS.values()]
 
 
 def _digest(content: Any) -> str:

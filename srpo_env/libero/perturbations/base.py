@@ -110,6 +110,20 @@ class Perturbation:
         """Returns a function of each image of a camera, ``size`` pixels wide; None: no change."""
         return None
 
+    def recorded_filter(self, size: int) -> Callable[[Image], Image]:
+        """Returns a function that changes recorded images of the third-person camera.
+
+        Args:
+            size: Width and height of the images in pixels.
+
+        Raises:
+            ValueError: If the perturbation needs the simulator.
+        """
+        image_filter = self.image_filter("agentview", size)
+        if image_filter is None:
+            raise ValueError(f"{self} cannot be applied to recorded images: it needs the simulator")
+        return image_filter
+
     @property
     def changes_start(self) -> bool:
         """Whether `start` does something, so that the initial state is settled again."""

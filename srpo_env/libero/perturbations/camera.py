@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from srpo_env.libero.perturbations.appearance import Appearance
-from srpo_env.libero.perturbations.base import Perturbation
+from srpo_env.libero.perturbations.base import Image, Perturbation
 from srpo_env.types import Floats
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ SHARES = {"azimuth": 992, "distance": 313, "turn": 294}
 """Number of LIBERO-Plus's camera tasks of each kind."""
 
 MAX_AZIMUTH, MAX_DISTANCE, MAX_TURN = 75.0, 2.0, 10.0
+
+ORIENTATION = np.array([0.6182, 0.3432, 0.3432, 0.6182])
+"""Orientation of libero_object's camera, w first."""
+
+FIELD_OF_VIEW = 45.0
+"""Vertical field of view of LIBERO's cameras in degrees."""
 
 DISTANCES = (1.15, 1.35, 1.55, 1.8, 2.0)
 """Distances of the levels."""
@@ -102,6 +109,20 @@ class Camera(Perturbation):
         )
         return Appearance((("cam_pos", camera, position), ("cam_quat", camera, quaternion)))
 
+    def recorded_filter(self, size: int) -> Callable[[Image], Image]:
+        """Returns a function that turns the camera of recorded images of libero_object.
+
+        A camera that turns in place sees the same rays at other pixels. Where the image has none,
+        the pixels at its edge are repeated.
+
+        Raises:
+            ValueError: If the camera would have to be elsewhere.
+        """
+        view = self.drawn_view()
+        if view[:3] != (0.0, 0.0, 1.0):
+            raise ValueError(f"of Camera, only turns can be applied to recorded images, got {self}")
+        return turned_images(size, view)
+
     def _kinds(self) -> list[str]:
         sizes = {
             "azimuth": self.azimuth > 0,
@@ -139,3 +160,34 @@ def moved(position: Floats, quaternion: Floats, view: View) -> tuple[Floats, Flo
     before = Rotation.from_quat(np.roll(quaternion, -1))
     orientation = np.roll((turn * orbit * rise * before).as_quat(), 1)
     return place, orientation
+
+
+def turned_images(size: int, view: View) -> Callable[[Image], Image]:
+    """Returns a function of the images of a camera at `ORIENTATION` that turns it in place.
+
+    Args:
+        size: Width and height of the images in pixels.
+        view: Yaw and pitch, as of `moved`; the rest must be unchanged.
+    """
+    from scipy.ndimage import map_coordinates
+    from scipy.spatial.transform import Rotation
+
+    _, turned = moved(np.zeros(3), ORIENTATION, view)
+    before, after = (Rotation.from_quat(np.roll(q, -1)) for q in (ORIENTATION, turned))
+    # Rays of the new image's pixels, in the frame of the new camera, which looks along -z.
+    half = np.tan(np.radians(FIELD_OF_VIEW / 2))
+    at = (2 * (np.arange(size) + 0.5) / size - 1) * half
+    rows, columns = np.meshgrid(-at, at, indexing="ij")
+    rays = np.stack([columns, rows, -np.ones_like(rows)], axis=-1).reshape(-1, 3)
+    rays = (before.inv() * after).apply(rays)
+    places = np.stack([-rays[:, 1], rays[:, 0]]) / -rays[:, 2] / half
+    pixels = (places.reshape(2, size, size) + 1) * size / 2 - 0.5
+
+    def apply(image: Image) -> Image:
+        channels = [
+            map_coordinates(image[..., channel].astype(float), pixels, order=1, mode="nearest")
+            for channel in range(3)
+        ]
+        return np.rint(np.stack(channels, axis=-1)).clip(0, 255).astype(np.uint8)
+
+    return apply

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from srpo_env.libero.perturbations.appearance import Appearance
-from srpo_env.libero.perturbations.base import Perturbation
+from srpo_env.libero.perturbations.base import Image, Perturbation
 from srpo_env.types import Floats
 
 if TYPE_CHECKING:
@@ -66,9 +67,7 @@ class Light(Perturbation):
     def appearance(self, simulation: Simulation) -> Appearance:
         """Returns the new values of all lights."""
         rng = self.generator()
-        brighter = bool(rng.integers(2))
-        gain = self.gain if brighter else 1 / self.gain
-        colour = gain * (1 + self.tint * rng.uniform(-1, 1, 3))
+        colour = self._colour(rng)
         directions = simulation.original_field("light_dir")
         num_lights = len(directions)
         turned = np.array([_tilted(direction, self.tilt, rng) for direction in directions])
@@ -82,6 +81,25 @@ class Light(Perturbation):
         if self.shadows:
             values.append(("light_castshadow", ..., True))
         return Appearance(tuple(values))
+
+    def recorded_filter(self, size: int) -> Callable[[Image], Image]:
+        """Returns a function that changes brightness and colour of recorded images.
+
+        Raises:
+            ValueError: If directions, the number of lights, or shadows change.
+        """
+        if self.tilt or self.lights_off or self.shadows:
+            raise ValueError(
+                f"of Light, only gain and tint can be applied to recorded images, got {self}"
+            )
+        colour = self._colour(self.generator())
+        return lambda image: np.clip(np.rint(image * colour), 0, 255).astype(np.uint8)
+
+    def _colour(self, rng: np.random.Generator) -> Floats:
+        """Returns the factor of each colour, ``(3,)``."""
+        gain = self.gain if rng.integers(2) else 1 / self.gain
+        colour: Floats = gain * (1 + self.tint * rng.uniform(-1, 1, 3))
+        return colour
 
 
 def _tilted(direction: Floats, degrees: float, rng: np.random.Generator) -> Floats:
