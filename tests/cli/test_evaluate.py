@@ -102,3 +102,56 @@ def test_invalid_input_is_one_sentence(arguments, message, capsys):
     shown = capsys.readouterr().err
     assert message in shown
     assert shown.count("\n") == 1
+
+
+@pytest.mark.libero
+def test_perturbations_write_a_table_a_file_and_a_picture_and_continue(
+    untrained, tmp_path, capsys, monkeypatch
+):
+    from srpo_env.libero import suites
+
+    monkeypatch.setitem(suites.MAX_STEPS, "libero_object", 8)
+    out = tmp_path / "out"
+    arguments = ["--checkpoint", untrained, "--episodes", "1", "--out", str(out)]
+    perturbed = [*arguments, "--perturbations", "noise,camera", "--severity"]
+    assert cli.main(["evaluate", *perturbed, "2"]) == 0
+    shown = capsys.readouterr().out
+    words = " ".join(shown.split())
+    assert "dimension level 2 all levels camera 0% [0%, 79%] 0% [0%, 79%] noise" in words
+    assert "without a perturbation: 0% [0%, 79%] of 1 episodes" in shown
+    assert "not LIBERO-Plus scores" in shown
+    assert (out / "table.txt").read_text() in shown
+    assert (out / "picture.png").read_bytes()[:4] == b"\x89PNG"
+    content = json.loads((out / "evaluation.json").read_text())
+    assert [(cell["dimension"], cell["level"]) for cell in content["cells"]] == [
+        ("none", 0), ("camera", 2), ("noise", 2),
+    ]  # fmt: skip
+    assert content["settings"]["look"] == "libero"
+    # The same command has nothing to do, and a longer one only adds.
+    before = (out / "evaluation.json").read_bytes()
+    assert cli.main(["evaluate", *perturbed, "2"]) == 0
+    assert (out / "evaluation.json").read_bytes() == before
+    assert cli.main(["evaluate", *perturbed, "1..2"]) == 0
+    content = json.loads((out / "evaluation.json").read_text())
+    assert len(content["cells"]) == 5
+    capsys.readouterr()
+    assert cli.main(["evaluate", *perturbed, "2", "--temperature", "1"]) == 2
+    assert "other settings (temperature differ)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--perturbations", "sound"], "all or some of camera"),
+        (["--perturbations", "all", "--severity", "0"], "levels in 1..5, got 0"),
+        (["--perturbations", "all", "--severity", "x"], "must be numbers and ranges"),
+        (["--perturbations", "all", "--json", "r.json"], "use `--out`"),
+    ],
+)
+def test_wrong_perturbations_are_one_sentence(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["evaluate", *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+    assert not (tmp_path / "results").exists()

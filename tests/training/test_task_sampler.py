@@ -52,9 +52,7 @@ def test_dimensions_are_read_from_a_list():
     assert dimensions_of("") == ()
     assert dimensions_of("all") == tuple(DIMENSIONS)
     assert dimensions_of("light, camera,light") == ("light", "camera")
-    with pytest.raises(
-        ValueError, match=r"--perturb must be all or some of .* got 'sound'"
-    ):
+    with pytest.raises(ValueError, match=r"--perturb must be all or some of .* got 'sound'"):
         dimensions_of("camera,sound")
 
 
