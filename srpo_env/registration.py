@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gymnasium
+
+if TYPE_CHECKING:
+    from srpo_env.libero.suites import Suite
 
 SUITE_IDS = ("libero-spatial", "libero-object", "libero-goal", "libero-10", "libero-90")
 
@@ -49,10 +53,15 @@ def register_suite(
         ModuleNotFoundError: If LIBERO is not installed.
     """
     from srpo_env.libero.own_suites import DEFAULT_MAX_STEPS, make_suite
-    from srpo_env.libero.suites import add_suite
 
     limit = DEFAULT_MAX_STEPS if max_steps is None else max_steps
-    suite = make_suite(name, tasks, init_states=init_states, max_steps=limit)
+    register_made_suite(make_suite(name, tasks, init_states=init_states, max_steps=limit))
+
+
+def register_made_suite(suite: Suite) -> None:
+    """Adds a suite that is made already, with the id ``srpo_env/NAME`` for `gymnasium.make`."""
+    from srpo_env.libero.suites import add_suite
+
     add_suite(suite)
     _register(suite.name.replace("_", "-"), suite=suite.name)
 

@@ -178,7 +178,8 @@ class LiberoEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         task = self.task_suite.task(task_id)
         init_state_id = self._choose(options, "init_state_id", task.num_init_states)
         fixture_seed = self._choose_fixtures(options, task)
-        perturbation = as_mixture(options.pop("perturbation", self.perturbation))
+        own = self.perturbation or task.perturbation
+        perturbation = as_mixture(options.pop("perturbation", own))
         if options:
             raise ValueError(
                 "`options` may contain only task_id, init_state_id, fixture_seed and perturbation, "

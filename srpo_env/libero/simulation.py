@@ -383,18 +383,24 @@ class Simulation:
         """Returns time, positions and velocities, for `reset`, shape ``(1 + nq + nv,)``."""
         return np.concatenate([[self.data.time], self.data.qpos, self.data.qvel])
 
-    def move_arm(self, offsets: Floats) -> None:
+    def move_arm(self, offsets: Floats, *, rest_only: bool = False) -> None:
         """Starts the episode again with other angles of the arm; call it directly after `start`.
 
         The controller is as if it had been created in this posture.
 
         Args:
             offsets: Changes of the seven joints in radians, ``(7,)``.
+            rest_only: Moves the joints back afterwards, and leaves the controller as it is.
         """
-        state = self.state()
+        before = self.state()
+        state = before.copy()
         state[1 : 1 + ARM_JOINTS] += offsets
         self.reset(state)
         self._controller.take_posture()
+        if rest_only:
+            goal, rest = self._controller.goal_ori, self._controller.rest_joints
+            self.reset(before)
+            self._controller.goal_ori, self._controller.rest_joints = goal, rest
 
     @property
     def arm_touches(self) -> bool:

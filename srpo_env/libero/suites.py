@@ -50,6 +50,8 @@ class Task:
     """Of a user's task: the SHA-256 of its files when the suite was made."""
     extra_objects: tuple[str, ...] = ()
     """Objects that the stored states do not contain: distractors, of a perturbed layout."""
+    perturbation: str = ""
+    """Perturbation of its episodes, as text, unless an environment is given another one."""
 
     def init_states(self) -> Floats:
         """Returns the stored states: time, positions, velocities; ``(num_states, 1 + nq + nv)``.

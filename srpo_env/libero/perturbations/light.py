@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from srpo_env.libero.perturbations.appearance import Appearance
 from srpo_env.libero.perturbations.base import Image, Perturbation
+from srpo_env.system.files import regular_file
 from srpo_env.types import Floats
 
 if TYPE_CHECKING:
+    import mujoco
+
     from srpo_env.libero.simulation import Simulation
 
 GAINS = (1.25, 1.5, 1.9, 2.4, 3.0)
@@ -39,6 +44,8 @@ class Light(Perturbation):
     shadows: bool = False
     """Whether the lights cast shadows, which LIBERO's do not. A software renderer needs several
     times as long for an image then."""
+    scene: str | None = None
+    """File of a scene (MJCF) whose lights are taken instead, by name; nothing is drawn then."""
 
     dimension: ClassVar[str] = "light"
 
@@ -50,6 +57,9 @@ class Light(Perturbation):
         self._check_number("lights_off", 0, 100, integer=True)
         if not isinstance(self.shadows, bool):
             raise ValueError(f"`shadows` of Light must be a bool, got {self.shadows!r}")
+        drawn = (self.gain != 1, self.tint, self.tilt, self.lights_off, self.shadows)
+        if self.scene is not None and any(drawn):
+            raise ValueError("`scene` of Light has exact lights: leave out the other fields")
 
     @classmethod
     def fields_of_level(cls, level: int) -> dict[str, Any]:
@@ -65,7 +75,14 @@ class Light(Perturbation):
         }
 
     def appearance(self, simulation: Simulation) -> Appearance:
-        """Returns the new values of all lights."""
+        """Returns the new values of all lights.
+
+        Raises:
+            FileNotFoundError: If the scene is missing.
+            ValueError: If it is not a scene.
+        """
+        if self.scene is not None:
+            return Appearance(tuple(_lights_of(simulation.model, Path(self.scene))))
         rng = self.generator()
         colour = self._colour(rng)
         directions = simulation.original_field("light_dir")
@@ -100,6 +117,29 @@ class Light(Perturbation):
         gain = self.gain if rng.integers(2) else 1 / self.gain
         colour: Floats = gain * (1 + self.tint * rng.uniform(-1, 1, 3))
         return colour
+
+
+def _lights_of(model: mujoco.MjModel, file: Path) -> Iterator[tuple[str, Any, Any]]:
+    """Yields the values of the lights of a scene that the model has by the same name."""
+    try:
+        root = ET.parse(regular_file(file)).getroot()
+    except ET.ParseError as error:
+        raise ValueError(f"{file} must be a scene in MuJoCo's XML: {error}") from error
+    own = {model.light(light).name: light for light in range(model.nlight)}
+    for element in root.iter("light"):
+        light = own.get(element.get("name", ""))
+        if light is None:
+            continue
+        for name, size in (("diffuse", 3), ("specular", 3), ("dir", 3)):
+            if name in element.keys():
+                numbers = np.array(element.get(name, "").split(), dtype=float)
+                if numbers.shape != (size,) or not np.isfinite(numbers).all():
+                    raise ValueError(f"`{name}` of a light in {file} must be {size} numbers")
+                if name == "dir":
+                    numbers /= np.linalg.norm(numbers)
+                yield f"light_{name}", light, numbers
+        if "castshadow" in element.keys():
+            yield "light_castshadow", light, element.get("castshadow") == "true"
 
 
 def _tilted(direction: Floats, degrees: float, rng: np.random.Generator) -> Floats:

@@ -34,12 +34,19 @@ class RobotState(Perturbation):
     """Length of the change, in radians, 0 to 0.5."""
     offsets: tuple[float, ...] | None = None
     """Exact changes of the seven joints in radians instead; nothing is drawn then."""
+    rest_only: bool = False
+    """Whether only the controller is that of the other posture, while the joints are the initial
+    state's. This is what remains of LIBERO-Plus's perturbation in its own evaluation, which sets
+    the initial state after the reset: the controller turns the hand to the orientation that it had
+    in the perturbed posture, and prefers its elbow."""
 
     dimension: ClassVar[str] = "robot"
 
     def check(self) -> None:
         """Checks the ranges."""
         self._check_number("radius", 0, MAX_RADIUS)
+        if not isinstance(self.rest_only, bool):
+            raise ValueError(f"`rest_only` of RobotState must be a bool, got {self.rest_only!r}")
         if self.offsets is not None:
             self._check_numbers("offsets", NUM_JOINTS)
             if self.radius:
@@ -57,7 +64,7 @@ class RobotState(Perturbation):
             ValueError: If the arm touches something in all directions that were tried.
         """
         if self.offsets is not None:
-            simulation.move_arm(np.array(self.offsets))
+            simulation.move_arm(np.array(self.offsets), rest_only=self.rest_only)
             return
         if self.radius == 0:
             return
@@ -68,6 +75,9 @@ class RobotState(Perturbation):
             simulation.move_arm(offsets - moved)
             moved = offsets
             if not simulation.arm_touches:
+                if self.rest_only:
+                    simulation.move_arm(-moved)
+                    simulation.move_arm(moved, rest_only=True)
                 return
         raise ValueError(
             f"the arm touches something in {MAX_TRIES} postures at a radius of {self.radius} rad "
