@@ -7,6 +7,7 @@ first cell that is not in the file.
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -129,12 +130,11 @@ class PerturbedEvaluation:
         for cell in cells:
             if cell in self.results:
                 continue
-            before = done
             self.results[cell] = evaluate(
                 make_act(),
                 envs,
                 episodes,
-                on_step=lambda count, before=before: on_episodes(before + count),  # type: ignore[misc]
+                on_step=functools.partial(_count_from, done, on_episodes),
                 perturbations=perturbations_of(cell, episodes, seed),
             )
             done += len(episodes)
@@ -149,6 +149,10 @@ class PerturbedEvaluation:
             "cells": [_cell_content(cell, part, seed) for cell, part in self.results.items()],
         }
         write_file(self.file, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _count_from(before: int, on_episodes: Callable[[int], object], count: int) -> None:
+    on_episodes(before + count)
 
 
 def _cell_content(cell: Cell, result: Evaluation, seed: int) -> dict[str, Any]:

@@ -188,6 +188,7 @@ def turned_images(size: int, view: View) -> Callable[[Image], Image]:
             map_coordinates(image[..., channel].astype(float), pixels, order=1, mode="nearest")
             for channel in range(3)
         ]
-        return np.rint(np.stack(channels, axis=-1)).clip(0, 255).astype(np.uint8)
+        turned: Image = np.rint(np.stack(channels, axis=-1)).clip(0, 255).astype(np.uint8)
+        return turned
 
     return apply

@@ -52,7 +52,7 @@ def as_mixture(value: AnyMixture) -> Mixture:
             raise ValueError(f"`perturbation` must be JSON if it is a text: {error}") from None
     if isinstance(value, Perturbation | Mapping) or not isinstance(value, Iterable):
         value = [value]
-    found = [_from_data(part) if isinstance(part, Mapping) else part for part in value]
+    found: list[Any] = [_from_data(x) if isinstance(x, Mapping) else x for x in value]
     for part in found:
         if type(part) not in DIMENSIONS.values():
             names = ", ".join(kind.__name__ for kind in DIMENSIONS.values())
@@ -111,4 +111,6 @@ def _from_data(data: Mapping[str, Any]) -> Perturbation:
             f"a perturbation of dimension {name!r} has the fields {', '.join(known_fields)}, got "
             f"{unknown[0]!r}"
         )
-    return kind(**{key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()})
+    values: dict[str, Any]
+    values = {key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}
+    return kind(**values)

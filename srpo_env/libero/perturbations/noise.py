@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from srpo_env.libero.perturbations import image_filters
 from srpo_env.libero.perturbations.base import Image, Perturbation
@@ -52,7 +52,7 @@ class Noise(Perturbation):
         """The kind that the draw selects."""
         if self.kind is not None:
             return self.kind
-        return cast("NoiseKind", KINDS[int(self.generator().integers(len(KINDS)))])
+        return KINDS[int(self.generator().integers(len(KINDS)))]
 
     def image_filter(self, camera: str, size: int) -> Callable[[Image], Image] | None:
         """Returns the filter of ``agentview``; None for other cameras."""
