@@ -152,7 +152,8 @@ def _initialize_sim(env: Any, task: Task, visuals: Visuals) -> None:
     def on_progress(num_ready: int, num_items: int) -> None:
         report(Progress(task.suite, task.task_id, num_ready, num_items))
 
-    model = load_model(env.model.get_xml(), visuals, on_progress)
+    is_layout = bool(task.extra_objects)
+    model = load_model(env.model.get_xml(), visuals, on_progress, is_layout=is_layout)
     env.compiled_poses = model.body_pos.copy(), model.body_quat.copy()
     env.sim = MjSim(model)
     env.sim.forward()

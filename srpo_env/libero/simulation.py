@@ -51,6 +51,12 @@ SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 MAX_SAMPLES = 20
 """Number of times that a sampled initial state is drawn again because objects overlap."""
 
+RAY_HEIGHT = 0.15
+"""Height in metres above the table from which the ground is searched: below the robot's hand."""
+
+CLEARANCE = 0.002
+"""Distance in metres above the ground at which an object is put down."""
+
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
@@ -461,6 +467,27 @@ class Simulation:
     def radius_of(self, name: str) -> float:
         """Returns the radius of an object or fixture, seen from above, in metres."""
         return float(self._env.get_object(name).horizontal_radius)
+
+    def height_above_ground(self, name: str, position: Floats) -> float:
+        """Returns the height of an object's origin at which it lies on what is below it.
+
+        Args:
+            name: A movable object, in the orientation that it has now.
+            position: Where it will be, in x and y, in metres.
+        """
+        model, data, body = self.model, self.data, self._env.obj_body_id[name]
+        own = np.flatnonzero(model.body_rootid[model.geom_bodyid] == model.body_rootid[body])
+        # The lowest corner of the boxes around its geoms, relative to its origin.
+        rotations = data.geom_xmat[own].reshape(-1, 3, 3)
+        centres, halves = model.geom_aabb[own, :3], model.geom_aabb[own, 3:]
+        middle = data.geom_xpos[own, 2] + np.einsum("gi,gi->g", rotations[:, 2], centres)
+        lowest = (middle - np.einsum("gi,gi->g", np.abs(rotations[:, 2]), halves)).min()
+        start = np.array([*position[:2], self.workspace_centre[2] + RAY_HEIGHT])
+        down, hit = np.array([0.0, 0.0, -1.0]), np.zeros(1, np.int32)
+        distance = mujoco.mj_ray(model, data, start, down, None, 1, body, hit)
+        if distance < 0:
+            raise ValueError(f"there is nothing below {position} in {self.task.name}")
+        return float(start[2] - distance + data.xpos[body, 2] - lowest + CLEARANCE)
 
     def _completed(self, state: Floats) -> Floats:
         """Adds the task's extra objects to a stored state: at the places where they were built."""

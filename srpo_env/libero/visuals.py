@@ -13,6 +13,7 @@ themselves.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -51,6 +52,9 @@ MAX_TEXTURE_SIZE, MAX_CUBE_SIZE = 512, 256
 NEAR_TOLERANCE, FAR_TOLERANCE = (0.005, 0.0005, 0.006), (0.01, 0.003, 0.01)
 """Tolerance of a decimated mesh, as a share of its size, and its minimum and maximum in metres.
 FAR_TOLERANCE is for the arm and its mount, which are far from all of LIBERO's cameras."""
+
+MAX_LAYOUTS = 40
+"""Maximum number of models of perturbed layouts in the cache folder, of 20 to 30 MB each."""
 
 VERSION = 9
 """Increased with each change of this file or of decimation.py that alters the decimated models."""
@@ -92,13 +96,21 @@ def _default_visuals() -> Visuals:
 _ROBOSUITE_SIZE = '<size nconmax="5000" njmax="5000"'
 
 
-def load_model(xml: str, visuals: Visuals, on_progress: OnProgress | None = None) -> mujoco.MjModel:
+def load_model(
+    xml: str,
+    visuals: Visuals,
+    on_progress: OnProgress | None = None,
+    *,
+    is_layout: bool = False,
+) -> mujoco.MjModel:
     """Compiles a scene; with ``"fast"``, makes its decimated model or loads it from the cache.
 
     Args:
         xml: The scene in MJCF, with absolute file names.
         visuals: ``"exact"`` or ``"fast"``.
         on_progress: Called while a decimated model is made.
+        is_layout: Whether it is one of the many scenes of perturbed layouts, of which only the
+            newest `MAX_LAYOUTS` are kept.
 
     Raises:
         ModuleNotFoundError: If ``"fast"`` is wanted and ``fast-simplification`` is not installed.
@@ -109,17 +121,30 @@ def load_model(xml: str, visuals: Visuals, on_progress: OnProgress | None = None
     xml = xml.replace(_ROBOSUITE_SIZE, '<size memory="64M"')
     if visuals == "exact":
         return mujoco.MjModel.from_xml_string(xml)
-    file = cache_folder() / decimation_folder() / "models" / f"{_content_key(xml)}.mjb"
+    folder = cache_folder() / decimation_folder() / ("layouts" if is_layout else "models")
+    file = folder / f"{_content_key(xml)}.mjb"
     content = read_file(file)
     if content is None:
         logger.info("making a decimated model, once: %s", file)
         content = _to_bytes(decimated_model(xml, on_progress))
         write_file(file, content)
+        if is_layout:
+            _remove_oldest(folder, MAX_LAYOUTS)
         _free_memory()
     model = mujoco.MjModel.from_binary_path("model.mjb", {"model.mjb": content})
     # Multisampling doubles the cost of an image in software, for smoother edges.
     model.vis.quality.offsamples = 0
     return model
+
+
+def _remove_oldest(folder: Path, max_files: int) -> None:
+    """Removes a folder's oldest files; another process that needs one makes it again."""
+    ages = {}
+    for file in folder.glob("*.mjb"):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            ages[file] = file.stat().st_mtime
+    for file in sorted(ages, key=lambda file: ages[file])[:-max_files]:
+        file.unlink(missing_ok=True)
 
 
 def _to_bytes(model: mujoco.MjModel) -> bytes:

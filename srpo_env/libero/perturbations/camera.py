@@ -47,7 +47,7 @@ class Camera(Perturbation):
     often as LIBERO-Plus does (62%, 20% and 18% of its camera tasks).
 
     >>> Camera(azimuth=30, draw=4).drawn_view()
-    (30.0, 15.0, 1.0, 0.0, 0.0)
+    (-30.0, 0.0, 1.0, 0.0, 0.0)
     """
 
     azimuth: float = 0.0

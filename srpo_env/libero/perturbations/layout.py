@@ -109,6 +109,7 @@ class Layout(Perturbation):
                 placed.append((position, radius))
                 address = 1 + model.jnt_qposadr[model.body_jntadr[body]]
                 state[address : address + 2] = position
+                state[address + 2] = simulation.height_above_ground(name, position)
             else:
                 simulation.reset(state)
                 if not simulation.overlaps(bodies.values(), depth=0.0):
