@@ -21,7 +21,7 @@ SIZE = 128
 SCENES = {"libero_object": 1, "libero_goal": 0}
 """Suites and tasks that are shown, one row each."""
 
-DRAWS = {"camera": (6, 3), "light": (5, 3), "layout": (6, 4)}
+DRAWS = {"camera": (6, 3), "light": (5, 3), "background": (3, 4), "layout": (6, 4)}
 """Draws of the two rows: orbits, a darker and a brighter light, distractors and a shift."""
 
 

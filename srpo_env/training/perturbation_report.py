@@ -71,6 +71,8 @@ def draw(results: Mapping[Cell, Evaluation], title: str) -> Figure:
         axes.errorbar(levels, rates, [below, above], marker="o", markersize=3, capsize=2)
         axes.set_title(TITLES[name], fontsize=9)
         axes.set_ylim(-0.03, 1.03)
+        axes.set_xticks(sorted({level for _, level in results if level}))
+        axes.margins(x=0.1)
         axes.grid(alpha=0.3)
     for axes in panels[len(dimensions) :]:
         axes.set_axis_off()

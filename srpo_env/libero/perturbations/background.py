@@ -194,6 +194,5 @@ def _resized(file: Path, width: int, height: int) -> Array:
     from PIL import Image
 
     with Image.open(file) as image:
-        # MuJoCo's first row is the one at the bottom.
         small = image.convert("RGB").resize((width, height), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32)[::-1].copy()
+    return np.asarray(small, dtype=np.float32)

@@ -285,6 +285,20 @@ def test_each_surface_can_be_covered(libero_assets, suite, surface):
     env.close()
 
 
+def test_a_surface_never_keeps_its_own_texture(libero_assets):
+    from srpo_env.libero.perturbations.background import textures_of
+
+    # The floor of libero_object is LIBERO's style "light-gray".
+    env = LiberoEnv("libero_object", **SETTINGS)
+    covers = [Background(opacity=1, surfaces=("floor",), draw=draw) for draw in range(30)]
+    assert any(cover.styles()["floor"][0] == "light-gray-floor-tile" for cover in covers)
+    for cover in covers:
+        env.reset(options={"task_id": 0, "init_state_id": 0, "perturbation": cover})
+        (texture,) = textures_of(env.simulation.model, "floor")
+        assert env.simulation.appearance.textures[texture].key[0] != "light-gray-floor-tile"
+    env.close()
+
+
 def test_a_vector_environment_takes_a_mixture_for_each_environment(libero_assets):
     single = LiberoEnv("libero_goal", **SETTINGS)
     mixtures = [None, of("camera"), (of("noise"), of("light")), as_text((of("robot"),))]
