@@ -53,8 +53,12 @@ has for them, of which two floors are equal; its tables have no list of styles."
 
 SURFACES = tuple(STYLES)
 
-MATERIALS = {"floor": ("floorplane",), "walls": ("walls_mat",)}
-"""Materials of the surfaces in all of LIBERO's scenes; those of the table depend on the scene."""
+MATERIALS = {
+    "floor": ("floorplane",),
+    "walls": ("walls_mat",),
+    "table": ("table_texture", "living_room_table", "desk", "short_coffee_table"),
+}
+"""Materials of each surface in LIBERO's scenes."""
 
 MIN_DIFFERENCE = 4.0
 """Mean difference of two textures' pixels, of 255, below which they are taken as equal."""
@@ -125,29 +129,11 @@ class Background(Perturbation):
 
 def textures_of(model: mujoco.MjModel, surface: str) -> list[int]:
     """Returns the ids of the textures of a surface; none if the scene has no such surface."""
-    if surface == "table":
-        materials = _table_materials(model)
-    else:
-        materials = [model.material(name).id for name in MATERIALS[surface]]
-    textures = model.mat_texid[materials].reshape(-1)
+    drawn = model.geom_matid[(model.geom_group == 1) & (model.geom_matid >= 0)]
+    shown = [material for material in np.unique(drawn)
+             if model.material(material).name in MATERIALS[surface]]  # fmt: skip
+    textures = model.mat_texid[shown].reshape(-1)
     return sorted({int(texture) for texture in textures if texture >= 0})
-
-
-def _table_materials(model: mujoco.MjModel) -> list[int]:
-    """Returns the materials of what is drawn of the table, without its legs."""
-    # LIBERO's tables are bodies of the world, with a site on top of them that robosuite names.
-    tables = {
-        int(model.site_bodyid[site])
-        for site in range(model.nsite)
-        if model.site(site).name.endswith("table_top")
-    }
-    found = set()
-    for geom in range(model.ngeom):
-        is_drawn = model.geom_group[geom] == 1 and model.geom_matid[geom] >= 0
-        if is_drawn and int(model.geom_bodyid[geom]) in tables:
-            if "leg" not in model.geom(geom).name:
-                found.add(int(model.geom_matid[geom]))
-    return sorted(found)
 
 
 def _texture_file(style: str) -> Path:

@@ -19,6 +19,7 @@ from srpo_env.libero.perturbations import (
     as_text,
 )
 from srpo_env.libero.simulation import Simulation
+from srpo_env.libero.suites import get_suite
 from srpo_env.libero.vector import LiberoVectorEnv
 
 pytestmark = pytest.mark.libero
@@ -297,6 +298,27 @@ def test_a_surface_never_keeps_its_own_texture(libero_assets):
         (texture,) = textures_of(env.simulation.model, "floor")
         assert env.simulation.appearance.textures[texture].key[0] != "light-gray-floor-tile"
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("suite", "task_id", "table"),
+    [
+        ("libero_spatial", 0, ["tex-table"]),
+        ("libero_object", 0, []),
+        ("libero_10", 0, ["tex-living_room_table"]),
+        ("libero_10", 2, ["tex-table"]),
+        ("libero_10", 5, ["tex-desk"]),
+    ],
+)
+def test_the_surfaces_of_each_scene_are_found(libero_assets, suite, task_id, table):
+    from srpo_env.libero.perturbations.background import textures_of
+
+    model = Simulation(get_suite(suite).tasks[task_id], 32).model
+    found = {
+        surface: [model.texture(texture).name for texture in textures_of(model, surface)]
+        for surface in ("walls", "table")
+    }
+    assert found == {"walls": ["tex-wall"], "table": table}
 
 
 def test_a_vector_environment_takes_a_mixture_for_each_environment(libero_assets):
