@@ -18,7 +18,7 @@ case ${1:-} in
     oldest | newest) venv=.venv-$1 constraints=.venv-$1/constraints.txt ;;
     *) fail "the versions must be 'oldest' or 'newest', got '$1'." ;;
 esac
-extras=(encoders libero agents openvla sb3 trl dev)
+extras=(encoders libero agents openvla ray sb3 trl dev)
 
 # Prints the first argument that runs Python 3.10 or newer. Each one is executed, because pyenv and
 # similar tools put names on the PATH that do not run.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,13 @@ class SharedObservations:
     def write(self, slot: int, observation: dict[str, Array]) -> int:
         """Writes the observation of one environment into its next buffer; returns its index."""
         buffer = self._last[slot] = (self._last[slot] + 1) % NUM_BUFFERS
+        self.put(slot, buffer, observation)
+        return buffer
+
+    def put(self, slot: int, buffer: int, observation: Mapping[str, Array]) -> None:
+        """Writes the observation of one environment into a buffer."""
         for name, value in observation.items():
             self.arrays[name][buffer, slot] = value
-        return buffer
 
     def read(self, slots: Array, buffers: Array) -> dict[str, Array]:
         """Returns copies of the observations of some environments.

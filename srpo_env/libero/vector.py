@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from srpo_env.libero.shared_observations import SharedObservations
 from srpo_env.libero.suites import SUITES
 from srpo_env.libero.worker import Call, Command, Failure, Outcome, Reset, SetAttr, Setup, Step
 from srpo_env.libero.worker_handle import Pending, Worker
-from srpo_env.libero.worker_process import END_SECONDS, WorkerStartError, dumps
+from srpo_env.libero.worker_process import END_SECONDS, WorkerProcess, WorkerStartError, dumps
 from srpo_env.system.machine import usable_cores
 from srpo_env.types import Array, checked_count
 
@@ -160,10 +160,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self._workers: list[Worker] = []
         try:
             for part in np.array_split(np.arange(num_envs), num_workers):
-                setup = Setup(
-                    self._env_kwargs, tuple(part.tolist()), num_envs, self._shared.descriptor
-                )
-                self._workers.append(Worker(setup, show_progress))
+                self._workers.append(self._start_worker(tuple(part.tolist()), show_progress))
         except BaseException:
             self.close()
             raise
@@ -177,7 +174,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
     @property
     def worker_pids(self) -> list[int]:
         """Process id of each worker."""
-        return [worker.process.pid for worker in self._workers]
+        processes = (worker.process for worker in self._workers)
+        return [process.pid for process in processes if isinstance(process, WorkerProcess)]
 
     # --- Gymnasium's interface --------------------------------------------------------------------
 
@@ -403,6 +401,13 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             worker.process.wait(max(0.0, deadline - time.monotonic()))
             worker.process.kill()
         self._shared.close()
+
+    def _start_worker(
+        self, slots: tuple[int, ...], show_progress: Callable[[Any], object]
+    ) -> Worker:
+        """Starts a worker with some of the environments."""
+        setup = Setup(self._env_kwargs, slots, self.num_envs, self._shared.descriptor)
+        return Worker(setup, show_progress)
 
     # --- Commands and their outcomes --------------------------------------------------------------
 

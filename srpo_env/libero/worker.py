@@ -1,7 +1,8 @@
 """The process that runs several environments of a `LiberoVectorEnv`.
 
 It receives requests of one command per environment and sends one answer for each. Observations are
-sent through shared memory, everything else through a pipe.
+written into shared memory, or beside the answers if the parent is on another host; everything else
+goes through the connection.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import pickle
 import traceback
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
@@ -19,6 +20,7 @@ from srpo_env.libero import progress
 from srpo_env.libero.env import LiberoEnv
 from srpo_env.libero.shared_observations import SharedObservations
 from srpo_env.libero.worker_process import ParentConnection, dumps
+from srpo_env.types import Array
 
 TRACEBACK_LINES = 15
 
@@ -60,7 +62,7 @@ Command = Reset | Step | Call | SetAttr
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a command; observations are in shared memory."""
+    """The result of a command; observations are in the parent's memory."""
 
     reward: float = 0.0
     terminated: bool = False
@@ -91,14 +93,29 @@ class Setup:
     """Indices of this worker's environments in the vector environment."""
     num_envs: int
     """Number of environments of the vector environment."""
-    memory: int
-    """File descriptor of the shared observations."""
+    memory: int | None
+    """File descriptor of the shared observations; None if they are sent."""
     attributes: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Attributes that were set since, by environment: a process that replaces another sets them."""
 
 
-def serve(parent: ParentConnection, setup: Setup) -> None:
-    """Executes commands until the parent ends or closes the connection."""
+class ObservationWriter(Protocol):
+    """Takes the observations of environments to the parent; `SharedObservations` is one."""
+
+    def write(self, slot: int, observation: dict[str, Array]) -> int:
+        """Writes the observation of one environment; returns the index of its buffer."""
+
+
+def serve(
+    parent: ParentConnection, setup: Setup, observations: ObservationWriter | None = None
+) -> None:
+    """Executes commands until the parent ends or closes the connection.
+
+    Args:
+        parent: The connection.
+        setup: What to run.
+        observations: Where observations are written; by default the memory of the setup.
+    """
     progress.listen(parent.report)
     # With more threads than cores, products of 7 x 7 matrices are several times slower.
     with threadpool_limits(limits=1):
@@ -106,8 +123,9 @@ def serve(parent: ParentConnection, setup: Setup) -> None:
         for slot, attributes in setup.attributes.items():
             for name, value in attributes.items():
                 envs[slot].set_wrapper_attr(name, value)
-        space = envs[setup.slots[0]].observation_space
-        shared = SharedObservations(space, setup.num_envs, setup.memory)
+        if observations is None:
+            space = envs[setup.slots[0]].observation_space
+            observations = SharedObservations(space, setup.num_envs, setup.memory)
         requests: deque[_Request] = deque()
         while True:
             while not requests or parent.has_request:
@@ -126,7 +144,7 @@ def serve(parent: ParentConnection, setup: Setup) -> None:
             if request.commands:
                 slot = next(iter(request.commands))
                 command = request.commands.pop(slot)
-                request.answers[slot] = _execute(envs[slot], slot, command, shared)
+                request.answers[slot] = _execute(envs[slot], slot, command, observations)
             if not request.commands:
                 requests.popleft()
                 parent.reply(request.number, request.reply())
@@ -167,16 +185,16 @@ def _picklable(answer: Outcome | Failure) -> Outcome | Failure:
 
 
 def _execute(
-    env: LiberoEnv, slot: int, command: Command, shared: SharedObservations
+    env: LiberoEnv, slot: int, command: Command, observations: ObservationWriter
 ) -> Outcome | Failure:
     try:
         match command:
             case Reset(seed, options):
                 observation, info = env.reset(seed=seed, options=options)
-                return Outcome(info=info, buffer=shared.write(slot, observation))
+                return Outcome(info=info, buffer=observations.write(slot, observation))
             case Step(action):
                 observation, reward, terminated, truncated, info = env.step(action)
-                buffer = shared.write(slot, observation)
+                buffer = observations.write(slot, observation)
                 return Outcome(reward, terminated, truncated, info, buffer=buffer)
             case Call(name, args, kwargs):
                 attribute = env.get_wrapper_attr(name)

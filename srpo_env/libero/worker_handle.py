@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srpo_env.libero.worker import Failure, Outcome, Setup
-from srpo_env.libero.worker_process import END_SECONDS, WorkerProcess
+from srpo_env.libero.worker_process import WorkerConnection, WorkerProcess
 
 
 @dataclass(eq=False)
@@ -38,8 +38,11 @@ class Worker:
         self.setup, self._show_progress = setup, show_progress
         self.process = self._start()
 
-    def _start(self) -> WorkerProcess:
-        return WorkerProcess("srpo_env.libero.worker:serve", self.setup, [self.setup.memory])
+    def _start(self) -> WorkerConnection:
+        """Starts the process."""
+        memory = self.setup.memory
+        assert memory is not None
+        return WorkerProcess("srpo_env.libero.worker:serve", self.setup, [memory])
 
     @property
     def under_way(self) -> list[Pending]:
@@ -60,8 +63,7 @@ class Worker:
         except TimeoutError as error:
             return 0, Failure("TimeoutError", str(error), "")
         except EOFError:
-            code = self.process.wait(END_SECONDS)
-            return 0, Failure("WorkerDied", f"its worker process ended with exit code {code}", "")
+            return 0, Failure("WorkerDied", self.process.describe_end(), "")
         try:
             answers: dict[int, Outcome | Failure] = pickle.loads(reply)
         except Exception as error:  # an object that only the worker can import

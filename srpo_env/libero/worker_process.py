@@ -11,6 +11,7 @@ the worker is a new interpreter that imports only what it needs.
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ import sys
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -70,59 +72,28 @@ def is_worker_process() -> bool:
 
 # --- The parent's side --------------------------------------------------------------------------
 
+_identities = itertools.count(-1, -1)  # process ids are positive
 
-class WorkerProcess:
-    """A worker process and the connection to it.
+
+class WorkerConnection(ABC):
+    """The parent's connection to a worker, wherever that runs.
 
     Each request has a number, and its reply has the same one. Several requests can be under way.
     An exception between `send` and `receive`, such as a KeyboardInterrupt, cannot make the reply
     of one request that of another.
     """
 
-    def __init__(self, function: str, setup: Any, pass_fds: Sequence[int] = ()) -> None:
-        """Starts the process; returns before it is ready.
+    def __init__(self, connection: Any) -> None:
+        """Initialises a connection without requests.
 
         Args:
-            function: Function that the process runs, as ``"module:name"``. It is called with a
-                `ParentConnection` and ``setup``.
-            setup: Picklable argument of the function.
-            pass_fds: File descriptors that the process inherits, with their numbers.
-
-        Raises:
-            WorkerStartError: If the process cannot be started.
+            connection: Has the methods ``send``, ``poll`` and ``recv`` of
+                `multiprocessing.connection.Connection`, whose errors are OSErrors and EOFErrors.
         """
-        self._connection, theirs = multiprocessing.Pipe()
-        # An empty entry is the current folder, which can change.
-        path = [os.path.abspath(entry) for entry in sys.path]
-        try:
-            with _signals_blocked():
-                self._process = subprocess.Popen(
-                    [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), *pass_fds),
-                )
-        except OSError as error:
-            self._connection.close()
-            raise WorkerStartError(f"a worker process could not be started: {error}") from error
-        finally:
-            theirs.close()
-        # Runs also when the interpreter exits, but not in a fork of this process.
-        self._end = weakref.finalize(self, _end, os.getpid(), self._process, self._connection)
+        self._connection = connection
+        self._identity = next(_identities)
         self._number = 0
         self._is_in_sync = True
-        with suppress(OSError):  # it has died; `receive` raises the error
-            self._connection.send(path)
-            self._connection.send((os.getpid(), function, setup))
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        """Exit code, negative if a signal ended the process; None while it runs."""
-        return self._process.poll()
 
     @property
     def is_in_sync(self) -> bool:
@@ -133,7 +104,7 @@ class WorkerProcess:
         return self._is_in_sync
 
     def send(self, request: bytes) -> int:
-        """Sends a request; if the process has died, `receive` raises the error.
+        """Sends a request; if the worker has died, `receive` raises the error.
 
         Returns:
             The request's number, which its reply will have.
@@ -158,8 +129,8 @@ class WorkerProcess:
 
         Raises:
             TimeoutError: If there is neither a reply nor a report in time.
-            WorkerStartError: If the process could not import what it needs.
-            EOFError: If the process has died.
+            WorkerStartError: If the worker could not import what it needs.
+            EOFError: If the worker has died.
         """
         while True:
             try:
@@ -178,9 +149,77 @@ class WorkerProcess:
                 on_report(content)
                 continue
             if kind == "log":
-                show_record(content, self.pid)
+                show_record(content, self._identity)
                 continue
             return number, content
+
+    @abstractmethod
+    def describe_end(self) -> str:
+        """Returns how the worker has ended, after `receive` has raised an EOFError."""
+
+    @abstractmethod
+    def wait(self, timeout: float) -> int | None:
+        """Waits until the worker has ended; returns its exit code, None if there is none."""
+
+    @abstractmethod
+    def close_connection(self) -> None:
+        """Closes the connection, upon which the worker ends as soon as it is idle."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Ends the worker if it still runs; may be called twice."""
+
+
+class WorkerProcess(WorkerConnection):
+    """A worker process of this machine, and the connection to it."""
+
+    def __init__(self, function: str, setup: Any, pass_fds: Sequence[int] = ()) -> None:
+        """Starts the process; returns before it is ready.
+
+        Args:
+            function: Function that the process runs, as ``"module:name"``. It is called with a
+                `ParentConnection` and ``setup``.
+            setup: Picklable argument of the function.
+            pass_fds: File descriptors that the process inherits, with their numbers.
+
+        Raises:
+            WorkerStartError: If the process cannot be started.
+        """
+        connection, theirs = multiprocessing.Pipe()
+        super().__init__(connection)
+        # An empty entry is the current folder, which can change.
+        path = [os.path.abspath(entry) for entry in sys.path]
+        try:
+            with _signals_blocked():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), *pass_fds),
+                )
+        except OSError as error:
+            self._connection.close()
+            raise WorkerStartError(f"a worker process could not be started: {error}") from error
+        finally:
+            theirs.close()
+        # Runs also when the interpreter exits, but not in a fork of this process.
+        self._end = weakref.finalize(self, _end, os.getpid(), self._process, self._connection)
+        with suppress(OSError):  # it has died; `receive` raises the error
+            self._connection.send(path)
+            self._connection.send((os.getpid(), function, setup))
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code, negative if a signal ended the process; None while it runs."""
+        return self._process.poll()
+
+    def describe_end(self) -> str:
+        """Returns the exit code of the process, in words."""
+        return f"its worker process ended with exit code {self.wait(END_SECONDS)}"
 
     def wait(self, timeout: float) -> int | None:
         """Waits until the process has ended; returns its exit code, None if it still runs."""
@@ -228,7 +267,8 @@ def _signals_blocked() -> Iterator[None]:
 class ParentConnection:
     """The connection of a worker to its parent."""
 
-    connection: Connection
+    connection: Any
+    """Has the methods of `multiprocessing.connection.Connection`."""
     number: int = 0
     """Number of the last request."""
 
@@ -236,7 +276,7 @@ class ParentConnection:
     def has_request(self) -> bool:
         """Whether `receive` returns at once, with a request or with None."""
         try:
-            return self.connection.poll()
+            return bool(self.connection.poll())
         except OSError:
             return True
 
@@ -271,6 +311,23 @@ class ParentConnection:
 
 def run(connection: Connection) -> None:
     """Runs the function that the parent names; the main function of a worker process."""
+    try:
+        parent_id, function, setup = connection.recv()
+    except (EOFError, ConnectionError):
+        return  # the parent has ended
+    _exit_with(parent_id)
+    run_function(connection, function, setup)
+
+
+def run_function(connection: Any, function: str, setup: Any) -> None:
+    """Runs the function of a worker, and sends an error in its start to the parent.
+
+    Args:
+        connection: Has the methods ``send``, ``poll`` and ``recv`` of
+            `multiprocessing.connection.Connection`.
+        function: As for `WorkerProcess`.
+        setup: Its second argument.
+    """
     global _is_worker
     _is_worker = True
     parent = ParentConnection(connection)
@@ -278,8 +335,6 @@ def run(connection: Connection) -> None:
     logger.addHandler(RecordSender(parent.log))
     logger.propagate = False
     try:
-        parent_id, function, setup = connection.recv()
-        _exit_with(parent_id)
         module, _, name = function.partition(":")
         getattr(importlib.import_module(module), name)(parent, setup)
     except (EOFError, ConnectionError):

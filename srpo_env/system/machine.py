@@ -83,6 +83,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "PIL",
         "huggingface_hub",
     ),
+    "ray": ("ray",),
     "sb3": ("stable_baselines3",),
 }
 """The modules that each optional extra installs, by the name under which they are imported."""

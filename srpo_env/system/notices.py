@@ -23,7 +23,7 @@ def show_record(record: logging.LogRecord, process: int) -> None:
 
     Args:
         record: From a `RecordSender` in the worker.
-        process: Process id of the worker. Its own repetitions are shown.
+        process: Number of the worker, which no other process has. Its own repetitions are shown.
     """
     logger = logging.getLogger(record.name)
     is_first = _shown.setdefault(record.getMessage(), process) == process
