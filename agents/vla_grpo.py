@@ -6,6 +6,8 @@ Paper: https://arxiv.org/abs/2511.15605v2; its equation numbers are used below.
     python agents/vla_grpo.py --env libero-object --reward binary    # plain GRPO for comparison
     python agents/vla_grpo.py --env libero-object --reward oracle    # ground-truth progress
     python agents/vla_grpo.py --credit dense --replay-steps 60       # not measured yet
+    python agents/vla_grpo.py --simulators ray                       # simulators on a Ray cluster
+    torchrun --nproc-per-node 2 agents/vla_grpo.py                   # two learners
     python agents/vla_grpo.py --resume runs/NAME                     # continue a run
 
 A group is eight episodes of one task from one initial state. Its failures are rewarded for how
@@ -33,10 +35,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from srpo_env import Group, ProgressReward, SelfReferentialProgressWrapper, group_statistics
@@ -49,13 +49,17 @@ from srpo_env.rewards.diagnostics import has_signal
 from srpo_env.training.console import print_iteration
 from srpo_env.training.credit import dense_advantages, rewarded
 from srpo_env.training.decisions import Decider
+from srpo_env.training.distributed import Ranks
 from srpo_env.training.evaluation import TRAINING_STATES
 from srpo_env.training.held_out import HeldOutEvaluation
+from srpo_env.training.minibatches import SharedDecisions
 from srpo_env.training.progress_bar import progress_bar, with_progress
 from srpo_env.training.replay import replay as continue_episodes
 from srpo_env.training.run import TrainingRun
 from srpo_env.training.sampled_episodes import record_episodes
 from srpo_env.training.settings import SuiteSettings
+from srpo_env.training.shared_groups import share_groups
+from srpo_env.training.simulators import Simulators, make_simulators
 from srpo_env.training.success_replay import SuccessReplay
 from srpo_env.training.task_sampler import Start, TaskSampler, reset_options
 from srpo_env.training.trajectories import Chunk, Trajectory, pack, unpack
@@ -83,6 +87,7 @@ class Args(SuiteSettings):
 
     num_envs: int = 32  # number of environments
     num_workers: int | None = None  # number of simulator processes; None: one per CPU core
+    simulators: Simulators = "local"  # processes of this machine, or actors of a Ray cluster
     physics: Literal["exact", "fast"] = "exact"  # fast: up to 1e-9 per step; evaluation is exact
     overlap: bool = False  # simulate some environments while deciding for others; other draws
     group_size: int = 8  # episodes per group; M in the paper
@@ -292,10 +297,10 @@ def kl_to(log_probs: Tensor, other_log_probs: Tensor, mask: Tensor) -> Tensor:
     return ((log_ratio.exp() - 1 - log_ratio) * mask).sum() / mask.sum()
 
 
-def advantages_of(batch: Batch, args: Args) -> list[np.ndarray]:
+def advantages_of(batch: Batch, args: Args, ranks: Ranks) -> list[np.ndarray]:
     """Computes the advantage of each decision of each episode, in the order of the batch."""
     if args.credit == "dense":
-        return dense_advantages(batch, args.reward, args.rollout_steps)
+        return dense_advantages(batch, args.reward, args.rollout_steps, ranks)
     return [
         np.full(len(trajectory.chunks), advantage)
         for group, trajectories in batch
@@ -315,56 +320,47 @@ def update(
     generator: torch.Generator,
 ) -> dict[str, float]:
     """Takes gradient steps on the groups with signal; returns metrics, none without signal."""
+    padding = batch[0][1][0].chunks[0]  # for a rank whose groups have no signal
     batch = [(group, trajectories) for group, trajectories in batch if has_signal(group)]
-    if not batch:
-        return {}
     trajectories = [t for _, ts in batch for t in ts]
-    chunks = [chunk for t in trajectories for chunk in t.chunks]
     # Every episode has the same weight, as in the authors' code. With the same weight per token,
     # failures would dominate, because they are longer.
-    factors = [
-        (advantage, 1 / max(t.executed, 1))
-        for t, advantages in zip(trajectories, advantages_of(batch, args), strict=True)
-        for advantage in advantages
-    ]
-    device = next(policy.parameters()).device
-    data = Chunk.stack(chunks)
-    advantages, weights = torch.tensor(factors).T
-    probe = data.select(torch.randperm(len(chunks), generator=generator)[:PROBE_SIZE], device)
-    region.begin(probe.inputs, probe.mask, args.temperature)
-    epochs = (torch.randperm(len(chunks), generator=generator) for _ in range(args.update_epochs))
-    minibatches = (rows for order in epochs for rows in order.split(args.minibatch_size))
-    total = args.update_epochs * math.ceil(len(chunks) / args.minibatch_size)
+    weights = [1 / max(t.executed, 1) for t in trajectories]
+    device, advantages = next(policy.parameters()).device, advantages_of(batch, args, region.ranks)
+    data = SharedDecisions(trajectories, advantages, weights, padding, region.ranks, device)
+    if not data.total:
+        return {}
+    probe = data.draw(PROBE_SIZE, generator)
+    region.begin(probe.inputs, probe.mask, args.temperature, probe.row_share)
+    minibatches = data.minibatches(args.update_epochs, args.minibatch_size, generator)
+    total = args.update_epochs * math.ceil(data.total / args.minibatch_size)
+    clips = (args.clip_low, args.clip_high, args.dual_clip)
     logs: list[dict[str, float]] = []
     inside = True
-    for rows in with_progress("update, minibatches", total, minibatches):
-        inputs, tokens, old, mask, *_ = data.select(rows, device)
-        advantage, weight = advantages[rows].to(device), weights[rows].to(device)
-        log_probs, entropy = policy.log_probs(inputs, tokens, args.temperature)
-        weight, clips = mask * weight[:, None], (args.clip_low, args.clip_high)
-        loss = surrogate_loss(log_probs, old, advantage, weight, *clips, args.dual_clip)
+    for part in with_progress("update, minibatches", total, minibatches):
+        tokens, old, mask = part.tokens, part.log_probs, part.mask
+        log_probs, entropy = policy.log_probs(part.inputs, tokens, args.temperature)
+        loss = surrogate_loss(log_probs, old, part.advantages, part.weights, *clips) * part.share
         with torch.no_grad():
             ratio = (log_probs - old).exp()
             outside = ((ratio < 1 - args.clip_low) | (ratio > 1 + args.clip_high)) & mask
             log = {
                 "losses/surrogate": float(loss),
-                "losses/clipped": float(outside.sum() / mask.sum()),
-                "losses/entropy": float((entropy * mask).sum() / mask.sum()),
+                "losses/clipped": part.token_share * float(outside.sum() / mask.sum()),
+                "losses/entropy": part.token_share * float((entropy * mask).sum() / mask.sum()),
             }
         if reference_policy is not None:
-            reference, _ = reference_policy.log_probs(inputs, tokens, args.temperature)
-            penalty = kl_to(log_probs, reference, mask)
+            reference, _ = reference_policy.log_probs(part.inputs, tokens, args.temperature)
+            penalty = part.token_share * kl_to(log_probs, reference, mask)
             loss = loss + args.kl_coef * penalty  # omega in Eq. 8
             log["losses/kl_reference"] = float(penalty.detach())
         logs.append(log)
         if not (inside := region.step(loss, args.max_grad_norm)):
             break
-    metrics = {name: float(np.mean([log[name] for log in logs])) for name in logs[0]}
-    done = len(logs) - (not inside)
-    rate = float(region.optimizer.param_groups[0]["lr"])
+    done, rate = len(logs) - (not inside), region.last_rate
     charts = {"learning_rate": rate, "gradient_steps": done, "update_completed": done / total}
     region.end(total)
-    metrics["losses/kl"] = region.kl
+    metrics = region.ranks.mean_logs(logs) | {"losses/kl": region.kl}
     return metrics | {f"charts/{name}": value for name, value in charts.items()}
 
 
@@ -375,6 +371,8 @@ def main(args: Args) -> None:
     """Trains a policy; an iteration is a rollout, its rewards and a few gradient steps."""
     # --- Setup: policy, optimizer, environments, the run with its log and checkpoints ---
     with errors_as_sentences("vla_grpo.py"):
+        ranks = Ranks.join()
+        own = ranks.split(args, "num_envs", "groups_per_iteration", "max_groups_per_iteration")
         device = args.set_up_torch()
         policy = load_policy(args.checkpoint).to(device)
         warn_about_look(args.checkpoint, args.look)
@@ -383,12 +381,12 @@ def main(args: Args) -> None:
             torch.optim.AdamW(policy.parameters(), lr=rate, eps=1e-5, weight_decay=0.0)
             for rate in (args.learning_rate, args.replay_learning_rate)
         )
-        region = TrustRegion(policy, optimizer, args.target_kl, args.learning_rate)
+        region = TrustRegion(policy, optimizer, args.target_kl, args.learning_rate, ranks)
         # The other rewards do not depend on the videos.
         encoder = TimedEncoder(named_encoder(args.encoder if args.reward == "srpo" else "pixels"))
-        libero = gymnasium.make_vec(
-            args.gym_id, num_envs=args.num_envs, num_workers=args.num_workers,
-            autoreset_mode=AutoresetMode.DISABLED, max_steps=args.rollout_steps,
+        libero = make_simulators(
+            args.simulators, args.gym_id, ranks, num_envs=own.num_envs,
+            num_workers=args.num_workers, max_steps=args.rollout_steps,
             physics=args.physics, true_progress=args.reward == "oracle", look=args.look,
             **policy.env_settings,
         )  # fmt: skip
@@ -396,19 +394,20 @@ def main(args: Args) -> None:
             libero, encoder, reward=ProgressReward(args.formula),
             group_size=args.group_size, reference=args.reference,
         )  # fmt: skip
-        generator = torch.Generator().manual_seed(args.seed)
-        sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, args.seed, args.perturb)
+        seed = ranks.seed(args.seed)
+        generator = torch.Generator().manual_seed(seed)
+        sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, seed, args.perturb)
         decider = Decider(envs, policy, generator, args.temperature, args.overlap)
-        rollout = Rollout(envs, decider, sampler, args)
-        replay = SuccessReplay(libero.num_tasks)
-        schedule = {"every": args.eval_every, "last": args.iterations}
+        rollout = Rollout(envs, decider, sampler, own)
+        replay = SuccessReplay(libero.num_tasks, ranks=ranks)
+        schedule = {"every": args.eval_every, "last": args.iterations, "ranks": ranks}
         evaluation = HeldOutEvaluation(libero, policy, args.eval_episodes, **schedule)
         run = TrainingRun(
             "vla_grpo", f"{args.suite}__{args.exp_name}__{args.reward}__{args.seed}", args,
-            parts={"optimizer": optimizer, "imitator": imitator, "region": region,
-                   "generator": generator, "sampler": sampler.rng, "wrapper": envs,
-                   "rollout": rollout, "replay": replay},
-            policy=policy, conditions=libero.conditions, machine={"gl": libero.gl},
+            parts={"optimizer": optimizer, "imitator": imitator, "region": region},
+            own_parts={"generator": generator, "sampler": sampler.rng, "wrapper": envs,
+                       "rollout": rollout, "replay": replay},
+            ranks=ranks, policy=policy, conditions=libero.conditions, machine={"gl": libero.gl},
             counters=("control_steps", "episodes"),
         )  # fmt: skip
     with run, closing(envs):
@@ -424,6 +423,7 @@ def main(args: Args) -> None:
             # --- Rollout: whole episodes and their progress rewards (Eqs. 2-5) ---
             began, encoder.seconds = time.monotonic(), 0.0
             batch, control_steps = rollout.collect()
+            batch, groups = share_groups(ranks, envs, sampler, batch, args.reward)
             # --- Update: clipped surrogate over the sampled action tokens (Eqs. 6-8) ---
             metrics = update(policy, reference_policy, region, batch, args, generator)
             # --- Imitation of own successes ---
@@ -433,7 +433,7 @@ def main(args: Args) -> None:
                 rates = sampler.success_rates
                 metrics |= replay.imitate(policy, imitator, rates, args.replay_steps, generator)
             # --- Log and checkpoint ---
-            statistics = group_statistics([group for group, _ in batch])
+            statistics, control_steps = group_statistics(groups), int(ranks.sum(control_steps)[0])
             run.count(iteration=1, control_steps=control_steps, episodes=statistics.num_episodes)
             metrics["charts/steps_per_second"] = run.counters["control_steps"] / run.seconds
             metrics["charts/encoding_share"] = encoder.seconds / (time.monotonic() - began)

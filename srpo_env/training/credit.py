@@ -10,6 +10,7 @@ import numpy as np
 
 from srpo_env.rewards.advantages import decision_advantages
 from srpo_env.rewards.progress import Formula, ProgressReward
+from srpo_env.training.distributed import Ranks
 from srpo_env.training.trajectories import Trajectory
 from srpo_env.types import Episode, Floats, Group
 
@@ -41,9 +42,14 @@ def rewarded(
 
 
 def dense_advantages(
-    batch: Sequence[tuple[Group, Sequence[Trajectory]]], reward: str, max_steps: int | None
+    batch: Sequence[tuple[Group, Sequence[Trajectory]]],
+    reward: str,
+    max_steps: int | None,
+    ranks: Ranks | None = None,
 ) -> list[Floats]:
     """Computes the advantages of all decisions, with standard deviation 1 over the batch.
+
+    With several ranks, they are those in the batches of all of them together.
 
     A failure's return is its last potential times the weight of `ProgressReward`, not its rank in
     its group, so that episodes of different groups can be compared.
@@ -53,6 +59,7 @@ def dense_advantages(
         reward: Source of the potential: ``"srpo"``: the videos (`Episode.potential`); ``"oracle"``:
             the simulator; ``"binary"``: none, only the time counts.
         max_steps: Limit of control steps of an episode; None: the longest of the batch.
+        ranks: The learners; None: this process alone.
 
     Returns:
         Advantages, ``(num_decisions,)`` for each episode, in the order of the batch.
@@ -65,15 +72,21 @@ def dense_advantages(
         for (episode, _), potential in zip(pairs, potentials, strict=True)
     ]
     steps = [trajectory.steps_before() for _, trajectory in pairs]
-    limit = max_steps or max(int(counts[-1]) + 1 for counts in steps)
+    tasks = [trajectory.task_id for _, trajectory in pairs]
+    ranks = ranks or Ranks()
+    own = list(zip(returns, [p[:-1] for p in potentials], steps, tasks, strict=True))
+    parts = ranks.gather(own)
+    every = [episode for part in parts for episode in part]
+    limit = max_steps or max(int(counts[-1]) + 1 for _, _, counts, _ in every)
     advantages = decision_advantages(
-        np.array(returns),
-        [potential[:-1] for potential in potentials],
-        [counts / limit for counts in steps],
-        np.array([trajectory.task_id for _, trajectory in pairs]),
+        np.array([total for total, *_ in every]),
+        [potential for _, potential, _, _ in every],
+        [counts / limit for _, _, counts, _ in every],
+        np.array([task for *_, task in every]),
     )
     spread = np.concatenate(advantages).std() + 1e-6
-    return [advantage / spread for advantage in advantages]
+    first = sum(map(len, parts[: ranks.rank]))
+    return [advantage / spread for advantage in advantages[first : first + len(own)]]
 
 
 def potential_of(episode: Episode, trajectory: Trajectory, reward: str) -> Floats:

@@ -39,6 +39,11 @@ class Evaluation:
 
     episodes: tuple[EpisodeResult, ...]
 
+    @classmethod
+    def of(cls, episodes: Iterable[EpisodeResult]) -> Evaluation:
+        """Sorts the results of an evaluation."""
+        return cls(tuple(sorted(episodes, key=lambda r: (r.task_id, r.init_state_id))))
+
     @property
     def num_successes(self) -> int:
         """Number of successful episodes."""
@@ -173,4 +178,4 @@ def evaluate(
                 results.append(EpisodeResult(*pair, success=success, control_steps=steps))
         if on_step is not None:
             on_step(len(results))
-    return Evaluation(tuple(sorted(results, key=lambda r: (r.task_id, r.init_state_id))))
+    return Evaluation.of(results)

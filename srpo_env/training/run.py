@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from srpo_env.policy.base import Policy
 from srpo_env.system.files import DamagedFileError
@@ -22,8 +22,10 @@ from srpo_env.training.checkpoint import (
     newest_checkpoint,
     save_training,
 )
+from srpo_env.training.distributed import LostRankError, Ranks
 from srpo_env.training.folder_lock import FolderLock
-from srpo_env.training.run_log import RunLog, quiet_writer_thread
+from srpo_env.training.rank_state import PerRank
+from srpo_env.training.run_log import RunLog, RunRecords, quiet_writer_thread
 from srpo_env.training.settings import RunSettings
 from srpo_env.training.signals import Stopped, check_signals, deferred_signals
 
@@ -53,8 +55,12 @@ class TrainingRun:
         conditions: Mapping[str, Any] | None = None,
         machine: Mapping[str, Any] | None = None,
         counters: Sequence[str] = (),
+        own_parts: Mapping[str, Any] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Creates the folder of a new run, or restores a run from its newest checkpoint.
+
+        With several ranks, all of them do this together. The first one writes, the others read.
 
         Args:
             agent: Name of the agent's file without its ending.
@@ -68,6 +74,8 @@ class TrainingRun:
             machine: What else describes the machine; see `RunLog`.
             counters: Names of what the run counts besides iterations. The first one is the axis of
                 TensorBoard, which without any are the iterations.
+            own_parts: More parts, of which each rank has its own.
+            ranks: The learners of the run; None: this process alone.
 
         Raises:
             FileNotFoundError: If there is no checkpoint to resume from.
@@ -76,34 +84,48 @@ class TrainingRun:
             BlockingIOError: If another process trains in this folder.
         """
         self.agent, self.settings, self.policy = agent, settings, policy
+        self.ranks = ranks or Ranks()
         self.counters: dict[str, int] = dict.fromkeys(["iteration", *counters], 0)
         """progress of the run; by the names that the history has"""
         self._conditions = dict(conditions or {})
-        self._parts, self._axis = dict(parts), [*counters, "iteration"][0]
+        own = {name: PerRank(self.ranks, part) for name, part in (own_parts or {}).items()}
+        self._parts, self._axis = {**parts, **own}, [*counters, "iteration"][0]
         self._seconds_before = 0.0
         if settings.resume is None:
-            self.folder = _new_folder(settings.run_dir, name)
+            self.folder = self.ranks.from_first(lambda: _new_folder(settings.run_dir, name))
         else:
             self.folder = settings.resume
             newest_checkpoint(self.folder)  # before anything is written to a wrong folder
         with ExitStack() as exits:  # left at once if something fails
-            exits.callback(FolderLock(self.folder).release)
+            exits.callback(self.ranks.leave)
+            if self.ranks.is_first:
+                exits.callback(FolderLock(self.folder).release)
             exits.enter_context(quiet_writer_thread())
-            if settings.resume is None:
-                self.log = RunLog(self.folder, settings, self._conditions, machine)
-            else:
+            resume_at = None
+            if settings.resume is not None:
                 checkpoint = newest_checkpoint(self.folder)
                 with _explained_damage(checkpoint):
                     progress = load_progress(checkpoint)
                 self.counters, self._seconds_before = progress["counters"], progress["seconds"]
-                at = {"records": progress["records"], "step": self.counters[self._axis]}
-                self.log = RunLog(self.folder, settings, self._conditions, machine, resume_at=at)
+                resume_at = {"records": progress["records"], "step": self.counters[self._axis]}
+            self.log = self._open_log(machine, resume_at)
             exits.callback(self.log.close)
             if settings.resume is not None:
                 with _explained_damage(checkpoint):
                     load_training(checkpoint, self._parts, policy)
+                self.ranks.wait()  # until all have read, before anything is written
             self._exits = exits.pop_all()
         self._started = time.monotonic()
+
+    def _open_log(
+        self, machine: Mapping[str, Any] | None, resume_at: Mapping[str, int] | None
+    ) -> RunRecords:
+        """Opens the log, which only the first rank writes; the others know what it holds."""
+        log = None
+        if self.ranks.is_first:
+            log = RunLog(self.folder, self.settings, self._conditions, machine, resume_at=resume_at)
+        records = self.ranks.from_first(lambda: log.records if log else [])
+        return log or RunRecords(records)
 
     @property
     def iteration(self) -> int:
@@ -131,7 +153,11 @@ class TrainingRun:
         self.log.write(counters, values, self.counters[self._axis])
 
     def save(self, keep: bool = True) -> Path:
-        """Writes a checkpoint; one that is not kept is replaced by the next."""
+        """Writes a checkpoint; one that is not kept is replaced by the next.
+
+        Returns:
+            Folder of the checkpoint.
+        """
         self.log.sync()
         progress = {
             "agent": self.agent,
@@ -141,7 +167,14 @@ class TrainingRun:
             "records": len(self.log.records),
             "conditions": self._conditions,
         }
-        return save_training(self.folder, self._parts, progress, policy=self.policy, keep=keep)
+        if self.ranks.is_first:
+            save_training(self.folder, self._parts, progress, policy=self.policy, keep=keep)
+        else:
+            for part in self._parts.values():
+                if isinstance(part, PerRank):
+                    part.state_dict()  # which the first rank collects
+        self.ranks.wait()  # so that no rank looks for a checkpoint that is not complete
+        return newest_checkpoint(self.folder)
 
     def safe_point(self) -> None:
         """Saves a checkpoint and ends the run if a stop signal arrived.
@@ -176,17 +209,21 @@ class TrainingRun:
             self._end(f"Stopped by {error}", error.exit_code)
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             self._end(f"Stopped by an error: {error}", 2)
+        if isinstance(error, LostRankError):
+            self._end(f"Stopped: {error}", 2, [sys.stderr])  # only the first rank has an output
         if kind is None and error is not None:
             raise error
 
-    def _end(self, reason: str, exit_code: int) -> NoReturn:
+    def _end(
+        self, reason: str, exit_code: int, streams: Sequence[TextIO] | None = None
+    ) -> NoReturn:
         """Ends the process; prints why, and how to resume the run."""
         try:
             newest_checkpoint(self.folder)
             advice = f". To resume: python agents/{self.agent}.py --resume {self.folder}"
         except FileNotFoundError:
             advice = " before the first checkpoint"
-        for stream in (sys.stdout, sys.stderr):
+        for stream in streams or (sys.stdout, sys.stderr):
             try:
                 print(f"\n{reason}{advice}", file=stream, flush=True)
                 break

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,38 @@ from srpo_env.training.report import CONDITIONS, HISTORY, SETTINGS, read_history
 from srpo_env.training.settings import RunSettings
 
 
-class RunLog:
+class RunRecords:
+    """The metrics of a run, in memory: what the ranks have that do not write them."""
+
+    def __init__(self, records: Sequence[dict[str, Any]] = ()) -> None:
+        """Initialises the log with what was logged before."""
+        self.records: list[dict[str, Any]] = list(records)
+        """everything that was logged, in order"""
+
+    def write(self, counters: Mapping[str, float], values: Mapping[str, float], step: int) -> None:
+        """Logs metrics; leaves out those that are NaN, which JSON does not have.
+
+        Args:
+            counters: How far the run is.
+            values: Metrics by name.
+            step: Position of the metrics on TensorBoard's axis.
+        """
+        known = {name: value for name, value in values.items() if not math.isnan(value)}
+        self.records.append({**counters, **known})
+
+    def latest(self, name: str) -> float:
+        """Returns the newest value of a metric; NaN if it was never logged."""
+        values = [float(record[name]) for record in self.records if name in record]
+        return values[-1] if values else math.nan
+
+    def sync(self) -> None:
+        """Does nothing: there is no file."""
+
+    def close(self) -> None:
+        """Does nothing: there is no file."""
+
+
+class RunLog(RunRecords):
     """Writes the metrics of one run into its folder."""
 
     def __init__(
@@ -54,9 +85,8 @@ class RunLog:
             FileExistsError: If the folder of a new run already holds a run.
             ValueError: If the conditions of a resumed run have changed, or a file is damaged.
         """
+        super().__init__()
         self.folder = Path(folder)
-        self.records: list[dict[str, Any]] = []
-        """everything that was logged, in order"""
         if resume_at is not None:
             self._check_conditions(conditions)
             self.records = read_history(self.folder, resume_at["records"])
@@ -92,25 +122,14 @@ class RunLog:
         self._writer.add_text("args", f"```json\n{json.dumps(content, indent=2)}\n```")
 
     def write(self, counters: Mapping[str, float], values: Mapping[str, float], step: int) -> None:
-        """Logs metrics; leaves out those that are NaN, which JSON does not have.
-
-        Args:
-            counters: How far the run is; written to the history.
-            values: Metrics by name.
-            step: Position of the metrics on TensorBoard's axis.
-        """
+        """Logs metrics, and writes them to the history and to TensorBoard."""
         values = {name: value for name, value in values.items() if not math.isnan(value)}
         with errors_name(self.folder / HISTORY):
             self._history.write(json.dumps({**counters, **values}) + "\n")
             self._history.flush()
-        self.records.append({**counters, **values})
+        super().write(counters, values, step)
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
-
-    def latest(self, name: str) -> float:
-        """Returns the newest value of a metric; NaN if it was never logged."""
-        values = [float(record[name]) for record in self.records if name in record]
-        return values[-1] if values else math.nan
 
     def sync(self) -> None:
         """Flushes the history to the disk."""

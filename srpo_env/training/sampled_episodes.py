@@ -54,7 +54,7 @@ def record_episodes(
     """Records some episodes of the iteration that a run has just finished, if it is one to record.
 
     Those are the first one and every ``every``-th; older files are thinned out, so that their
-    number is bounded.
+    number is bounded. Of several ranks, only the first one records its own.
 
     Args:
         run: The run.
@@ -64,7 +64,7 @@ def record_episodes(
         every: Number of iterations between two recordings, at least 1.
     """
     now = run.iteration
-    if now != 1 and now % every != 0:
+    if not run.ranks.is_first or (now != 1 and now % every != 0):
         return
     groups = sample_groups(batch, reward, source, seed=(run.settings.seed, now))
     folder = run.folder / EPISODES

@@ -6,6 +6,7 @@ what was wrong with a failure, which is what the policy gradient is for.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from srpo_env.policy.base import Policy
 from srpo_env.policy.imitation import Examples, waypoint_targets
+from srpo_env.training.distributed import Ranks
 from srpo_env.training.gradients import clip_gradients
 from srpo_env.training.progress_bar import with_progress
 from srpo_env.training.trajectories import Trajectory, pack, unpack
@@ -33,13 +35,18 @@ MAX_GRAD_NORM = 1.0
 class SuccessReplay:
     """The newest successes of each task."""
 
-    def __init__(self, num_tasks: int, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, num_tasks: int, capacity: int = CAPACITY, ranks: Ranks | None = None
+    ) -> None:
         """Initialises an empty replay.
 
         Args:
             num_tasks: Number of tasks.
             capacity: Number of successes that are kept of each task.
+            ranks: The learners that imitate together, each its own successes; None: this process
+                alone.
         """
+        self.ranks = ranks or Ranks()
         self.successes = [deque[Trajectory](maxlen=capacity) for _ in range(num_tasks)]
 
     def __len__(self) -> int:
@@ -74,20 +81,28 @@ class SuccessReplay:
             generator: Random number generator.
         """
         weights = [1.0 - rate for rate in success_rates]
-        steps = round(max_steps * float(np.mean(weights))) if len(self) else 0
+        # Successes have observations, which stay where they are: each rank draws from its own.
+        size, num_ranks = self.ranks.sum(len(self), bool(len(self)))
+        steps = round(max_steps * float(np.mean(weights))) if size else 0
+        batch_size = BATCH_SIZE if num_ranks <= 1 else math.ceil(BATCH_SIZE / num_ranks)
         device, losses = next(policy.parameters()).device, []
         for _ in with_progress("imitation, minibatches", steps, iter(range(steps))):
-            examples = self.examples(policy, weights, BATCH_SIZE, generator)
-            examples = examples.select(slice(None), device)
-            examples.inputs = policy.augment(examples.inputs, generator)
-            loss, _ = policy.imitation_loss(examples)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(0.0)
+            if len(self):
+                examples = self.examples(policy, weights, batch_size, generator)
+                examples = examples.select(slice(None), device)
+                examples.inputs = policy.augment(examples.inputs, generator)
+                loss = policy.imitation_loss(examples)[0] / num_ranks
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses[-1] = float(loss.detach())
+            self.ranks.add_gradients(policy.parameters())
             clip_gradients(policy.parameters(), MAX_GRAD_NORM)
             optimizer.step()
-            losses.append(float(loss.detach()))
-        metrics = {"charts/replay_size": float(len(self)), "charts/replay_steps": float(steps)}
-        return metrics | ({"losses/imitation": float(np.mean(losses))} if losses else {})
+        metrics = {"charts/replay_size": float(size), "charts/replay_steps": float(steps)}
+        if losses:
+            (metrics["losses/imitation"],) = self.ranks.sum(float(np.mean(losses)))
+        return metrics
 
     def examples(
         self, policy: Policy, weights: Sequence[float], batch_size: int, generator: torch.Generator

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from srpo_env.policy.base import Inputs, Policy
+from srpo_env.training.distributed import Ranks
 from srpo_env.training.gradients import clip_gradients
 
 ADAPTATION = 1.5
@@ -31,6 +32,7 @@ class TrustRegion:
         optimizer: torch.optim.Optimizer,
         target_kl: float,
         max_learning_rate: float,
+        ranks: Ranks | None = None,
     ) -> None:
         """Initialises the learning rate with that of the optimizer.
 
@@ -39,7 +41,9 @@ class TrustRegion:
             optimizer: Its optimizer.
             target_kl: KL divergence of a decision, in nats, that an update should not exceed.
             max_learning_rate: Upper bound of the learning rate.
+            ranks: The learners that train the policy together; None: this process alone.
         """
+        self.ranks = ranks or Ranks()
         self.policy, self.optimizer = policy, optimizer
         self.target_kl, self.max_learning_rate = target_kl, max_learning_rate
         self.learning_rate = float(optimizer.param_groups[0]["lr"])
@@ -48,25 +52,40 @@ class TrustRegion:
         self.kl = 0.0
         """KL divergence of a decision since `begin`, in nats."""
 
-    def begin(self, inputs: Inputs, mask: Tensor, temperature: float = 1.0) -> None:
-        """Starts an update.
+    @property
+    def last_rate(self) -> float:
+        """Learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def begin(
+        self, inputs: Inputs, mask: Tensor, temperature: float = 1.0, share: float = 1.0
+    ) -> None:
+        """Starts an update, from the policy of the first rank.
 
         Args:
             inputs: Observations on which the divergence is measured, of N decisions.
             mask: Mask of their tokens, ``(N, T)``.
             temperature: Temperature of the sampling.
+            share: Part of all ranks' decisions that these are; the shares of the ranks sum to 1.
         """
+        self.ranks.copy_first(p for p in self.policy.parameters() if p.requires_grad)
         self._inputs, self._mask, self._temperature = inputs, mask, temperature
+        self._share = share
         self._before, self.kl, self._first = self._log_probs(), 0.0, self.steps
 
     def step(self, loss: Tensor, max_grad_norm: float) -> bool:
         """Takes a gradient step, unless it leaves the trust region.
+
+        Args:
+            loss: This rank's part of the loss; the loss is the sum over the ranks.
+            max_grad_norm: Maximum norm of the gradient.
 
         Returns:
             Whether the step was taken. If not, policy and optimizer are as before.
         """
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        self.ranks.add_gradients(self.policy.parameters())
         clip_gradients(self.policy.parameters(), max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * min(1.0, (self.steps + 1) / WARMUP_STEPS)
@@ -123,7 +142,11 @@ class TrustRegion:
         return (self.policy.logits(self._inputs) / self._temperature).log_softmax(dim=-1)
 
     def _divergence(self) -> float:
-        """Computes the mean KL divergence of a decision from the policy at `begin`."""
+        """Computes the mean KL divergence of a decision from the policy at `begin`.
+
+        It is the mean over the decisions of all ranks, so that they agree on each step.
+        """
         now = self._log_probs()
         divergences = (self._before.exp() * (self._before - now)).sum(dim=-1)  # (N, T)
-        return float((divergences * self._mask).sum(dim=1).mean())
+        own = float((divergences * self._mask).sum(dim=1).mean())
+        return self.ranks.sum(own * self._share)[0]

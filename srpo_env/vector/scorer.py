@@ -146,6 +146,25 @@ class GroupScorer:
         self.book.remove_ended()
         return groups
 
+    def remember(self, groups: Sequence[Group]) -> None:
+        """Adds the episodes of groups that another process has closed to the memory, if it is used.
+
+        Raises:
+            ValueError: If a latent is not of the encoder's shape.
+        """
+        if self.reference != "memory" and not self.borrow:
+            return
+        for group in groups:
+            kept = [e for e in group.episodes if e.success or self.reference == "memory"]
+            shapes = {episode.latent.shape for episode in kept} - {self.encoder.latent_shape}
+            if shapes:
+                raise ValueError(
+                    f"The latents of the groups must be of shape {self.encoder.latent_shape}, that "
+                    f"of this wrapper's encoder, got {shapes.pop()}"
+                )
+            latents = [episode.latent for episode in kept]
+            self._memory.add(group.task, latents, [episode.success for episode in kept])
+
     def state(self) -> ScorerState:
         """Returns everything that `load` needs, in types that `serialization.pack` accepts."""
         return {

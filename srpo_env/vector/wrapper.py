@@ -8,7 +8,7 @@ and keys in `infos`, groups are scored in `scorer`, rewards are written into buf
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -408,6 +408,18 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         running continue, and those of one group stay together.
         """
         self._settle(self._scorer.close())
+
+    def remember(self, groups: Sequence[Group]) -> None:
+        """Adds the episodes of groups that another process has closed to the memory.
+
+        For several learners that share what failures are compared with: with
+        ``reference="memory"``, successes and failures; with ``borrow``, successes. Other references
+        have no memory, and nothing happens.
+
+        Raises:
+            ValueError: If a latent is not of the encoder's shape.
+        """
+        self._scorer.remember(groups)
 
     def rewrite(
         self,

@@ -12,6 +12,7 @@ from PIL import Image
 
 from srpo_env import ProgressReward
 from srpo_env.system.files import DamagedFileError
+from srpo_env.training.distributed import Ranks
 from srpo_env.training.episode_files import read_recordings
 from srpo_env.training.sampled_episodes import kept_iterations, record_episodes, sample_groups
 from srpo_env.training.trajectories import Chunk, Trajectory
@@ -57,7 +58,8 @@ def sample(*batch, source="srpo", seed=0):
 
 
 def run_at(folder, iteration, seed=1):
-    return SimpleNamespace(iteration=iteration, folder=folder, settings=SimpleNamespace(seed=seed))
+    settings = SimpleNamespace(seed=seed)
+    return SimpleNamespace(iteration=iteration, folder=folder, settings=settings, ranks=Ranks())
 
 
 def record(folder, iteration, *batch, every=10):
