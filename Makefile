@@ -10,7 +10,7 @@ DOCS := .venv/.docs-set-up
 # make test-oldest and make test-newest: environments of their own, see scripts/setup.sh.
 OTHER_VERSIONS := oldest newest
 
-.PHONY: help setup train test lint format docs build $(OTHER_VERSIONS:%=test-%)
+.PHONY: help setup train test lint format docs build $(OTHER_VERSIONS:%=test-%) test-lerobot
 
 help:
 	@echo 'make setup   create .venv with all requirements'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test    run the tests                               (ARGS="-k wrapper" passes flags on)'
 	@echo 'make test-oldest, make test-newest   the same with the lowest versions of the requirements that'
 	@echo '             pyproject.toml allows, and with the newest'
+	@echo '             make test-lerobot runs the tests that need lerobot, with Python 3.12 or newer'
 	@echo 'make lint    check style, types and spelling'
 	@echo 'make format  format the code'
 	@echo 'make docs    build the documentation in site/; warnings are errors'
@@ -40,6 +41,9 @@ test: $(SETUP)
 
 $(OTHER_VERSIONS:%=test-%): test-%: .venv-%/.set-up
 	@SRPO_ENV_VERSIONS=$* .venv-$*/bin/python -m pytest -n auto --dist worksteal $(ARGS)
+
+test-lerobot: .venv-lerobot/.set-up
+	@.venv-lerobot/bin/python -m pytest tests/adapters/test_lerobot_policy.py $(ARGS)
 
 .venv-%/.set-up: pyproject.toml scripts/setup.sh
 	@bash scripts/setup.sh $*

@@ -5,6 +5,7 @@
 #   setup.sh                      .venv, with the versions in constraints.txt
 #   setup.sh oldest               .venv-oldest, with the lowest versions that pyproject.toml allows
 #   setup.sh newest               .venv-newest, with the newest ones
+#   setup.sh lerobot              .venv-lerobot, with lerobot, which excludes some of those versions
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,17 +16,23 @@ fail() {
 
 case ${1:-} in
     '') venv=.venv constraints=constraints.txt ;;
-    oldest | newest) venv=.venv-$1 constraints=.venv-$1/constraints.txt ;;
-    *) fail "the versions must be 'oldest' or 'newest', got '$1'." ;;
+    oldest | newest | lerobot) venv=.venv-$1 constraints=.venv-$1/constraints.txt ;;
+    *) fail "the versions must be 'oldest', 'newest' or 'lerobot', got '$1'." ;;
 esac
+min_minor=10
+torch=(torch)
+if [ "${1:-}" = lerobot ]; then
+    min_minor=12
+    torch=('torch<2.12' 'torchvision<0.27') # what lerobot 0.6.1 allows
+fi
 extras=(encoders libero agents openvla ray sb3 trl dev)
 
-# Prints the first argument that runs Python 3.10 or newer. Each one is executed, because pyenv and
-# similar tools put names on the PATH that do not run.
+# Prints the first argument that runs a Python that is new enough. Each one is executed, because
+# pyenv and similar tools put names on the PATH that do not run.
 first_python() {
     local candidate
     for candidate in "$@"; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        if "$candidate" -c "import sys; sys.exit(sys.version_info < (3, $min_minor))" 2>/dev/null; then
             echo "$candidate"
             return
         fi
@@ -67,10 +74,10 @@ install_packages() {
 # --- Python ---
 [ "${1:-}" != oldest ] || first_choice=python3.10
 if [ -n "${PYTHON:-}" ]; then
-    python=$(first_python "$PYTHON") || fail "PYTHON=$PYTHON is not a Python of 3.10 or newer."
+    python=$(first_python "$PYTHON") || fail "PYTHON=$PYTHON is not a Python of 3.$min_minor or newer."
 else
     python=$(first_python "$venv/bin/python" ${first_choice:-} python3 python3.13 python3.12 python3.11 python3.10) ||
-        fail "no Python 3.10 or newer found. Install one, or name it: make PYTHON=/path/to/python3 ..."
+        fail "no Python 3.$min_minor or newer found. Install one, or name it: make PYTHON=/path/to/python3 ..."
 fi
 
 if [ "${1:-}" = oldest ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -115,7 +122,7 @@ case ${1:-} in
             --resolution lowest-direct "${extras[@]/#/--extra=}" --output-file "$constraints" \
             pyproject.toml
         ;;
-    newest) : >"$constraints" ;;
+    newest | lerobot) : >"$constraints" ;;
 esac
 if [ -n "${1:-}" ]; then
     # These are supported in one version only.
@@ -127,10 +134,15 @@ fi
 if [ "$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then
     echo "set-up: installing torch for the CPU"
     "${pip_install[@]}" --no-deps --retries 0 --timeout 30 \
-        --extra-index-url https://download.pytorch.org/whl/cpu torch
+        --extra-index-url https://download.pytorch.org/whl/cpu "${torch[@]}"
 fi
 echo "set-up: installing srpo-env and its requirements: some minutes, 2 GB"
-"${pip_install[@]}" --editable ".[$(IFS=,; echo "${extras[*]}")]"
+if [ "${1:-}" = lerobot ]; then
+    # Together, so that pip chooses versions that suit both.
+    "${pip_install[@]}" --editable '.[libero]' lerobot==0.6.1 pytest hypothesis
+else
+    "${pip_install[@]}" --editable ".[$(IFS=,; echo "${extras[*]}")]"
+fi
 # Its simulator without its training code, whose requirements are several GB.
 "${pip_install[@]}" --no-deps hf-libero
 echo "set-up: installing LIBERO's assets, 350 MB"

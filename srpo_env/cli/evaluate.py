@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode
 from srpo_env.cli.demos import add_look_argument, numbers
 from srpo_env.cli.output_files import check_image_file, check_output_file
 from srpo_env.training.evaluation import (
+    Act,
     Evaluation,
     check_initial_states,
     evaluate,
@@ -32,9 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``srpo-env evaluate``."""
     parser.add_argument(
         "--checkpoint",
+        "--policy",
         default="libero-object",
         help="path of a policy, name of a bundled one, or folder or Hugging Face id of a published "
-        "OpenVLA-OFT (default: %(default)s)",
+        "OpenVLA-OFT; or lerobot:PATH of a policy of lerobot, a folder or an id of the Hugging Face "
+        "hub (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rename",
+        action="append",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="name of an observation in a policy of lerobot, as in "
+        "observation.images.image=observation.images.camera1; may be given several times",
     )
     parser.add_argument(
         "--suite",
@@ -100,8 +111,6 @@ def run(args: argparse.Namespace) -> int:
     """Runs the episodes and prints a table, one line per task."""
     from srpo_env.libero.suites import check_suite_name, get_suite, tasks_of
     from srpo_env.libero.vector import LiberoVectorEnv
-    from srpo_env.policy import load_policy
-    from srpo_env.policy.checkpoint import warn_about_look
     from srpo_env.registration import import_suite
     from srpo_env.training.progress_bar import count_on, long_bar
     from srpo_env.training.settings import torch_device
@@ -117,10 +126,8 @@ def run(args: argparse.Namespace) -> int:
         check_image_file(args.out / "picture.png")
     suite = check_suite_name(import_suite(args.suite))
     check_initial_states(get_suite(suite))
-    policy = load_policy(args.checkpoint).to(device)
-    warn_about_look(args.checkpoint, args.look)
+    make_actor, env_settings = _load(args, device)
     episodes = held_out_episodes(len(tasks_of(suite)), args.episodes)
-    actor = _Actor(policy, args.temperature, args.seed)
     envs = LiberoVectorEnv(
         suite,
         min(args.num_envs, len(episodes)),
@@ -128,13 +135,13 @@ def run(args: argparse.Namespace) -> int:
         autoreset_mode=AutoresetMode.DISABLED,
         physics=args.physics,
         look=args.look,
-        **policy.env_settings,
+        **env_settings,
     )
     try:
         if cells is not None:
-            return _run_perturbed(args, envs, policy, cells, episodes)
+            return _run_perturbed(args, envs, make_actor, cells, episodes)
         with long_bar("evaluating", "episode", total=len(episodes)) as bar:
-            result = evaluate(actor, envs, episodes, on_step=count_on(bar))
+            result = evaluate(make_actor(), envs, episodes, on_step=count_on(bar))
         conditions = {**envs.conditions, "gl": envs.gl}
     finally:
         envs.close()
@@ -161,7 +168,7 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
 def _run_perturbed(
     args: argparse.Namespace,
     envs: Any,
-    policy: Policy,
+    make_actor: Callable[[], Act],
     cells: Sequence[Cell],
     episodes: Sequence[tuple[int, int]],
 ) -> int:
@@ -190,7 +197,7 @@ def _run_perturbed(
             cells,
             episodes,
             envs,
-            lambda: _Actor(policy, args.temperature, args.seed),
+            make_actor,
             args.seed,
             count_on(bar),
         )
@@ -206,6 +213,43 @@ def _run_perturbed(
     draw(results, title).savefig(args.out / "picture.png")
     print(f"\nevaluation.json, table.txt and picture.png written to {args.out}")
     return 0
+LEROBOT = "lerobot:"
+"""Start of the name of a policy of lerobot."""
+
+
+def _load(args: argparse.Namespace, device: Any) -> tuple[Callable[[], Act], dict[str, Any]]:
+    """Loads the policy; returns what makes it a function, and its settings of environments."""
+    if args.temperature < 0:
+        raise ValueError(f"`temperature` must not be negative, got {args.temperature}")
+    path: str = args.checkpoint
+    if not path.startswith(LEROBOT):
+        from srpo_env.policy import load_policy
+        from srpo_env.policy.checkpoint import warn_about_look
+
+        if args.rename:
+            raise ValueError(f"--rename is for policies of lerobot, got the policy {path!r}")
+        policy = load_policy(path).to(device)
+        warn_about_look(path, args.look)
+        return lambda: _Actor(policy, args.temperature, args.seed), policy.env_settings
+    import torch
+
+    from srpo_env.adapters.lerobot_policy import LerobotPolicy
+
+    if args.perturbations is not None:
+        raise ValueError(f"--perturbations is for policies of srpo-env, got {path!r}")
+    if args.temperature:
+        raise ValueError(
+            f"a policy of lerobot has no temperature: leave out --temperature, got "
+            f"{args.temperature}"
+        )
+    pairs = [pair.partition("=") for pair in args.rename]
+    if any(not (ours and theirs) for ours, _, theirs in pairs):
+        raise ValueError(f"--rename must be OURS=THEIRS, got {args.rename}")
+    torch.manual_seed(args.seed)  # policies of lerobot draw from torch's global generator
+    lerobot = LerobotPolicy(
+        path.removeprefix(LEROBOT), rename={ours: theirs for ours, _, theirs in pairs}
+    )
+    return lambda: lerobot.act, {"chunk": lerobot.chunk, "image_size": lerobot.image_size}
 
 
 class _Actor:
@@ -214,8 +258,6 @@ class _Actor:
     def __init__(self, policy: Policy, temperature: float, seed: int) -> None:
         import torch
 
-        if temperature < 0:
-            raise ValueError(f"`temperature` must not be negative, got {temperature}")
         self._policy, self._temperature = policy, temperature
         self._generator = torch.Generator().manual_seed(seed)
 
