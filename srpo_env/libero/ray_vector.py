@@ -38,7 +38,8 @@ class RayVectorEnv(LiberoVectorEnv):
     assets.
 
     A chunk sends 224 bytes of actions per environment, and brings its observation back: 98 kB for
-    two images of 128 x 128 pixels.
+    two images of 128 x 128 pixels. Images that the policy does not read need not be sent: with
+    ``wrap=EncodeEpisodes(...)``, the actors encode the videos, and the latents are sent.
 
     >>> envs = RayVectorEnv("libero_object", num_envs=64, num_workers=16)  # doctest: +SKIP
     """
@@ -102,5 +103,5 @@ class RayVectorEnv(LiberoVectorEnv):
     def _start_worker(
         self, slots: tuple[int, ...], show_progress: Callable[[Any], object]
     ) -> RayWorker:
-        setup = Setup(self._env_kwargs, slots, self.num_envs, memory=None)
+        setup = Setup(self._env_kwargs, slots, self.num_envs, self.wrap, memory=None)
         return RayWorker(setup, show_progress, self._shared.put, self._ray_options)

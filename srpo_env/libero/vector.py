@@ -85,6 +85,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         num_workers: int | None = None,
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
         timeout: float = 120.0,
+        wrap: Callable[[LiberoEnv], Any] | None = None,
         **env_kwargs: Any,
     ) -> None:
         """Starts the workers, which compile a task at the first reset to it.
@@ -97,6 +98,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             autoreset_mode: Gymnasium's autoreset mode.
             timeout: Maximum time in seconds for a worker's answer to a command; five times as long
                 for a reset, which may compile tasks.
+            wrap: Wraps each environment in its worker, and keeps its spaces; must be picklable, as
+                `EncodeEpisodes` is.
             **env_kwargs: Further arguments of `LiberoEnv`, such as ``bddl`` for a task of your own.
 
         Raises:
@@ -128,6 +131,8 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         if single.perturbation:
             env_kwargs["perturbation"] = as_text(single.perturbation)
         self._env_kwargs = {"suite": self.task_suite, **env_kwargs}
+        self.wrap = wrap
+        """Wraps each environment in its worker; None: they stay as they are."""
         self.assets = assets.kind
         """``"libero"``, ``"modified"`` or ``"placeholder"``: the kind of assets in use."""
         self.conditions = {"assets": assets.kind, **single.conditions}
@@ -406,7 +411,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self, slots: tuple[int, ...], show_progress: Callable[[Any], object]
     ) -> Worker:
         """Starts a worker with some of the environments."""
-        setup = Setup(self._env_kwargs, slots, self.num_envs, self._shared.descriptor)
+        setup = Setup(self._env_kwargs, slots, self.num_envs, self.wrap, self._shared.descriptor)
         return Worker(setup, show_progress)
 
     # --- Commands and their outcomes --------------------------------------------------------------

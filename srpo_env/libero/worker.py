@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -93,6 +94,8 @@ class Setup:
     """Indices of this worker's environments in the vector environment."""
     num_envs: int
     """Number of environments of the vector environment."""
+    wrap: Callable[[LiberoEnv], Any] | None
+    """Wraps each environment; None: they stay as they are."""
     memory: int | None
     """File descriptor of the shared observations; None if they are sent."""
     attributes: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -119,7 +122,9 @@ def serve(
     progress.listen(parent.report)
     # With more threads than cores, products of 7 x 7 matrices are several times slower.
     with threadpool_limits(limits=1):
-        envs = {slot: LiberoEnv(**setup.env_kwargs) for slot in setup.slots}
+        envs: dict[int, Any] = {slot: LiberoEnv(**setup.env_kwargs) for slot in setup.slots}
+        if setup.wrap is not None:
+            envs = {slot: setup.wrap(env) for slot, env in envs.items()}
         for slot, attributes in setup.attributes.items():
             for name, value in attributes.items():
                 envs[slot].set_wrapper_attr(name, value)
@@ -185,7 +190,7 @@ def _picklable(answer: Outcome | Failure) -> Outcome | Failure:
 
 
 def _execute(
-    env: LiberoEnv, slot: int, command: Command, observations: ObservationWriter
+    env: Any, slot: int, command: Command, observations: ObservationWriter
 ) -> Outcome | Failure:
     try:
         match command:

@@ -315,6 +315,9 @@ def run(connection: Connection) -> None:
         parent_id, function, setup = connection.recv()
     except (EOFError, ConnectionError):
         return  # the parent has ended
+    except Exception as error:  # the modules of the setup cannot be imported
+        _report_start_failure(connection, error)
+        return
     _exit_with(parent_id)
     run_function(connection, function, setup)
 
@@ -342,9 +345,16 @@ def run_function(connection: Any, function: str, setup: Any) -> None:
     except Exception as error:
         if parent.number > 0:
             raise
-        # Raised by the parent. Printed here, the traceback would come from every worker.
-        with suppress(OSError):  # the parent has closed the connection
-            connection.send((0, "start failure", f"{type(error).__name__}: {error}"))
+        _report_start_failure(connection, error)
+
+
+def _report_start_failure(connection: Any, error: Exception) -> None:
+    """Sends an error that the parent raises.
+
+    Printed here, the traceback would come from every worker.
+    """
+    with suppress(OSError):  # the parent has closed the connection
+        connection.send((0, "start failure", f"{type(error).__name__}: {error}"))
 
 
 def _exit_with(parent: int) -> None:

@@ -21,9 +21,19 @@ FRAME_PATHS = ("agentview", "pixels/image", "agentview_image", "pixels")
 IN_INFO = "info/"
 """Prefix of a path to frames that are in the info instead of the observation."""
 
+ENCODED = "encoded"
+"""Setting of frames for environments that encode their episodes themselves; see `LatentInInfo`."""
+
+LATENT, ENCODED_STEPS = "latent", "latent_steps"
+"""Keys of the latent, and of the number of steps before each of its moments, in the info of an
+episode's last step."""
+
 Frame = npt.NDArray[np.uint8]
 """RGB image, ``(height, width, 3)``."""
 FramesOf = Callable[[Any], Any]
+
+_NO_IMAGE: Frame = np.zeros((1, 1, 3), np.uint8)
+"""Stands for the frames that only the environment has."""
 
 
 class FrameSource:
@@ -40,8 +50,8 @@ class FrameSource:
         Args:
             envs: Vector environment; only its spaces, modes and `render` are used.
             frames: Path into a Dict observation (``"pixels/image"``) or into the info
-                (``"info/image"``), ``"render"``, a callable that maps the observation of one
-                sub-environment to its image, or ``None`` to search.
+                (``"info/image"``), ``"render"``, ``"encoded"``, a callable that maps the
+                observation of one sub-environment to its image, or ``None`` to search.
             max_size: Largest height and width of a frame in pixels; larger ones are reduced.
 
         Raises:
@@ -54,8 +64,12 @@ class FrameSource:
         self.max_size = None if max_size is None else checked_count("max_frame_size", max_size)
         self._function = frames if callable(frames) else None
         self._render = frames == "render"
+        self.encoded = frames == ENCODED
+        """Whether there are no frames, because the infos have the latents."""
         self._info_path = ""
         self.path = ""
+        if self.encoded:
+            return
         if self._render:
             _check_render(envs)
         elif isinstance(frames, str) and frames.startswith(IN_INFO):
@@ -69,10 +83,12 @@ class FrameSource:
     @property
     def in_observations(self) -> bool:
         """Whether the frames come from the observations, which each reset returns completely."""
-        return not (self._render or self._info_path)
+        return not (self._render or self._info_path or self.encoded)
 
     def single(self, observation: Any, info: Mapping[str, Any]) -> Frame:
         """Returns the image in the observation or the info of one sub-environment."""
+        if self.encoded:
+            return _NO_IMAGE
         if self._info_path:
             return self._checked(_image_in_info(info, self._info_path))
         if self._function is not None:
@@ -81,6 +97,8 @@ class FrameSource:
 
     def batch(self, observations: Any, infos: Any) -> Callable[[int], Frame]:
         """Returns a function that maps the index of a sub-environment to its image."""
+        if self.encoded:
+            return lambda index: _NO_IMAGE
         if self._info_path:
             num_envs = self._envs.num_envs
             return lambda index: self.single(None, info_of(infos, index, num_envs))

@@ -114,7 +114,7 @@ class GroupScorer:
 
     def end(self, episodes: Sequence[OpenEpisode]) -> None:
         """Adds the episodes that ended in one step. Calls no user code."""
-        self._waiting += episodes
+        self._waiting += [episode for episode in episodes if episode.video is not None]
         if self.reference == "memory":
             self._unpaid += episodes
         self._complete += self.book.take_complete()
@@ -146,6 +146,19 @@ class GroupScorer:
         self.book.remove_ended()
         return groups
 
+    def check_latents(self, latents: Sequence[Latent]) -> None:
+        """Checks latents that another process has encoded.
+
+        Raises:
+            ValueError: If one is not of the encoder's shape.
+        """
+        shapes = {latent.shape for latent in latents} - {self.encoder.latent_shape}
+        if shapes:
+            raise ValueError(
+                f"Latents from other processes must be of shape {self.encoder.latent_shape}, that "
+                f"of this wrapper's encoder, got {shapes.pop()}: use the same encoder everywhere"
+            )
+
     def remember(self, groups: Sequence[Group]) -> None:
         """Adds the episodes of groups that another process has closed to the memory, if it is used.
 
@@ -156,13 +169,8 @@ class GroupScorer:
             return
         for group in groups:
             kept = [e for e in group.episodes if e.success or self.reference == "memory"]
-            shapes = {episode.latent.shape for episode in kept} - {self.encoder.latent_shape}
-            if shapes:
-                raise ValueError(
-                    f"The latents of the groups must be of shape {self.encoder.latent_shape}, that "
-                    f"of this wrapper's encoder, got {shapes.pop()}"
-                )
             latents = [episode.latent for episode in kept]
+            self.check_latents(latents)
             self._memory.add(group.task, latents, [episode.success for episode in kept])
 
     def state(self) -> ScorerState:

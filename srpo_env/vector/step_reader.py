@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from srpo_env.types import as_array
-from srpo_env.vector.frames import Frame, FrameSource
+from srpo_env.types import Ints, Latent, as_array
+from srpo_env.vector.frames import ENCODED_STEPS, LATENT, Frame, FrameSource
 from srpo_env.vector.grouping import OpenEpisode
 from srpo_env.vector.infos import (
     BROKEN,
@@ -52,6 +52,10 @@ class Change:
     success: bool = False
     info: Info = field(default_factory=dict)
     """Info of an episode's last step."""
+    latent: Latent | None = None
+    """Latent of an episode that ends, if its environment has encoded it."""
+    latent_steps: Ints | None = None
+    """Number of steps before each moment of that latent."""
     late_task: Any = None
     start: Start | None = None
     """The episode that starts."""
@@ -190,6 +194,8 @@ class StepReader:
         running.recorder.check(frame)
         change.last_frame = frame
         change.success = success_of(info, terminated, self.success) or running.success
+        if self.frames.encoded:
+            change.latent, change.latent_steps = _encoded(info, index)
 
     def read_start(self, index: int, infos: Any, frame: Frame) -> Start:
         """Reads the start of an episode, from the infos of a reset."""
@@ -201,3 +207,17 @@ class StepReader:
         if self.success != ONCE:
             return False
         return success_of(info_of(infos, index, self._num_envs), False, ONCE)
+
+
+def _encoded(info: Info, index: int) -> tuple[Latent, Ints]:
+    """Returns what `LatentInInfo` has added to the info of an episode's last step."""
+    if info.get(LATENT) is None or info.get(ENCODED_STEPS) is None:
+        raise ValueError(
+            f'frames="encoded" needs `{LATENT}` and `{ENCODED_STEPS}` in the info of an episode\'s '
+            f"last step, and that of environment {index} has {sorted(info)}: put "
+            "srpo_env.vector.latent_in_info.LatentInInfo around each environment"
+        )
+    latent = np.array(info[LATENT], np.float32)
+    if not np.isfinite(latent).all():
+        raise ValueError(f"the latent in the info of environment {index} must be finite")
+    return latent, np.array(info[ENCODED_STEPS], np.int64)

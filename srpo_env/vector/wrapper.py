@@ -143,7 +143,8 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             frames: Where the camera image is: a path into the observation (``"pixels/image"``) or
                 into the info (``"info/image"``), ``"render"``, or a callable of one
                 sub-environment's observation; by default the third-person camera of LIBERO and
-                lerobot, or the only image.
+                lerobot, or the only image. ``"encoded"``: the environments have encoded their
+                episodes themselves (`LatentInInfo`), with the same encoder.
             success: Where the success flag is in the info of an episode's last step: a path, a
                 callable of that info, or ``"terminated"``; by default ``is_success`` or
                 ``success``. ``"once"``: the default flag was set in any step of the episode.
@@ -342,6 +343,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         if not transition.recorded:
             # The user's callables are called first; the state changes afterwards.
             changes = self._reader.read_step(transition, self._running, self._late_task)
+            self._scorer.check_latents([c.latent for c in changes if c.latent is not None])
             transition.added = self._episode_ids()
             transition.ended = self._record(changes, transition)
             transition.recorded = True
@@ -563,7 +565,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
                 self._resets_next[index] = self._mode is AutoresetMode.NEXT_STEP
             elif running is not None and change.last_frame is not None:
                 self._late_task = change.late_task
-                self._end(running, change.last_frame)
+                self._end(running, change)
                 ended.append(running)
             if change.start is not None:
                 self._start(change.start, self._step_count + 1)
@@ -593,12 +595,16 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._resets_next[start.index] = False
         self._scorer.book.start(episode)
 
-    def _end(self, episode: OpenEpisode, last_frame: Frame) -> None:
+    def _end(self, episode: OpenEpisode, change: Change) -> None:
         kept, index = episode.recorder.kept, episode.env_index
-        self._autoreset.end(index, kept[0], kept[-1], last_frame)
+        assert change.last_frame is not None
+        self._autoreset.end(index, kept[0], kept[-1], change.last_frame)
         episode.last_step = self._step_count
-        episode.video = episode.recorder.video(last_frame)
-        episode.frame_steps = episode.recorder.frame_numbers()
+        if change.latent is None:
+            episode.video = episode.recorder.video(change.last_frame)
+            episode.frame_steps = episode.recorder.frame_numbers()
+        else:
+            episode.latent, episode.potential_steps = change.latent, change.latent_steps
         kept.clear()
         self._running[index] = None
         self._resets_next[index] = self._mode is AutoresetMode.NEXT_STEP
