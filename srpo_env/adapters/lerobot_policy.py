@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +69,8 @@ class LerobotPolicy:
             ValueError: If the policy needs other observations or actions than LIBERO's, or keeps a
                 state between chunks.
         """
+        import torch
+
         policies = _imported("lerobot.policies")
         envs, processors = _imported("lerobot.envs"), _imported("lerobot.processor")
         steps = _imported("lerobot.processor.env_processor")
@@ -102,7 +103,6 @@ class LerobotPolicy:
         self._from_env = envs.preprocess_observation
         self._libero = processors.PolicyProcessorPipeline(steps=[steps.LiberoProcessorStep()])
 
-    @torch.inference_mode()
     def act(
         self, observations: Mapping[str, npt.NDArray[Any]], instructions: Sequence[str]
     ) -> npt.NDArray[np.float32]:
@@ -112,14 +112,17 @@ class LerobotPolicy:
             observations: As of `LiberoEnv`, with a leading axis of B.
             instructions: Instructions, of length B.
         """
+        import torch
+
         # As lerobot's environment returns it: images upside down.
         pixels = {
             name: np.ascontiguousarray(observations[ours][:, ::-1]) for ours, name in IMAGES.items()
         }
         raw = {"pixels": pixels, "agent_pos": observations["proprio"]}
         batch = self._libero({**self._from_env(raw), "task": list(instructions)})
-        chunk = self._policy.predict_action_chunk(self._before(batch))[:, : self.chunk]
-        actions = torch.stack([self._after(chunk[:, t]) for t in range(chunk.shape[1])], dim=1)
+        with torch.inference_mode():
+            chunk = self._policy.predict_action_chunk(self._before(batch))[:, : self.chunk]
+            actions = torch.stack([self._after(chunk[:, t]) for t in range(chunk.shape[1])], dim=1)
         result: npt.NDArray[np.float32] = actions.cpu().float().numpy()
         return result.clip(-1.0, 1.0)
 
