@@ -91,9 +91,7 @@ def serve(parent: ParentConnection, setup: Setup) -> None:
     worker.serve(parent, setup, observations=parent.connection)
 
 
-# The groups are one thread each: requests arrive in order, and also while the parent waits.
-@ray.remote(max_restarts=0, concurrency_groups={"requests": 1, "replies": 1})
-class SimulatorActor:
+class Simulator:
     """Runs a worker in a thread of its own."""
 
     def __init__(self, function: str, setup: Any) -> None:
@@ -101,17 +99,17 @@ class SimulatorActor:
         self._mailbox = Mailbox()
         threading.Thread(target=self._run, args=(function, setup), daemon=True).start()
 
-    @ray.method(concurrency_group="requests")
+    @ray.method(concurrency_group="requests")  # type: ignore[untyped-decorator]
     def deliver(self, request: Any) -> None:
         """Passes a request to the worker."""
         self._mailbox.deliver(request)
 
-    @ray.method(concurrency_group="replies")
+    @ray.method(concurrency_group="replies")  # type: ignore[untyped-decorator]
     def collect(self) -> Any:
         """Waits for the worker's next message."""
         return self._mailbox.collect()
 
-    @ray.method(concurrency_group="requests")
+    @ray.method(concurrency_group="requests")  # type: ignore[untyped-decorator]
     def place(self) -> tuple[str, int]:
         """Returns Ray's id of the node that the actor runs on, and its process id there."""
         return str(ray.get_runtime_context().get_node_id()), os.getpid()
@@ -123,6 +121,12 @@ class SimulatorActor:
             # As a worker process does, so that the parent learns of it.
             traceback.print_exc()
             os._exit(1)
+
+
+# The groups are one thread each: requests arrive in order, and also while the parent waits.
+SimulatorActor: Any = ray.remote(max_restarts=0, concurrency_groups={"requests": 1, "replies": 1})(
+    Simulator
+)
 
 
 # --- The parent's side ----------------------------------------------------------------------------

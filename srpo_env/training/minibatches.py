@@ -101,7 +101,7 @@ class SharedDecisions:
             generator: Random numbers; those of the first rank count.
         """
         for _ in range(epochs):
-            for rows in self._shuffled(generator).split(size):
+            for rows in torch.split(self._shuffled(generator), size):
                 yield self._minibatch(rows)
 
     def _shuffled(self, generator: torch.Generator) -> Tensor:
