@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         "--policy",
         default="libero-object",
-        help="path of a policy, name of a bundled one, or folder or Hugging Face id of a published "
-        "OpenVLA-OFT; or lerobot:PATH of a policy of lerobot, a folder or an id of the Hugging Face "
-        "hub (default: %(default)s)",
+        help="path of a policy, name of a bundled one, folder or Hugging Face id of a published "
+        "OpenVLA-OFT, or lerobot:PATH, a folder or Hugging Face id of a policy of lerobot "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--rename",
@@ -213,6 +213,8 @@ def _run_perturbed(
     draw(results, title).savefig(args.out / "picture.png")
     print(f"\nevaluation.json, table.txt and picture.png written to {args.out}")
     return 0
+
+
 LEROBOT = "lerobot:"
 """Start of the name of a policy of lerobot."""
 
