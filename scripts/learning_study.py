@@ -36,12 +36,16 @@ import matplotlib.pyplot as plt
 
 AGENT = Path(__file__).parents[1] / "agents/vla_grpo.py"
 
-REPLAY = ("--replay-steps", "60")
+REPLAY = (
+    "--replay-steps", "160", "--temperature", "0.5", "--target-kl", "0.2", "--learning-rate", "5e-5",
+)  # fmt: skip
 VARIANTS: dict[str, tuple[str, ...]] = {
     "binary": ("--reward", "binary"),
     "srpo": ("--reward", "srpo"),
     "dense": ("--reward", "srpo", "--credit", "dense"),
     "oracle-dense": ("--reward", "oracle", "--credit", "dense"),
+    # The steps of the policy gradient are too small to change anything.
+    "imitation": ("--reward", "binary", *REPLAY[:-1], "1e-9"),
     "binary-replay": ("--reward", "binary", *REPLAY),
     "srpo-replay": ("--reward", "srpo", *REPLAY),
     "dense-replay": ("--reward", "srpo", "--credit", "dense", *REPLAY),
