@@ -60,7 +60,7 @@ def plan_rim_grasp(
         position = center[:2] + outward * (inner + outer) / 2
         grip = np.array([*position, height])
         for lean in LEANS:
-            cost = abs(yaw - azimuth) + abs(lean) + 50.0 * max(0.0, outer - inner - MAX_WALL)
+            cost = abs(yaw - azimuth) + 2.0 * abs(lean) + 50.0 * max(0.0, outer - inner - MAX_WALL)
             cost += 1e2 * overlap(around, axes, axes @ position, FINGERS, height - 0.015)
             for above in HAND_HEIGHTS if lean else (0.0,):
                 hand = axes @ position - np.array([0.0, above * np.tan(lean)])

@@ -37,7 +37,7 @@ def declared_successes(monkeypatch):
 
     monkeypatch.setattr(
         gymnasium, "make_vec",
-        lambda name, **settings: Declared(name.partition("/")[2].replace("-", "_"), **settings),
+        lambda spec, **settings: Declared(spec.id.partition("/")[2].replace("-", "_"), **settings),
     )  # fmt: skip
 
 

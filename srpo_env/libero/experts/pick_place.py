@@ -166,11 +166,11 @@ class PickPlace:
         sideways = float(np.linalg.norm(offset[:2]))
         turn = (self._orientation(position) * hand.inv()).magnitude()
         # Closing fingers push the object a little. They should not open again because of that.
-        reach = 0.012 if opening > 0.074 else 0.03
-        if sideways < reach and abs(offset[2]) < reach and turn < 0.3:
+        reach, play_of_turn = (0.012, 0.22) if opening > 0.074 else (0.03, 0.3)
+        if sideways < reach and abs(offset[2]) < reach and turn < play_of_turn:
             return grasp.position, CLOSE
         play = float(np.clip((FULL_OPENING - grasp.width) / 2 - 0.004, 0.004, 0.012))
-        error = max(0.0, sideways - play) + 0.05 * max(0.0, turn - 0.1)
+        error = max(0.0, sideways - play) + 0.07 * max(0.0, turn - 0.1)
         return way_to(self._scene, position, grasp.position, error), OPEN
 
     def _carry(self, position: Floats) -> Floats:
