@@ -122,8 +122,8 @@ class Args(SuiteSettings):
 
     replay_steps: int = 0
     """gradient steps per iteration that imitate own successes, as long as no task succeeds; the
-    higher the success rate, the fewer. Meant for weak initial policies, see docs/results.md. 0 is the
-    paper's algorithm"""
+    higher the success rate, the fewer. Meant for weak initial policies, see docs/results.md. 0 is
+    the paper's algorithm"""
     replay_learning_rate: float = 3e-4  # learning rate of imitation, AdamW
 
     perturb: str = ""  # all, or dimensions to draw a perturbation from per group: camera,light,...

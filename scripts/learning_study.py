@@ -37,8 +37,9 @@ import matplotlib.pyplot as plt
 AGENT = Path(__file__).parents[1] / "agents/vla_grpo.py"
 
 REPLAY = (
-    "--replay-steps", "160", "--temperature", "0.5", "--target-kl", "0.2", "--learning-rate", "5e-5",
-)  # fmt: skip
+    *("--replay-steps", "160", "--temperature", "0.5"),
+    *("--target-kl", "0.2", "--learning-rate", "5e-5"),
+)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "binary": ("--reward", "binary"),
     "srpo": ("--reward", "srpo"),
