@@ -192,6 +192,9 @@ class LiberoVenvToGymnasium(VectorEnv[Observations, Array, Array]):
         if self.venv is not None and not self.venv.is_closed:
             self.venv.close()
 
+    def __del__(self) -> None:
+        """Leaves ``venv`` open, because it is the caller's; Gymnasium 1.2 would close it."""
+
     # --- Episodes ---
 
     @property
