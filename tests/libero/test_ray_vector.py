@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +81,15 @@ def test_everything_equals_the_local_vector_environment(envs, local):
         np.testing.assert_equal(found, expected)
 
 
+def wait_for_end(pid, seconds=60):
+    """Waits until a process has ended."""
+    status = Path(f"/proc/{pid}/status")
+    deadline = time.monotonic() + seconds
+    while status.exists() and "State:\tZ" not in status.read_text():
+        assert time.monotonic() < deadline, f"process {pid} is still running"
+        time.sleep(0.1)
+
+
 def test_started_steps_return_what_plain_steps_return(envs):
     first = np.array([True, False, True])
     envs.reset(options=CHOSEN)
@@ -102,35 +113,21 @@ def test_attributes_and_calls_reach_the_actors(envs):
     assert envs.gl
 
 
-def test_an_actor_that_dies_is_replaced_and_its_episodes_are_truncated(envs, caplog):
-    envs.set_attr("physics", "fast")
-    envs.reset(options=CHOSEN)
-    os.kill(envs.worker_pids[0], signal.SIGKILL)
-    *_, truncations, infos = envs.step(actions_for(envs))
-    np.testing.assert_array_equal(truncations, [True, True, False])
-    np.testing.assert_array_equal(infos["_worker_error"], [True, True, False])
-    assert (
-        "initial state 3) failed with WorkerDied: its Ray actor ended" in infos["worker_error"][0]
-    )
-    assert "WorkerDied" in caplog.text
-    envs.reset(options={"reset_mask": truncations, "task_id": 0})
-    *_, infos = envs.step(actions_for(envs))
-    np.testing.assert_array_equal(infos["control_steps"], [2, 2, 4])
-    assert envs.get_attr("physics") == ("fast",) * 3  # also in the new actor
-    envs.set_attr("physics", "exact")
-
-
 def test_a_run_goes_on_when_a_node_is_killed_and_nothing_is_counted_twice(cluster, envs):
     wrapped = SelfReferentialProgressWrapper(envs, PixelEncoder(), group_size=2)
     same = {"task_id": 0, "init_state_id": 0}
     wrapped.reset(options=same)
+    # Each node has an actor, as long as none was replaced: keep this test before those that do.
+    assert len(set(envs.worker_nodes)) == 2
     doomed = next(node for node in cluster.list_all_nodes() if node is not cluster.head_node)
     first_slots = dict(zip(envs.worker_nodes, (0, 2), strict=True))
     lost = [first_slots[doomed.node_id]]
+    pid = dict(zip(envs.worker_nodes, envs.worker_pids, strict=True))[doomed.node_id]
     finished, broken, scored = [], [], []
     for step in range(9):
         if step == 1:  # in the middle of an episode
             cluster.remove_node(doomed, allow_graceful=False)
+            wait_for_end(pid)  # which follows that of its node
         *_, terminations, truncations, infos = wrapped.step(actions_for(envs, step))
         ended = terminations | truncations
         failed = infos.get("_worker_error", np.zeros(3, dtype=bool))
@@ -149,6 +146,24 @@ def test_a_run_goes_on_when_a_node_is_killed_and_nothing_is_counted_twice(cluste
     assert not set(scored) & set(broken)
     # Ray has started the new actor on the other node.
     assert set(envs.worker_nodes) == {cluster.head_node.node_id}
+
+
+def test_an_actor_that_dies_is_replaced_and_its_episodes_are_truncated(envs, caplog):
+    envs.set_attr("physics", "fast")
+    envs.reset(options=CHOSEN)
+    os.kill(envs.worker_pids[0], signal.SIGKILL)
+    *_, truncations, infos = envs.step(actions_for(envs))
+    np.testing.assert_array_equal(truncations, [True, True, False])
+    np.testing.assert_array_equal(infos["_worker_error"], [True, True, False])
+    assert (
+        "initial state 3) failed with WorkerDied: its Ray actor ended" in infos["worker_error"][0]
+    )
+    assert "WorkerDied" in caplog.text
+    envs.reset(options={"reset_mask": truncations, "task_id": 0})
+    *_, infos = envs.step(actions_for(envs))
+    np.testing.assert_array_equal(infos["control_steps"], [2, 2, 4])
+    assert envs.get_attr("physics") == ("fast",) * 3  # also in the new actor
+    envs.set_attr("physics", "exact")
 
 
 @pytest.mark.parametrize("name", ["max_restarts", "concurrency_groups"])
