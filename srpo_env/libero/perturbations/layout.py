@@ -90,10 +90,10 @@ class Layout(Perturbation):
         rng = self.generator(2)
         names = simulation.task.extra_objects
         model, data = simulation.model, simulation.data
-        centre = simulation.workspace_centre
+        centre = simulation.arrangement.workspace_centre
         # The robot is not among them: contacts with it are checked below.
         standing = {
-            body: simulation.radius_of(name)
+            body: simulation.arrangement.radius_of(name)
             for name, body in {**simulation.objects, **simulation.fixture_bodies}.items()
             if name not in names
         }
@@ -102,17 +102,17 @@ class Layout(Perturbation):
             state = simulation.state()
             placed = [(data.xpos[body][:2].copy(), radius) for body, radius in standing.items()]
             for name, body in bodies.items():
-                radius = simulation.radius_of(name)
+                radius = simulation.arrangement.radius_of(name)
                 position = _free_place(rng, centre, placed, radius)
                 if position is None:
                     break
                 placed.append((position, radius))
                 address = 1 + model.jnt_qposadr[model.body_jntadr[body]]
                 state[address : address + 2] = position
-                state[address + 2] = simulation.height_above_ground(name, position)
+                state[address + 2] = simulation.arrangement.height_above_ground(name, position)
             else:
                 simulation.reset(state)
-                if not simulation.overlaps(bodies.values(), depth=0.0):
+                if not simulation.arrangement.overlaps(bodies.values(), depth=0.0):
                     return
         raise ValueError(
             f"there is no free place for {len(names)} distractors in {simulation.task.name} (draw "
@@ -121,7 +121,7 @@ class Layout(Perturbation):
 
     def _shift_regions(self, simulation: Simulation) -> None:
         rng = self.generator(2)
-        supports = simulation.supports
+        supports = simulation.arrangement.supports
         roots = {name: _root(name, supports) for name in supports}
         before, poses = simulation.state(), simulation.fixtures
         model = simulation.model
@@ -143,7 +143,7 @@ class Layout(Perturbation):
             simulation.fixtures = moved
             simulation.reset(state)
             groups = {bodies[name]: root for name, root in roots.items()}
-            if not simulation.overlaps(bodies.values(), depth=DEPTH, groups=groups):
+            if not simulation.arrangement.overlaps(bodies.values(), depth=DEPTH, groups=groups):
                 return
         raise ValueError(
             f"the things of {simulation.task.name} overlap in {MAX_TRIES} shifts of up to "

@@ -74,7 +74,7 @@ class RobotState(Perturbation):
             offsets = self.radius * unit_vector(rng, NUM_JOINTS)
             simulation.move_arm(offsets - moved)
             moved = offsets
-            if not simulation.arm_touches:
+            if not simulation.arrangement.arm_touches:
                 if self.rest_only:
                     simulation.move_arm(-moved)
                     simulation.move_arm(moved, rest_only=True)

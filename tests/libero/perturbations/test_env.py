@@ -183,7 +183,7 @@ def test_the_robot_starts_with_moved_joints_and_keeps_its_posture(env):
     difference = moved - state
     assert np.linalg.norm(difference[1:8]) == pytest.approx(radius)
     np.testing.assert_array_equal(difference[8:], 0)  # the objects stay
-    assert not simulation.arm_touches
+    assert not simulation.arrangement.arm_touches
     # The arm sags by as much as an arm that was not moved, and does not turn back.
     for _ in range(20):
         simulation.step(np.array([0.0, 0, 0, 0, 0, 0, -1]))
@@ -220,7 +220,7 @@ def test_distractors_are_added_and_the_rest_of_the_scene_stays(env, count):
         body = simulation.objects[name]
         np.testing.assert_allclose(simulation.data.xpos[body], place, atol=0.005, err_msg=name)
     np.testing.assert_allclose(simulation.state()[1:10], state[1:10], atol=1e-4)  # the arm
-    centre = simulation.workspace_centre
+    centre = simulation.arrangement.workspace_centre
     for name in extra:
         offset = simulation.data.xpos[simulation.objects[name]] - centre
         assert np.abs(offset[:2]).max() < 0.4  # on the table
@@ -245,7 +245,7 @@ def test_a_shift_moves_regions_with_what_stands_in_them(env):
         simulation = spatial.simulation
         things = {**simulation.objects, **simulation.fixture_bodies}
         simulations.append({name: simulation.data.xpos[x].copy() for name, x in things.items()})
-        supports = simulation.supports
+        supports = simulation.arrangement.supports
     before, after = simulations
     moves = {name: after[name][:2] - before[name][:2] for name in before}
     assert max(np.abs(move).max() for move in moves.values()) > 0.01
