@@ -98,7 +98,7 @@ class RayVectorEnv(LiberoVectorEnv):
         return [pid for _, pid in self._places()]
 
     def _places(self) -> list[tuple[str, int]]:
-        return [w.process.place() for w in self._workers if isinstance(w, RayWorker)]
+        return [w.process.place() for w in self._dispatcher.workers if isinstance(w, RayWorker)]
 
     def _start_worker(
         self, slots: tuple[int, ...], show_progress: Callable[[Any], object]

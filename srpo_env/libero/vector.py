@@ -7,11 +7,10 @@ on the policy's batch size.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,31 +21,22 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from srpo_env.libero.assets import check_suite, resolve_assets
+from srpo_env.libero.dispatch import Dispatcher
 from srpo_env.libero.env import LiberoEnv
-from srpo_env.libero.fixtures import check_fixture_seed
-from srpo_env.libero.gl import OpenGLError
-from srpo_env.libero.perturbations import as_mixture, as_text
+from srpo_env.libero.perturbations import as_text
 from srpo_env.libero.progress import ProgressBar
 from srpo_env.libero.shared_observations import SharedObservations
 from srpo_env.libero.suites import SUITES
-from srpo_env.libero.worker import Call, Command, Failure, Outcome, Reset, SetAttr, Setup, Step
+from srpo_env.libero.vector_arguments import VectorArguments, checked_counts
+from srpo_env.libero.worker import Call, Command, Outcome, Reset, SetAttr, Setup, Step
 from srpo_env.libero.worker_handle import Pending, Worker
-from srpo_env.libero.worker_process import END_SECONDS, WorkerProcess, WorkerStartError, dumps
-from srpo_env.system.machine import usable_cores
-from srpo_env.types import Array, checked_count
-
-logger = logging.getLogger(__name__)
+from srpo_env.libero.worker_process import END_SECONDS, WorkerProcess
+from srpo_env.types import Array
 
 Observations = dict[str, Array]
 
-MAX_FAILURES_IN_A_ROW = 3
-"""Number of failures of the same kind in one worker after which the environment raises an error."""
-
 MAX_STARTED = 2
 """Maximum number of steps that were started in an environment and are not returned."""
-
-RESET_TIMEOUTS = 5
-"""Multiple of the timeout for a reset, which may have to compile a task for each environment."""
 
 
 class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
@@ -108,16 +98,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             ModuleNotFoundError: If LIBERO is not installed.
             WorkerStartError: If the system starts no process.
         """
-        num_envs = checked_count("num_envs", num_envs)
-        if num_workers is None:
-            num_workers = max(1, min(num_envs, int(usable_cores())))
-        num_workers = checked_count("num_workers", num_workers)
-        if num_workers > num_envs:
-            raise ValueError(
-                f"`num_workers` must be in 1..num_envs, got {num_workers} for {num_envs}"
-            )
-        if not timeout > 0:
-            raise ValueError(f"`timeout` must be above 0 seconds, got {timeout}")
+        num_envs, num_workers = checked_counts(num_envs, num_workers, timeout)
         # Checks all arguments before a process is started; compiles nothing.
         single = LiberoEnv(suite, **env_kwargs)
         assets = resolve_assets()
@@ -148,24 +129,20 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
-        self.timeout = timeout
-        """Maximum time for a worker's answer to a command, in seconds."""
-        self._last: list[Outcome | None] = [None] * num_envs
-        """Result of each environment's last reset or step, which may wait to be returned."""
+        action_shape = self.action_space.shape
+        assert action_shape is not None
+        self._arguments = VectorArguments(num_envs, action_shape, self.task_suite, self.fixtures)
         self._buffers = np.zeros(num_envs, dtype=int)
         """Shared buffer that has the observation which was returned last, of each environment."""
-        self._started: list[deque[Pending]] = [deque() for _ in range(num_envs)]
-        """Steps that were started and not returned, of each environment."""
         self._was_interrupted = False
-        self._lost: dict[int, Failure] = {}
-        """Environments whose worker ended during an episode: the next step ends the episode."""
         self._owner = os.getpid()
         self._shared = SharedObservations(self.single_observation_space, num_envs)
         show_progress = ProgressBar()
-        self._workers: list[Worker] = []
+        self._dispatcher = Dispatcher(self.suite, num_envs, timeout)
         try:
             for part in np.array_split(np.arange(num_envs), num_workers):
-                self._workers.append(self._start_worker(tuple(part.tolist()), show_progress))
+                worker = self._start_worker(tuple(part.tolist()), show_progress)
+                self._dispatcher.workers.append(worker)
         except BaseException:
             self.close()
             raise
@@ -177,9 +154,14 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         return str(self._finish(self._start({0: Call("gl")}))[0].value)
 
     @property
+    def timeout(self) -> float:
+        """Maximum time for a worker's answer to a command, in seconds."""
+        return self._dispatcher.timeout
+
+    @property
     def worker_pids(self) -> list[int]:
         """Process id of each worker."""
-        processes = (worker.process for worker in self._workers)
+        processes = (worker.process for worker in self._dispatcher.workers)
         return [process.pid for process in processes if isinstance(process, WorkerProcess)]
 
     # --- Gymnasium's interface --------------------------------------------------------------------
@@ -199,37 +181,12 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                 does not select all environments.
         """
         self._check_open()
-        options = dict(options or {})  # a copy, so that the caller's is not changed
-        mask = self._per_env("reset_mask", options.pop("reset_mask", True), bool)
-        ids = {
-            name: self._per_env(name, options.pop(name), int)
-            for name in ("task_id", "init_state_id", "fixture_seed")
-            if name in options
-        }
-        perturbations = self._perturbations(options)
-        if options:
-            raise ValueError(
-                "`options` may contain only reset_mask, task_id, init_state_id, fixture_seed and "
-                f"perturbation, got also {', '.join(map(str, options))}"
-            )
-        if isinstance(seed, Sequence):
-            seeds = list(seed)
-        else:
-            seeds = [None if seed is None else seed + slot for slot in range(self.num_envs)]
-        if len(seeds) != self.num_envs:
-            raise ValueError(
-                f"`seed` must be one number or a list of {self.num_envs}, got {len(seeds)} numbers"
-            )
-        commands: dict[int, Command] = {}
-        for slot in map(int, np.flatnonzero(mask)):
-            chosen: dict[str, int] = {name: int(values[slot]) for name, values in ids.items()}
-            self._check_choice(chosen)
-            commands[slot] = Reset(seeds[slot], {**chosen, **perturbations[slot]})
-        if not mask.all():
+        commands = self._arguments.resets(seed, options)
+        if len(commands) < self.num_envs:
             self._check_not_interrupted()
         self._was_interrupted = True  # until all results are known
         for slot in commands:
-            self._started[slot].clear()
+            self._dispatcher.started[slot].clear()
         outcomes = self._finish(self._start(commands))
         observations = self._observe(outcomes)
         failed = {
@@ -254,16 +211,18 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             gymnasium.error.ResetNeeded: Before the first reset, when all episodes have ended and
                 autoreset is disabled, or if the last reset or step was interrupted.
         """
-        actions = self._checked_actions(actions, list(range(self.num_envs)))
-        mode = self.metadata["autoreset_mode"]
-        ended = np.array([_has_ended(o) for o in self._last])
-        ended &= [not started for started in self._started]
+        self._check_open()
+        actions = self._arguments.actions(actions, range(self.num_envs))
+        self._check_is_reset()
+        mode, started_steps = self.metadata["autoreset_mode"], self._dispatcher.started
+        ended = np.array([last is not None and last.has_ended for last in self._dispatcher.last])
+        ended &= [not started for started in started_steps]
         if mode == AutoresetMode.DISABLED and ended.all():
             raise gymnasium.error.ResetNeeded(
                 "all episodes have ended: call `reset`, for some of them with "
                 "options={'reset_mask': ...}"
             )
-        for slot, started in enumerate(self._started):
+        for slot, started in enumerate(started_steps):
             if started and not np.array_equal(started[0].command.action, actions[slot]):
                 raise ValueError(
                     "`step` must get the actions that `start_step` was given, got others for "
@@ -272,14 +231,14 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         commands: dict[int, Command] = {
             slot: Reset() if ended[slot] else Step(actions[slot])
             for slot in range(self.num_envs)
-            if not (self._started[slot] or (mode == AutoresetMode.DISABLED and ended[slot]))
+            if not (started_steps[slot] or (mode == AutoresetMode.DISABLED and ended[slot]))
         }
         self._was_interrupted = True  # until all results are known
-        pending = {slot: started.popleft() for slot, started in enumerate(self._started) if started}
+        pending = {slot: started.popleft() for slot, started in enumerate(started_steps) if started}
         outcomes = self._finish({**pending, **self._start(commands)})
         for slot in range(self.num_envs):
             if slot not in outcomes:
-                last = self._last[slot]
+                last = self._dispatcher.last[slot]
                 assert last is not None
                 outcomes[slot] = replace(last, reward=0.0)
         rewards = np.array([outcomes[slot].reward for slot in range(self.num_envs)])
@@ -311,31 +270,34 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             gymnasium.error.ResetNeeded: If an episode has ended or not started, or the last reset
                 or step was interrupted.
         """
-        slots = self._slots_of(mask)
-        actions = self._checked_actions(actions, slots)
+        slots = self._arguments.slots(mask)
+        self._check_open()
+        actions = self._arguments.actions(actions, slots)
+        self._check_is_reset()
         if self.metadata["autoreset_mode"] != AutoresetMode.DISABLED:
             raise ValueError(
                 "`start_step` needs autoreset_mode=AutoresetMode.DISABLED, got "
                 f"{self.metadata['autoreset_mode']}"
             )
         for slot in slots:
-            if any(step.answer is None for step in self._started[slot]):
+            started, last = self._dispatcher.started[slot], self._dispatcher.last[slot]
+            if any(step.answer is None for step in started):
                 raise ValueError(
                     f"environment {slot} is still in a step: call `await_step` before the next one"
                 )
-            if len(self._started[slot]) == MAX_STARTED:
+            if len(started) == MAX_STARTED:
                 raise ValueError(
                     f"at most {MAX_STARTED} steps of an environment can wait for `step`, which "
                     f"environment {slot} has: call `step`"
                 )
-            if _has_ended(self._last[slot]):
+            if last is not None and last.has_ended:
                 raise gymnasium.error.ResetNeeded(
                     f"the episode of environment {slot} has ended: call `reset` with "
                     "options={'reset_mask': ...}"
                 )
         self._was_interrupted = True
         for slot, step in self._start({slot: Step(actions[slot]) for slot in slots}).items():
-            self._started[slot].append(step)
+            self._dispatcher.started[slot].append(step)
         self._was_interrupted = False
 
     def await_step(self, mask: npt.NDArray[np.bool_]) -> tuple[Observations, npt.NDArray[np.bool_]]:
@@ -351,13 +313,13 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         Raises:
             ValueError: If no step was started in one of them.
         """
-        slots = self._slots_of(mask)
+        slots = self._arguments.slots(mask)
         for slot in slots:
-            if not self._started[slot]:
+            if not self._dispatcher.started[slot]:
                 raise ValueError(f"no step was started in environment {slot}: call `start_step`")
-        outcomes = self._finish({slot: self._started[slot][-1] for slot in slots})
+        outcomes = self._finish({slot: self._dispatcher.started[slot][-1] for slot in slots})
         buffers = np.array([outcomes[slot].buffer for slot in slots], dtype=int)
-        ended = np.array([_has_ended(outcomes[slot]) for slot in slots], dtype=np.bool_)
+        ended = np.array([outcomes[slot].has_ended for slot in slots], dtype=np.bool_)
         return self._shared.read(np.array(slots, dtype=int), buffers), ended
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -382,12 +344,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         A worker that replaces another one sets them as well.
         """
         self._check_open()
-        if not isinstance(values, (list, tuple)):
-            values = [values] * self.num_envs
-        if len(values) != self.num_envs:
-            raise ValueError(f"`values` must be one value or {self.num_envs}, got {len(values)}")
+        values = self._arguments.values(values)
         self._finish(self._start({slot: SetAttr(name, value) for slot, value in enumerate(values)}))
-        for worker in self._workers:
+        for worker in self._dispatcher.workers:
             for slot in worker.slots:
                 worker.setup.attributes.setdefault(slot, {})[name] = values[slot]
 
@@ -399,10 +358,10 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         """Ends the workers."""
         if os.getpid() != self._owner:
             return  # a fork of the process that uses the workers
-        for worker in self._workers:
+        for worker in self._dispatcher.workers:
             worker.process.close_connection()
         deadline = time.monotonic() + END_SECONDS
-        for worker in self._workers:
+        for worker in self._dispatcher.workers:
             worker.process.wait(max(0.0, deadline - time.monotonic()))
             worker.process.kill()
         self._shared.close()
@@ -417,145 +376,22 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
     # --- Commands and their outcomes --------------------------------------------------------------
 
     def _start(self, commands: Mapping[int, Command]) -> dict[int, Pending]:
-        """Sends at most one command to each environment; `_finish` waits for the results.
-
-        Raises:
-            WorkerStartError: If the worker processes cannot be started.
-        """
-        for worker in self._workers:
-            if any(slot in commands for slot in worker.slots):
-                self._make_ready(worker)
-        pending = {slot: Pending(command) for slot, command in commands.items()}
-        for slot, command in commands.items():
-            if isinstance(command, Step) and slot in self._lost:
-                self._answer(slot, pending[slot], self._lost[slot])
-            if isinstance(command, Step | Reset):
-                self._lost.pop(slot, None)
-        requests = []
-        for worker in self._workers:
-            slots = [slot for slot in worker.slots if slot in pending]
-            request = {slot: pending[slot] for slot in slots if pending[slot].answer is None}
-            if request:
-                pickled = dumps([pending.command for pending in request.values()])
-                requests.append((worker, request, dumps((list(request), pickled))))
-        for worker, request, message in requests:  # all could be pickled
-            worker.requests[worker.process.send(message)] = request
-        return pending
+        with self._closed_if_broken():
+            return self._dispatcher.start(commands)
 
     def _finish(self, pending: Mapping[int, Pending]) -> dict[int, Outcome]:
-        """Waits for the results of commands.
+        with self._closed_if_broken():
+            return self._dispatcher.finish(pending)
 
-        A failure of a reset or a step becomes the end of the episode. All results are received
-        before an error is raised.
-
-        Raises:
-            RuntimeError: If a call fails, or if a worker fails too often.
-            WorkerStartError: If the worker processes cannot be started.
-            OpenGLError: If they cannot render.
-        """
-        for worker in self._workers:
-            waiting = [pending[slot] for slot in worker.slots if slot in pending]
-            while any(command.answer is None for command in waiting):
-                self._receive(worker)
-        outcomes: dict[int, Outcome] = {}
-        errors = []
-        for slot, command in sorted(pending.items()):
-            answer = command.answer
-            if isinstance(answer, Outcome):
-                outcomes[slot] = answer
-            elif isinstance(answer, Failure):
-                errors.append(
-                    f"environment {slot} raised {answer.kind}: {answer.message}\n{answer.traceback}"
-                )
-        if errors:
-            raise RuntimeError(errors[0])
-        return outcomes
-
-    def _receive(self, worker: Worker) -> None:
-        """Waits for one of a worker's replies."""
-        may_compile = any(isinstance(sent.command, Reset) for sent in worker.under_way)
+    @contextmanager
+    def _closed_if_broken(self) -> Iterator[None]:
+        """Closes the environment after an error that each command would raise again."""
         try:
-            number, answers = worker.receive(self.timeout * (RESET_TIMEOUTS if may_compile else 1))
-        except WorkerStartError:  # the others would fail in the same way
-            self.close()
+            yield
+        except Exception:
+            if self._dispatcher.is_broken:
+                self.close()
             raise
-        if isinstance(answers, Failure):
-            self._replace(worker, answers)
-            return
-        for answer in answers.values():
-            if isinstance(answer, Failure) and answer.kind == OpenGLError.__name__:
-                self.close()  # the others would fail in the same way
-                raise OpenGLError(answer.message)
-        request = worker.requests.pop(number, {})
-        for slot, pending in request.items():
-            self._answer(slot, pending, answers[slot])
-        self._check_failures(worker, list(request.values()))
-
-    def _answer(self, slot: int, pending: Pending, answer: Outcome | Failure) -> None:
-        if isinstance(pending.command, Step | Reset):
-            if isinstance(answer, Failure):
-                answer = self._worker_error(slot, answer)
-            self._last[slot] = answer
-        pending.answer = answer
-
-    def _make_ready(self, worker: Worker) -> None:
-        """Waits for the replies to interrupted commands, which are not returned to anybody."""
-        if not worker.process.is_in_sync:
-            self._replace(worker, Failure("Interrupted", "its worker was interrupted", ""))
-        while any(
-            all(pending not in self._started[slot] for slot, pending in request.items())
-            for request in worker.requests.values()
-        ):
-            self._receive(worker)
-
-    def _replace(self, worker: Worker, failure: Failure) -> None:
-        """Replaces a process that has ended, and with it all of its episodes and commands."""
-        running = {slot for slot in worker.slots if _is_running(self._last[slot])}
-        requests, sent = list(worker.requests.values()), worker.under_way
-        worker.replace()
-        for request in requests:
-            for slot, pending in request.items():
-                self._answer(slot, pending, failure)
-                if isinstance(pending.command, Step | Reset):
-                    running.discard(slot)
-        # The next step of the other episodes, also of those without a command, ends them.
-        self._lost.update(dict.fromkeys(running, failure))
-        self._check_failures(worker, sent)
-
-    def _worker_error(self, slot: int, failure: Failure) -> Outcome:
-        last = self._last[slot]
-        info = (
-            {"task_id": -1, "init_state_id": -1, "control_steps": 0}
-            if last is None
-            else dict(last.info)
-        )
-        task_id, state_id = info["task_id"], info["init_state_id"]
-        report = (
-            f"environment {slot} ({self.suite} task {task_id}, initial state {state_id}) failed "
-            f"with {failure.kind}: {failure.message}\n{failure.traceback}"
-        )
-        logger.error("%s", report)
-        error = {"is_success": False, "worker_error": report, "worker_error_kind": failure.kind}
-        buffer = 0 if last is None else last.buffer
-        return Outcome(truncated=True, info={**info, **error}, buffer=buffer)
-
-    def _check_failures(self, worker: Worker, answered: Sequence[Pending]) -> None:
-        """Raises an error if a worker's last commands failed in the same way."""
-        outcomes = [p.answer for p in answered if isinstance(p.answer, Outcome)]
-        failed = [outcome.info for outcome in outcomes if "worker_error" in outcome.info]
-        if not failed:
-            if len(outcomes) == len(answered):
-                worker.failures.clear()
-            return
-        # The death of a worker ends all of its episodes, and counts as one failure.
-        kind = failed[-1]["worker_error_kind"]
-        worker.failures.append(kind)
-        if worker.failures[-MAX_FAILURES_IN_A_ROW:] == [kind] * MAX_FAILURES_IN_A_ROW:
-            self.close()
-            raise RuntimeError(
-                f"{MAX_FAILURES_IN_A_ROW} failures in a row of the same kind; the last: "
-                f"{failed[-1]['worker_error']}"
-            )
 
     def _reset_ended(
         self, outcomes: dict[int, Outcome], dones: npt.NDArray[np.bool_]
@@ -585,7 +421,7 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
             self._buffers[slot] = outcome.buffer
         return self._shared.read(np.arange(self.num_envs), self._buffers)
 
-    # --- Checks of arguments ----------------------------------------------------------------------
+    # --- Checks of the state ----------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if self.closed:
@@ -598,73 +434,9 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
                 "`reset` for all environments"
             )
 
-    def _checked_actions(self, actions: Array, slots: list[int]) -> Array:
-        """Returns the actions of a step in some environments, if one is possible."""
-        self._check_open()
-        actions = np.asarray(actions)
-        if actions.shape != self.action_space.shape:
-            raise ValueError(
-                f"actions must have shape {self.action_space.shape}: (num_envs, chunk, 7), "
-                f"got {actions.shape}"
-            )
-        bad = [slot for slot in slots if not np.isfinite(actions[slot]).all()]
-        if bad:
-            raise ValueError(f"actions must be finite, got NaN or infinity for environments {bad}")
+    def _check_is_reset(self) -> None:
         self._check_not_interrupted()
-        if any(outcome is None for outcome in self._last):
+        if any(outcome is None for outcome in self._dispatcher.last):
             raise gymnasium.error.ResetNeeded(
                 "call `reset` for all environments before the first `step`"
             )
-        return actions
-
-    def _slots_of(self, mask: npt.NDArray[np.bool_]) -> list[int]:
-        slots: list[int] = np.flatnonzero(self._per_env("mask", mask, bool)).tolist()
-        return slots
-
-    def _per_env(self, name: str, value: Any, dtype: type) -> Array:
-        values = np.asarray(value)
-        if values.shape not in ((), (self.num_envs,)):
-            raise ValueError(
-                f"`{name}` must be one value or of shape ({self.num_envs},), got {values.shape}"
-            )
-        kinds = "b" if dtype is bool else "iu"
-        if values.dtype.kind not in kinds:
-            raise ValueError(f"`{name}` must be of type {dtype.__name__}, got {values.dtype}")
-        return np.broadcast_to(values, (self.num_envs,))
-
-    def _perturbations(self, options: dict[str, Any]) -> list[dict[str, str]]:
-        """Removes the option ``perturbation``; returns it for each environment, as text."""
-        if "perturbation" not in options:
-            return [{} for _ in range(self.num_envs)]
-        value = options.pop("perturbation")
-        values = value if isinstance(value, list | np.ndarray) else [value] * self.num_envs
-        if len(values) != self.num_envs:
-            raise ValueError(
-                f"`perturbation` must be one perturbation, a tuple of several, or a list of "
-                f"{self.num_envs}, got a list of {len(values)}"
-            )
-        return [{"perturbation": as_text(as_mixture(part))} for part in values]
-
-    def _check_choice(self, chosen: dict[str, int]) -> None:
-        # Without an id, the task is drawn, so the initial state must exist in all of them.
-        tasks = self.task_suite.tasks
-        if "task_id" in chosen:
-            tasks = (self.task_suite.task(chosen["task_id"]),)
-        if "fixture_seed" in chosen:
-            for task in tasks:
-                check_fixture_seed(chosen["fixture_seed"], self.fixtures, task)
-        if "init_state_id" in chosen:
-            num_states = min(task.num_init_states for task in tasks)
-            if not 0 <= chosen["init_state_id"] < num_states:
-                raise ValueError(
-                    f"`init_state_id` must be in 0..{num_states - 1} for {self.suite}, "
-                    f"got {chosen['init_state_id']}; leave it out to draw one"
-                )
-
-
-def _has_ended(outcome: Outcome | None) -> bool:
-    return outcome is not None and (outcome.terminated or outcome.truncated)
-
-
-def _is_running(outcome: Outcome | None) -> bool:
-    return outcome is not None and not _has_ended(outcome)

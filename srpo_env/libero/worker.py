@@ -74,6 +74,11 @@ class Outcome:
     buffer: int = 0
     """Index of the shared buffer that has the observation."""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the episode has ended."""
+        return self.terminated or self.truncated
+
 
 @dataclass(frozen=True)
 class Failure:
