@@ -158,6 +158,10 @@ class LiberoVectorEnv(VectorEnv[Observations, Array, Array]):
         """Maximum time for a worker's answer to a command, in seconds."""
         return self._dispatcher.timeout
 
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        self._dispatcher.timeout = seconds
+
     @property
     def worker_pids(self) -> list[int]:
         """Process id of each worker."""
