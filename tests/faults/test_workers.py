@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import resource
@@ -20,12 +19,6 @@ pytestmark = [pytest.mark.libero, pytest.mark.exhaustive]
 
 NUM_FAULTS = 100
 OPTIONS = {"task_id": 0, "init_state_id": 0}
-
-
-def workers():
-    """Process ids of the simulators, by the number of their environment."""
-    processes = {p.name: p.pid for p in multiprocessing.active_children()}
-    return {slot: processes[f"libero-{slot}-{slot}"] for slot in range(2)}
 
 
 def children():
@@ -71,13 +64,13 @@ def test_episodes_of_broken_workers_are_truncated_and_nothing_is_counted_twice()
         if rng.random() < 0.6:
             slot = rng.randrange(2)
             fault = rng.choices([kill, hang, run_out_of_memory], [6, 1, 3])[0]
-            pid = workers()[slot]
+            pid = libero.worker_pids[slot]
             fault(pid)
             num_faults += 1
         _, _, terminations, truncations, infos = envs.step(
             actions.uniform(-1, 1, envs.action_space.shape)
         )
-        if slot is not None and workers()[slot] == pid:
+        if slot is not None and libero.worker_pids[slot] == pid:
             get_memory_back(pid)  # it did not need any, or has reported the error
         ended = terminations | truncations
         broken = infos.get("_worker_error", np.zeros(2, dtype=bool))
@@ -102,7 +95,7 @@ def test_episodes_of_broken_workers_are_truncated_and_nothing_is_counted_twice()
     assert sorted(scored) == sorted(set(finished))
     assert not set(scored) & set(broken_ids)
     assert max(files[5:]) <= max(files[:5])
-    pids = set(workers().values())
+    pids = set(libero.worker_pids)
     envs.close()
     assert not pids & children()
     print(f"{num_faults} faults, {len(broken_ids)} broken episodes, {len(scored)} scored episodes")
