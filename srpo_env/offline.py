@@ -25,7 +25,7 @@ from srpo_env.encoders.protocol import (
 )
 from srpo_env.readers.hdf5 import are_rows_from_below, check_is_video, open_hdf5
 from srpo_env.rewards.progress import ProgressReward, Relabeling, relabel
-from srpo_env.system.files import DamagedFileError, write_file
+from srpo_env.system.files import DamagedFileError, check_can_write, write_file
 from srpo_env.types import (
     Credit,
     Floats,
@@ -367,10 +367,11 @@ def rewards_file(source: str | Path) -> Path:
 
 
 def check_rewards_files(sources: Iterable[str | Path], *, overwrite: bool) -> dict[str, Path]:
-    """Returns the new file of each source, after checking that nothing would be lost.
+    """Returns the new file of each source, after checking that it can be written.
 
     Raises:
         FileExistsError: If a file is there already and must not be replaced.
+        OSError: If a file cannot be written, for example because its folder is read-only.
         ValueError: If two sources have the same new file.
     """
     files = {str(source): rewards_file(source) for source in sources}
@@ -389,6 +390,8 @@ def check_rewards_files(sources: Iterable[str | Path], *, overwrite: bool) -> di
         raise FileExistsError(
             f"{', '.join(present)} exists already: move it away, or overwrite it (`--overwrite`)"
         )
+    for file in files.values():
+        check_can_write(file)
     return files
 
 
@@ -410,6 +413,7 @@ def write_rewards(result: RelabeledEpisodes, *, overwrite: bool = False) -> dict
 
     Raises:
         FileExistsError: If one is there already; then none is written.
+        OSError: If one cannot be written; if that is known before, none is written.
         ValueError: If two sources have the same new file; then none is written.
     """
     files = check_rewards_files(result.sources, overwrite=overwrite)

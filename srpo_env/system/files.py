@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,7 +27,7 @@ def write_file(file: str | Path, content: bytes) -> None:
             this name stays as it was.
     """
     file = Path(file)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft = _draft_of(file)
     try:
         with errors_name(file):
             with draft.open("wb") as stream:
@@ -38,6 +39,31 @@ def write_file(file: str | Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
         raise
     flush_to_disk(file.parent)
+
+
+def check_can_write(file: str | Path) -> None:
+    """Checks that `write_file` can write a file, before the work whose results it will hold.
+
+    An earlier file of this name stays as it is, and nothing is left.
+
+    Raises:
+        OSError: If it cannot be written, for example because its folder is read-only.
+    """
+    file = Path(file)
+    draft = _draft_of(file)
+    try:
+        if file.is_dir() and not file.is_symlink():  # `write_file` replaces a link
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        raise OSError(
+            f"{str(file)!r} must be a file that can be written, and cannot: {error.strerror}"
+        ) from error
+
+
+def _draft_of(file: Path) -> Path:
+    return file.with_name(f".{file.name}.{os.getpid()}")
 
 
 @contextmanager

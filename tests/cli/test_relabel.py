@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import h5py
 import numpy as np
@@ -42,6 +43,26 @@ def test_existing_rewards_are_replaced_only_with_overwrite(recording, capsys):
         0,
     ]
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_rewards_that_cannot_be_written_are_refused_before_encoding(tmp_path, monkeypatch, capsys):
+    def fail(*arguments, **settings):
+        raise AssertionError("the episodes were encoded")
+
+    monkeypatch.setattr("srpo_env.cli.relabel.relabel_episodes", fail)
+    # The ending makes the name longer than a file's name may be, also for root.
+    recording = write_libero(tmp_path / f"{'x' * 245}.hdf5", [(90, True), (80, False)])
+    assert cli.main(["relabel", str(recording), *PIXELS]) == 2
+    shown = capsys.readouterr().err
+    assert "must be a file that can be written, and cannot: File name too long" in shown
+    assert shown.count("\n") == 1
+    assert os.listdir(tmp_path) == [recording.name]
+
+
+def test_a_folder_is_not_replaced_by_rewards(recording, capsys):
+    recording.with_name("walk_demo.srpo.npz").mkdir()
+    assert cli.main(["relabel", str(recording), *PIXELS, "--overwrite"]) == 2
+    assert "must be a file that can be written, and cannot: Is a dir" in capsys.readouterr().err
 
 
 def test_default_encoder_is_the_bundled_world_model(recording):
