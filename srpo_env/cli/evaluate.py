@@ -63,9 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", type=float, default=0.0, help="sampling temperature; 0 (default): greedy"
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="random seed of the sampling (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     parser.add_argument(
         "--num-envs", type=int, default=16, help="number of environments (default: %(default)s)"
     )
@@ -77,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("exact", "fast"),
         default="exact",
         help="fast: equal to LIBERO's up to 1e-9 per control step (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fixtures",
+        choices=("fixed", "random"),
+        default="fixed",
+        help="random: cabinets, stoves and racks stand somewhere else in each episode, as in "
+        "LIBERO's own evaluations; where, depends on --seed and --num-envs (default: %(default)s)",
     )
     parser.add_argument(
         "--device",
@@ -121,6 +126,11 @@ def run(args: argparse.Namespace) -> int:
     cells = None
     if args.perturbations is not None:
         cells = _cells(args)
+        if args.fixtures == "random":
+            raise ValueError(
+                "`--fixtures random` is for evaluations without `--perturbations`, which compare "
+                "episodes from the same places: leave one of them out"
+            )
         if args.json is not None:
             raise ValueError("`--json` is for evaluations without `--perturbations`: use `--out`")
         check_image_file(args.out / "picture.png")
@@ -134,6 +144,7 @@ def run(args: argparse.Namespace) -> int:
         num_workers=args.num_workers,
         autoreset_mode=AutoresetMode.DISABLED,
         physics=args.physics,
+        fixtures=args.fixtures,
         look=args.look,
         **env_settings,
     )
@@ -141,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
         if cells is not None:
             return _run_perturbed(args, envs, make_actor, cells, episodes)
         with long_bar("evaluating", "episode", total=len(episodes)) as bar:
-            result = evaluate(make_actor(), envs, episodes, on_step=count_on(bar))
+            result = evaluate(make_actor(), envs, episodes, on_step=count_on(bar), seed=args.seed)
         conditions = {**envs.conditions, "gl": envs.gl}
     finally:
         envs.close()

@@ -126,6 +126,7 @@ def evaluate(
     episodes: Iterable[tuple[int, int]],
     on_step: Callable[[int], None] | None = None,
     perturbations: Mapping[tuple[int, int], Any] | None = None,
+    seed: int | None = None,
 ) -> Evaluation:
     """Runs each of ``episodes`` once.
 
@@ -138,6 +139,8 @@ def evaluate(
             progress bar.
         perturbations: The perturbation of each episode, as `LiberoVectorEnv.reset` takes it;
             default: that of the environment.
+        seed: Random seed of the environments, which draw with it what the episodes leave open, such
+            as where fixtures stand; default: their generators go on.
     """
     queue = deque(episodes)
     results: list[EpisodeResult] = []
@@ -163,7 +166,7 @@ def evaluate(
                 options["perturbation"] = [
                     None if pair is None else perturbations[pair] for pair in pending
                 ]
-            observations, infos = envs.reset(options=options)
+            observations, infos = envs.reset(seed=seed if first else None, options=options)
             for slot in np.flatnonzero(mask):
                 instructions[slot] = infos["task"][slot]
             first = False

@@ -17,7 +17,7 @@ def untrained(tmp_path):
 @pytest.mark.libero
 def test_evaluate_prints_a_table_and_writes_every_episode(untrained, tmp_path, capsys, caplog):
     arguments = ["--checkpoint", untrained, "--episodes", "1", "--json", str(tmp_path / "r.json")]
-    assert cli.main(["evaluate", *arguments, "--physics", "fast"]) == 0
+    assert cli.main(["evaluate", *arguments, "--physics", "fast", "--fixtures", "random"]) == 0
     shown = capsys.readouterr().out
     assert " 0    0/1    pick up the alphabet soup and place it in the basket" in shown
     assert "0% [0%, 79%] of 1 episodes" in shown
@@ -28,6 +28,7 @@ def test_evaluate_prints_a_table_and_writes_every_episode(untrained, tmp_path, c
         {"task_id": 0, "init_state_id": 40, "success": False, "control_steps": 280}
     ]
     assert content["physics"] == "fast"
+    assert content["fixtures"] == "random"
     assert content["wilson_95"] == pytest.approx([0, 0.7935], abs=1e-4)
     assert content["assets"] in ("libero", "modified", "placeholder")
     assert content["look"] == "libero"
@@ -146,6 +147,7 @@ def test_perturbations_write_a_table_a_file_and_a_picture_and_continue(
         (["--perturbations", "all", "--severity", "0"], "levels in 1..5, got 0"),
         (["--perturbations", "all", "--severity", "x"], "must be numbers and ranges"),
         (["--perturbations", "all", "--json", "r.json"], "use `--out`"),
+        (["--perturbations", "all", "--fixtures", "random"], "leave one of them out"),
     ],
 )
 def test_wrong_perturbations_are_one_sentence(arguments, message, capsys, tmp_path, monkeypatch):

@@ -23,9 +23,10 @@ class Lengths:
         self.num_envs = num_envs
         self.task, self.state, self.steps = np.zeros((3, num_envs), dtype=int)
         self.ended = np.ones(num_envs, dtype=bool)
-        self.started = []
+        self.started, self.seeds = [], []
 
-    def reset(self, *, options):
+    def reset(self, *, seed=None, options):
+        self.seeds.append(seed)
         mask = options["reset_mask"]
         assert mask.dtype == bool
         assert self.ended[mask].all(), "a running episode was reset"
@@ -72,6 +73,12 @@ def test_idle_environments_start_the_next_episode_at_once():
     evaluate(act, envs, [(9, 40), (0, 41), (0, 42), (0, 43)])
     # The short episodes all run in the second environment.
     assert envs.started == [(9, 40), (0, 41), (0, 42), (0, 43)]
+
+
+def test_environments_are_seeded_once():
+    envs = Lengths(1)
+    evaluate(act, envs, [(0, 40), (0, 41), (0, 42)], seed=7)
+    assert envs.seeds == [7, None, None]
 
 
 def test_number_of_ended_episodes_is_reported_after_each_step():

@@ -31,7 +31,7 @@ class Perturbable:
         self.started = []
         self.stop_after = None
 
-    def reset(self, *, options):
+    def reset(self, *, seed=None, options):
         mask = options["reset_mask"]
         for slot in np.flatnonzero(mask):
             mixture = as_mixture(options["perturbation"][slot])
