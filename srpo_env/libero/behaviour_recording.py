@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,11 @@ BEHAVIOUR_VERSION = 1
 """Increased with each change of the behaviours, the expert or the oracle that alters episodes."""
 
 MAX_TRIES = 20
-"""Maximum number of seeds to try until an episode ends as its kind intends."""
+"""Maximum number of episodes to try until one ends as its kind intends."""
+
+TRIES_PER_STATE = 5
+"""Number of seeds to try from an initial state before the next one is taken: from some states, an
+expert does not reach the goal."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +140,12 @@ def _play_as_intended(
     first_seed: int,
     recording: BehaviourRecording,
 ) -> tuple[BehaviourEpisode, int]:
-    for num_tries in range(1, MAX_TRIES + 1):
-        seed = first_seed + num_tries - 1
+    tries = list(_tries(kind, init_state_id, first_seed, recording.init_states))
+    for num_tries, (state, seed) in enumerate(tries, start=1):
         episode = play(
             simulation,
             kind,
-            init_state_id,
+            state,
             seed,
             chunk=recording.chunk,
             max_steps=recording.max_steps,
@@ -150,6 +154,19 @@ def _play_as_intended(
             return episode, num_tries
     intended = "succeed" if KINDS[kind].succeeds else "fail"
     raise ValueError(
-        f"episodes of kind {kind!r} must {intended}, but {MAX_TRIES} in a row of "
-        f"{simulation.task.name} from initial state {init_state_id} did not"
+        f"episodes of kind {kind!r} must {intended}, but {len(tries)} in a row of "
+        f"{simulation.task.name}, first from initial state {init_state_id}, did not"
     )
+
+
+def _tries(
+    kind: str, init_state_id: int, first_seed: int, init_states: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Yields initial states and seeds of the episodes to try."""
+    per_state = TRIES_PER_STATE if KINDS[kind].varies else 1
+    first = init_states.index(init_state_id)
+    for number in range(MAX_TRIES):
+        num_left = number // per_state
+        if num_left >= len(init_states) and not KINDS[kind].varies:
+            return  # the same episodes again
+        yield init_states[(first + num_left) % len(init_states)], first_seed + number

@@ -16,6 +16,10 @@ from srpo_env.libero.basket_progress import STAGES
 from srpo_env.libero.behaviour_files import BehaviourEpisode
 from srpo_env.libero.experts import CLOSE, OPEN, PickAndPlaceExpert, make_expert
 from srpo_env.libero.experts.hand import HALT, Hand
+from srpo_env.libero.experts.pick_place import PickPlace
+from srpo_env.libero.experts.sideways import InsertSideways
+from srpo_env.libero.experts.tasks import SkillExpert
+from srpo_env.libero.grasps import Shape
 from srpo_env.libero.oracle import OracleProgress
 from srpo_env.libero.simulation import SETTLE_ACTION, Simulation
 from srpo_env.libero.suites import MAX_STEPS
@@ -45,11 +49,20 @@ class Scene:
         self.gripper = Hand(simulation)
         self.oracle = OracleProgress(simulation)
         self.progress = self.oracle.measure()
+        bodies = simulation.objects.values()
+        self._geoms = np.concatenate(
+            [Shape(simulation.model, simulation.data, body).geoms for body in bodies]
+        )
 
     @property
     def hand(self) -> Floats:
         """Position of the grip point in metres, shape ``(3,)``."""
         return self.simulation.grip_position
+
+    @property
+    def holds_an_object(self) -> bool:
+        """Whether both fingers touch movable objects."""
+        return self.gripper.holds(self._geoms)
 
     @property
     def picker(self) -> PickAndPlaceExpert:
@@ -102,9 +115,17 @@ def _stops_in(stage: str) -> Callable[[Scene], Actions]:
 
 
 def _drops(scene: Scene) -> Actions:
-    """Drops the object while lifting or carrying it; continues without it, or stays."""
-    limit = scene.rng.uniform(0.45, 0.72)
-    while scene.progress < limit:
+    """Drops the object while lifting or carrying it; continues without it, or stays.
+
+    Where the task moves several objects, it is a random one of them; a drawer, a door or a knob is
+    left half-way.
+    """
+    limit, held = scene.rng.uniform(0.45, 0.72), True
+    if isinstance(scene.expert, SkillExpert):
+        num_parts = scene.oracle.num_parts
+        limit = (scene.rng.integers(num_parts) + limit) / num_parts
+        held = not any(isinstance(s, PickPlace | InsertSideways) for s in scene.expert.skills)
+    while scene.progress < limit or not (held or scene.holds_an_object):
         yield scene.expert.act()
     for _ in range(12):
         yield scene.gripper.move_to(scene.hand, OPEN)
@@ -206,10 +227,12 @@ class Kind:
     """Maximum noise on an episode's executed motions; drawn from [0, max_noise]."""
     any_suite: bool = True
     """Whether all suites have it, not only libero_object."""
+    varies: bool = True
+    """Whether its episodes from one initial state differ by their seed."""
 
 
 KINDS: dict[str, Kind] = {
-    "expert": Kind(_expert, succeeds=True, min_speed=1.0, max_noise=0.0),
+    "expert": Kind(_expert, succeeds=True, min_speed=1.0, max_noise=0.0, varies=False),
     "noisy": Kind(_expert, succeeds=True, min_speed=1.0, max_noise=MAX_NOISE),
     "slow": Kind(_expert, succeeds=True, min_speed=0.6),
     "high": Kind(_high, succeeds=True, min_speed=0.8, any_suite=False),

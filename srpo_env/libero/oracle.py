@@ -37,12 +37,15 @@ class OracleProgress:
         """
         self._simulation = simulation
         self._basket: BasketProgress | None = None
+        self.num_parts = 1
+        """Number of goal predicates that do not hold at the beginning."""
         if simulation.task.suite == "libero_object":
             self._basket = BasketProgress(simulation)
             return
         self._parts = parts_of(simulation)
         self._meters = [[skill.meter() for skill in part.skills] for part in self._parts]
         self._given = [simulation.holds(part.predicate) for part in self._parts]
+        self.num_parts = max(1, len(self._given) - sum(self._given))
 
     def measure(self) -> float:
         """Returns the current progress; call it once per control step."""
