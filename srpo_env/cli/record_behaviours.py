@@ -1,10 +1,10 @@
 """Records successes and failures of many kinds with their oracle progress.
 
 The episodes are used to train world models and to evaluate rewards. The expert succeeds in several
-ways; in failures it stops at one of the stages, drops the object, or moves at random, and in
-libero_object it also misses the object or grasps another one. There is one HDF5 file per task and
-kind of assets, so that several kinds can share a folder. An existing file is always complete: after
-an interruption, run the same command again.
+ways; in failures it stops in one of the stages (fifths of the progress), drops the object, or moves
+at random, and in libero_object it also misses the object or grasps another one. There is one HDF5
+file per task and kind of assets, so that several kinds can share a folder. An existing file is
+always complete: after an interruption, run the same command again.
 """
 
 from __future__ import annotations
@@ -54,20 +54,23 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from srpo_env.libero.assets import resolve_assets
-    from srpo_env.libero.behaviour_recording import BehaviourRecording, record_behaviours
+    from srpo_env.libero.behaviour_recording import (
+        BehaviourRecording,
+        default_max_steps,
+        record_behaviours,
+    )
     from srpo_env.libero.recording import Recorded
-    from srpo_env.libero.suites import check_suite_name, get_suite
+    from srpo_env.libero.suites import check_suite_name
 
     suite = check_suite_name(args.suite)
     task_ids = chosen_tasks(suite, args.tasks)
-    limit = 160 if suite == "libero_object" else get_suite(suite).max_steps
     if args.workers < 1:
         raise ValueError(f"`--workers` must be at least 1, got {args.workers}")
     recording = BehaviourRecording(
         successes=args.successes,
         failures=args.failures,
         init_states=tuple(numbers(args.init_states, "--init-states")),
-        max_steps=getattr(args, "max_steps", limit),
+        max_steps=getattr(args, "max_steps", default_max_steps(suite)),
         image_size=args.image_size,
         visuals=getattr(args, "visuals", None),
         look=args.look,

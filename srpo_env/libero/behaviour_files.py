@@ -36,7 +36,7 @@ class BehaviourEpisode:
     """One episode: frames of the camera, and the oracle progress at the same times."""
 
     task_id: int
-    """Index in libero_object."""
+    """Index in its suite."""
     init_state_id: int
     kind: str
     seed: int

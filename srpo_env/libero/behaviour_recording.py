@@ -14,7 +14,7 @@ from srpo_env.libero.behaviour_files import BehaviourEpisode, BehaviourWriter
 from srpo_env.libero.behaviours import FAILURES, KINDS, SUCCESSES, kinds_of, play
 from srpo_env.libero.recording import Recorded, RecordingSettings, record_file
 from srpo_env.libero.simulation import Simulation
-from srpo_env.libero.suites import get_task
+from srpo_env.libero.suites import get_suite, get_task
 
 SUITE = "libero_object"
 """The suite of the reward benchmark and of the bundled world model."""
@@ -82,6 +82,18 @@ class BehaviourRecording(RecordingSettings):
         return episodes
 
 
+def default_max_steps(suite: str) -> int:
+    """Returns after how many control steps a failure is truncated, unless a user says otherwise.
+
+    In libero_object it is the default of `BehaviourRecording`, as in the agents' training there;
+    elsewhere LIBERO's limit, because the longest tasks of a suite need most of it.
+
+    Raises:
+        ValueError: If there is no such suite.
+    """
+    return BehaviourRecording.max_steps if suite == SUITE else get_suite(suite).max_steps
+
+
 def record_behaviours(
     task_id: int,
     folder: str | Path,
@@ -92,6 +104,9 @@ def record_behaviours(
     progress: Callable[[BehaviourEpisode], object] | None = None,
 ) -> Recorded:
     """Records behaviours of one task; a file with the same settings is kept.
+
+    An episode that does not end as its kind intends is repeated with other seeds, then from other
+    initial states, and then with the kind's `Kind.instead`; each episode's kind is in the file.
 
     Args:
         task_id: The task, in LIBERO's order.
@@ -104,7 +119,8 @@ def record_behaviours(
     Raises:
         FileExistsError: If the file exists, was recorded with other settings, and ``overwrite`` is
             False.
-        ValueError: If a setting does not fit the task, or a kind does not end as it intends.
+        ValueError: If a setting does not fit the task, or neither a kind nor the one that is
+            recorded in its place ends as it intends.
     """
     task = get_task(suite, task_id)
     plan = recording.plan(task_id, task.suite)
@@ -152,6 +168,12 @@ def _play_as_intended(
         )
         if episode.success == KINDS[kind].succeeds:
             return episode, num_tries
+    instead = KINDS[kind].instead
+    if instead is not None and instead in kinds_of(simulation.task.suite):
+        episode, num_more = _play_as_intended(
+            simulation, instead, init_state_id, first_seed, recording
+        )
+        return episode, len(tries) + num_more
     intended = "succeed" if KINDS[kind].succeeds else "fail"
     raise ValueError(
         f"episodes of kind {kind!r} must {intended}, but {len(tries)} in a row of "

@@ -229,14 +229,20 @@ class Kind:
     """Whether all suites have it, not only libero_object."""
     varies: bool = True
     """Whether its episodes from one initial state differ by their seed."""
+    instead: str | None = None
+    """Kind that is recorded where no episode of this kind ends as intended."""
 
 
 KINDS: dict[str, Kind] = {
-    "expert": Kind(_expert, succeeds=True, min_speed=1.0, max_noise=0.0, varies=False),
+    "expert": Kind(
+        _expert, succeeds=True, min_speed=1.0, max_noise=0.0, varies=False, instead="noisy"
+    ),
     "noisy": Kind(_expert, succeeds=True, min_speed=1.0, max_noise=MAX_NOISE),
     "slow": Kind(_expert, succeeds=True, min_speed=0.6),
     "high": Kind(_high, succeeds=True, min_speed=0.8, any_suite=False),
-    **{f"stops_in_{stage}": Kind(_stops_in(stage), succeeds=False) for stage in STAGES},
+    **{f"stops_in_{stage}": Kind(_stops_in(stage), succeeds=False) for stage in STAGES[:-1]},
+    # An object that has reached its place from above can be at its goal at once.
+    "stops_in_lower": Kind(_stops_in("lower"), succeeds=False, instead="stops_in_carry"),
     "misses": Kind(_misses, succeeds=False, min_speed=0.7, any_suite=False),
     "drops": Kind(_drops, succeeds=False, min_speed=0.7),
     "takes_another": Kind(_takes_another, succeeds=False, min_speed=0.8, any_suite=False),

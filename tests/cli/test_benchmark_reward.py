@@ -304,6 +304,38 @@ def test_the_command_records_and_evaluates_scripted_episodes(tmp_path, monkeypat
     assert set(state["shifts"]) == set()  # no frames to shift, and one initial state only
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sets", "strategies"], "`--sets strategies` needs --suite libero_object"),
+        (["--encoder", "state"], "`--encoder state` needs --suite libero_object"),
+        (["--sets", "policy"], "`--policy` must name a policy for libero_goal, got none"),
+    ],
+)
+def test_what_only_libero_object_has_is_an_error_in_another_suite(
+    arguments, message, tmp_path, capsys
+):
+    command = ["benchmark", "reward", "--suite", "libero-goal", "--out", str(tmp_path)]
+    assert cli.main([*command, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.libero
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["libero_spatial", "libero_goal", "libero_10"])
+def test_the_command_records_and_evaluates_other_suites(suite, tmp_path, monkeypatch):
+    pytest.importorskip("libero", reason="LIBERO is not installed: pip install 'srpo-env[libero]'")
+    from srpo_env.cli.benchmark import reward
+
+    monkeypatch.setitem(reward.SIZES, "small", (2, 4, "40"))
+    arguments = ["--size", "small", "--tasks", "2", "--out", str(tmp_path), "--windows", "3"]
+    arguments += ["--suite", suite, "--encoder", "pixels", "--options", "coverage"]
+    assert cli.main(["benchmark", "reward", *arguments]) == 0
+    (row,) = json.loads((tmp_path / "figures.json").read_text())["scripted"]["rows"]
+    assert row["task"]["tau"] > 0
+    assert (tmp_path / f"episodes-scripted-small-{suite}").is_dir()
+
+
 @pytest.mark.libero
 def test_policy_episodes_are_recorded_with_states(tmp_path):
     pytest.importorskip("libero", reason="LIBERO is not installed: pip install 'srpo-env[libero]'")

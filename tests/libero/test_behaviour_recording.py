@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,10 +10,14 @@ pytest.importorskip("h5py")
 from srpo_env.cli import main as cli
 from srpo_env.libero import behaviour_recording
 from srpo_env.libero.behaviour_files import BehaviourEpisode, read_behaviours
-from srpo_env.libero.behaviour_recording import BehaviourRecording, record_behaviours
-from srpo_env.libero.behaviours import FAILURES, KINDS, SUCCESSES, play
+from srpo_env.libero.behaviour_recording import (
+    BehaviourRecording,
+    default_max_steps,
+    record_behaviours,
+)
+from srpo_env.libero.behaviours import FAILURES, KINDS, SUCCESSES, kinds_of, play
 from srpo_env.libero.simulation import Simulation
-from srpo_env.libero.suites import get_task
+from srpo_env.libero.suites import MAX_STEPS, get_task
 
 pytestmark = pytest.mark.libero
 
@@ -25,7 +31,11 @@ def recorded(tmp_path_factory):
 
 
 def fake_play(monkeypatch, outcome):
+    """Replaces episodes; returns a list of kinds and initial states that grows with each one."""
+    tried = []
+
     def fake(simulation, kind, init_state_id, seed, *, chunk, max_steps):
+        tried.append((kind, init_state_id))
         frames = np.zeros((3, 4, 4, 3), np.uint8)
         success = outcome(kind, seed)
         task_id = simulation.task.task_id
@@ -34,6 +44,7 @@ def fake_play(monkeypatch, outcome):
         )
 
     monkeypatch.setattr(behaviour_recording, "play", fake)
+    return tried
 
 
 def test_the_plan_spreads_evenly_over_kinds_and_initial_states():
@@ -85,11 +96,43 @@ def test_other_settings_replace_a_file_only_with_overwrite(recorded):
 
 
 def test_an_episode_with_the_wrong_ending_is_repeated_with_the_next_seed(tmp_path, monkeypatch):
-    first_seeds = {seed for _, _, seed in SMALL.plan(7)}
+    recording = replace(SMALL, success_kinds=("slow",))
+    first_seeds = {seed for _, _, seed in recording.plan(7)}
     fake_play(monkeypatch, lambda kind, seed: KINDS[kind].succeeds ^ (seed in first_seeds))
-    done = record_behaviours(7, tmp_path, SMALL)
+    done = record_behaviours(7, tmp_path, recording)
     assert done.num_rejected == 2
     assert {episode.seed - 1 for episode in read_behaviours(done.file)} == first_seeds
+
+
+def test_another_initial_state_is_taken_where_a_kind_does_not_end_as_intended(
+    tmp_path, monkeypatch
+):
+    recording = replace(SMALL, failures=0, init_states=(3, 4), success_kinds=("slow",))
+    first = recording.plan(7)[0][1]
+    tried = fake_play(monkeypatch, lambda kind, seed: len(tried) > 5)
+    done = record_behaviours(7, tmp_path, recording)
+    (episode,) = read_behaviours(done.file)
+    assert (done.num_rejected, episode.init_state_id) == (5, 7 - first)
+
+
+def test_an_expert_that_fails_is_not_repeated_with_other_seeds(tmp_path, monkeypatch):
+    recording = replace(SMALL, failures=0, init_states=(3, 4), success_kinds=("expert",))
+    tried = fake_play(monkeypatch, lambda kind, seed: kind == "noisy")
+    done = record_behaviours(7, tmp_path, recording)
+    (episode,) = read_behaviours(done.file)
+    assert sorted(tried) == [("expert", 3), ("expert", 4), ("noisy", episode.init_state_id)]
+    assert (done.num_rejected, episode.kind) == (2, "noisy")
+
+
+@pytest.mark.parametrize("kind", [name for name in KINDS if KINDS[name].instead])
+def test_the_kind_that_is_recorded_instead_ends_in_the_same_way(kind):
+    assert KINDS[KINDS[kind].instead].succeeds == KINDS[kind].succeeds
+    assert all(KINDS[kind].instead in kinds_of(suite) for suite in MAX_STEPS)
+
+
+def test_only_libero_object_truncates_before_liberos_limit():
+    limits = {suite: default_max_steps(suite) for suite in MAX_STEPS}
+    assert limits == MAX_STEPS | {"libero_object": 160}
 
 
 def test_a_kind_that_never_ends_as_intended_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):

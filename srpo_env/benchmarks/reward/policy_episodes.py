@@ -61,9 +61,10 @@ def record_policy(
     folder: Path,
     recording: PolicyRecording,
     *,
+    suite: str = SUITE,
     progress: Callable[[BehaviourEpisode], object] | None = None,
 ) -> Path:
-    """Records a policy in one task of libero_object, with simulator states.
+    """Records a policy in one task; in libero_object with simulator states.
 
     An existing file that was recorded with the same settings is kept.
 
@@ -71,6 +72,7 @@ def record_policy(
         task_id: The task, in LIBERO's order.
         folder: Folder of the file; created if it does not exist.
         recording: Settings of the recording.
+        suite: One of LIBERO's suites whose tasks the oracle measures.
         progress: Called with each recorded episode.
 
     Returns:
@@ -80,7 +82,7 @@ def record_policy(
         FileExistsError: If the file exists and was recorded with other settings.
         FileNotFoundError: If the policy does not exist.
     """
-    task, assets = get_task(SUITE, task_id), resolve_assets().kind
+    task, assets = get_task(suite, task_id), resolve_assets().kind
     path = folder / f"{task.name}_{assets}.hdf5"
     weights = resolve_checkpoint(recording.policy)
     settings: dict[str, Any] = {
@@ -114,7 +116,8 @@ def record_policy(
                     if progress is not None:
                         progress(episode)
             # Written before the file is renamed, so that a complete file always has its states.
-            save_states(states_file(path), states_of_episodes)
+            if task.suite == SUITE:
+                save_states(states_file(path), states_of_episodes)
     finally:
         simulation.close()
     return path
@@ -130,7 +133,7 @@ def play_policy(
     """Plays one episode of a policy, until success or the step limit.
 
     Args:
-        simulation: A task of libero_object.
+        simulation: A task that the oracle measures.
         policy: The policy.
         init_state_id: Index of the stored initial state to start from.
         seed: Random seed of the sampled actions.
@@ -138,7 +141,7 @@ def play_policy(
 
     Returns:
         The episode, with a frame after each chunk of actions, and the states at the times of its
-        frames, ``(num_frames, 7)``.
+        frames, ``(num_frames, 7)``; in other suites than libero_object ``(0,)``.
     """
     task = simulation.task
     simulation.reset(task.init_states()[init_state_id])
@@ -154,7 +157,8 @@ def play_policy(
         images: dict[str, npt.NDArray[Any]] = {name: simulation.render(name) for name in CAMERAS}
         frames.append(images["agentview"])
         progress.append(now)
-        states.append(state_of(simulation))
+        if task.suite == SUITE:
+            states.append(state_of(simulation))
         if success or steps >= recording.max_steps:
             break
         observation = {name: image[None] for name, image in images.items()}
@@ -177,4 +181,4 @@ def play_policy(
         np.stack(frames),
         np.array(progress),
     )
-    return episode, np.stack(states)
+    return episode, np.array(states)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from srpo_env.benchmarks.plain_data import to_json
 from srpo_env.benchmarks.reward.distance_options import OPTIONS
 from srpo_env.benchmarks.reward.encoder_rows import BASELINES, bundled_checkpoints, make_rows
-from srpo_env.cli.demos import add_look_argument, numbers
+from srpo_env.cli.demos import add_look_argument, add_suite_argument, chosen_tasks, numbers
 from srpo_env.cli.output_files import check_image_file
 from srpo_env.encoders.named import HELP
 
@@ -29,6 +29,10 @@ uses; from each of them, a policy plays eight episodes."""
 
 SETS = ("scripted", "policy", "strategies")
 """Sets of episodes; the last one is used to count clusters of successes."""
+
+OBJECT_ONLY = {"--sets": "strategies", "--encoder": "state"}
+"""Choices that exist for libero_object only: another height of the carried object, and positions
+relative to the basket."""
 
 STRATEGIES_STATE, STRATEGIES_EPISODES = 45, 16
 """Initial state of the last set, and its number of episodes per task, half for each strategy."""
@@ -58,19 +62,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder that `srpo-env record-behaviours` recorded (default: record episodes)",
     )
+    add_suite_argument(parser)
     parser.add_argument(
-        "--sets", nargs="+", choices=SETS, default=list(SETS), help="what to record (default: all)"
+        "--sets",
+        nargs="+",
+        choices=SETS,
+        help="what to record (default: all in libero_object, else scripted, and policy with "
+        "--policy)",
     )
     parser.add_argument(
         "--policy",
-        default="libero-object",
-        help="path of a checkpoint, or name of a bundled one (default: %(default)s)",
+        help="path of a checkpoint, or name of a bundled one (default: libero-object in its suite)",
     )
     parser.add_argument(
         "--encoder",
         action="append",
         metavar="NAME",
-        help=f"one of those below, or {HELP}; may be repeated (default: all below and all bundled)",
+        help=f"one of those below, or {HELP}; may be repeated (default: all below and all bundled; "
+        "state in libero_object only)",
     )
     parser.add_argument(
         "--options",
@@ -94,6 +103,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of recorded episodes; full: 700 scripted successes, 450 scripted failures and "
         "800 episodes of a policy; small: 90, 180 and 240 (default: %(default)s)",
     )
+    parser.add_argument(
+        "--max-steps",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="control steps after which a failure is truncated (default: 160 in libero_object, "
+        "else LIBERO's limit of the suite)",
+    )
     parser.add_argument("--tasks", default="all", help="tasks to record, such as 0-4,7, or all")
     parser.add_argument(
         "--windows",
@@ -112,16 +128,19 @@ def run(args: argparse.Namespace) -> int:
     from srpo_env.benchmarks.reward.report import draw, tables
     from srpo_env.benchmarks.reward.strategy_clusters import strategies_table
     from srpo_env.libero.assets import asset_warnings_silenced
+    from srpo_env.libero.suites import check_suite_name
 
+    args.suite = check_suite_name(args.suite)
+    names = _encoders(args)
+    sets_to_record = _sets(args)
     picture = args.out / "picture.png"
     check_image_file(picture)  # before hours of recording
-    names = args.encoder or [*BASELINES, *bundled_checkpoints()]
     results = {}
     with asset_warnings_silenced():
         sets = (
             {"given": _existing(args.episodes)}
             if args.episodes
-            else {name: _recorded(name, args) for name in args.sets if name != "strategies"}
+            else {name: _recorded(name, args) for name in sets_to_record if name != "strategies"}
         )
         for name, files in sets.items():
             settings = Settings(
@@ -136,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
             with tqdm(total=total, desc=f"measuring, {name}", disable=None) as bar:
                 results[name] = measure(settings, functools.partial(_report, bar))
         clusters = []
-        if "strategies" in args.sets and not args.episodes:
+        if "strategies" in sets_to_record and not args.episodes:
             clusters = _clusters(_recorded("strategies", args), names, args.out / "latents")
     text = "\n\n".join([tables(results), *([strategies_table(clusters)] if clusters else [])])
     print(f"\n{text}")
@@ -146,6 +165,46 @@ def run(args: argparse.Namespace) -> int:
         draw(results).savefig(picture)
     print(f"\nfigures.json, table.txt and picture.png written to {args.out}")
     return 0
+
+
+def _encoders(args: argparse.Namespace) -> list[str]:
+    """Returns the names of the encoders to measure.
+
+    Raises:
+        ValueError: If the suite has no such row.
+    """
+    from srpo_env.libero.behaviour_recording import SUITE
+
+    if args.encoder is None:
+        names = [*BASELINES, *bundled_checkpoints()]
+        return [name for name in names if args.suite == SUITE or name != OBJECT_ONLY["--encoder"]]
+    names = list(args.encoder)
+    _check_suite_has("--encoder", names, args.suite)
+    return names
+
+
+def _sets(args: argparse.Namespace) -> list[str]:
+    """Returns the names of the sets to record.
+
+    Raises:
+        ValueError: If the suite has no such set, or a set of a policy's episodes lacks the policy.
+    """
+    from srpo_env.libero.behaviour_recording import SUITE
+
+    if args.suite == SUITE:
+        return args.sets or list(SETS)
+    names = args.sets or ["scripted", *(["policy"] if args.policy else [])]
+    _check_suite_has("--sets", names, args.suite)
+    if "policy" in names and args.policy is None:
+        raise ValueError(f"`--policy` must name a policy for {args.suite}, got none")
+    return list(names)
+
+
+def _check_suite_has(option: str, names: list[str], suite: str) -> None:
+    from srpo_env.libero.behaviour_recording import SUITE
+
+    if suite != SUITE and OBJECT_ONLY[option] in names:
+        raise ValueError(f"`{option} {OBJECT_ONLY[option]}` needs --suite {SUITE}, got {suite}")
 
 
 def _clusters(files: list[Path], names: list[str], cache: Path) -> list[dict[str, Any]]:
@@ -178,20 +237,35 @@ def _recorded(name: str, args: argparse.Namespace) -> list[Path]:
 
     from srpo_env.benchmarks.reward.policy_episodes import PolicyRecording, record_policy
     from srpo_env.benchmarks.reward.strategy_clusters import ONE_STRATEGY, OTHER_STRATEGY
-    from srpo_env.libero.behaviour_recording import SUITE, BehaviourRecording, record_behaviours
-    from srpo_env.libero.suites import tasks_of
+    from srpo_env.libero.behaviour_recording import (
+        SUITE,
+        BehaviourRecording,
+        default_max_steps,
+        record_behaviours,
+    )
 
+    max_steps = getattr(args, "max_steps", default_max_steps(args.suite))
     successes, failures, init_states = SIZES[args.size]
     states = tuple(numbers(init_states, "init states"))
     scripted = BehaviourRecording(
-        successes=successes, failures=failures, init_states=states, look=args.look
+        successes=successes,
+        failures=failures,
+        init_states=states,
+        max_steps=max_steps,
+        look=args.look,
     )
-    policy = PolicyRecording(policy=args.policy, init_states=states, look=args.look)
+    policy = PolicyRecording(
+        policy=args.policy or "libero-object",
+        init_states=states,
+        max_steps=max_steps,
+        look=args.look,
+    )
     strategies = BehaviourRecording(
         successes=STRATEGIES_EPISODES,
         failures=0,
         init_states=(STRATEGIES_STATE,),
         success_kinds=(ONE_STRATEGY, OTHER_STRATEGY),
+        max_steps=max_steps,
         look=args.look,
     )
     per_task = {
@@ -199,10 +273,10 @@ def _recorded(name: str, args: argparse.Namespace) -> list[Path]:
         "policy": policy.per_state * len(states),
         "strategies": STRATEGIES_EPISODES,
     }[name]
-    every_task = range(len(tasks_of(SUITE)))
-    task_ids = list(every_task) if args.tasks == "all" else numbers(args.tasks, "--tasks")
+    task_ids = chosen_tasks(args.suite, args.tasks)
     size = "" if name == "strategies" else f"-{args.size}"
-    folder = args.out / f"episodes-{name}{size}"
+    suite = "" if args.suite == SUITE else f"-{args.suite}"
+    folder = args.out / f"episodes-{name}{size}{suite}"
     files = []
     total = len(task_ids) * per_task
     with tqdm(total=total, desc=f"recording, {name}", unit="episode", disable=None) as bar:
@@ -210,12 +284,22 @@ def _recorded(name: str, args: argparse.Namespace) -> list[Path]:
             if name != "policy":
                 recording = scripted if name == "scripted" else strategies
                 done = record_behaviours(
-                    task_id, folder, recording, progress=lambda _: bar.update()
+                    task_id,
+                    folder,
+                    recording,
+                    suite=args.suite,
+                    progress=lambda _: bar.update(),
                 )
                 files.append(done.file)
             else:
                 files.append(
-                    record_policy(task_id, folder, policy, progress=lambda _: bar.update())
+                    record_policy(
+                        task_id,
+                        folder,
+                        policy,
+                        suite=args.suite,
+                        progress=lambda _: bar.update(),
+                    )
                 )
             bar.update(number * per_task - bar.n)  # counts the episodes of an existing file
     return files
