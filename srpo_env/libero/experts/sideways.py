@@ -35,14 +35,18 @@ class InsertSideways:
         self._shape = scene.shapes[self.name]
         self._site = scene.model.site(region).id
         self._container = scene.simulation.fixture_of(region)
-        # At the beginning, because an object can rotate a little between the fingers.
+        # At the beginning, because an object can rotate and tilt between the fingers.
+        points, origin = scene.data.geom_xpos[self._shape.geoms], scene.origin(self.name)
+        far = np.argmax(np.linalg.norm((points - origin)[:, :2], axis=1))
+        self._handle_geom = self._shape.geoms[far]
         self._outward = self._handle()[1]
 
     def done(self) -> bool:
         """Returns whether the object is in the region and the hand has left it."""
         if not self._scene.simulation.holds(self.predicate):
             return False
-        return bool(np.linalg.norm(self._hand.sense()[0] - self._handle()[0]) > BEFORE)
+        away = np.linalg.norm(self._hand.sense()[0] - self._handle()[0]) > BEFORE
+        return bool(away and not self._hand.touches(self._shape.geoms))
 
     def prepared(self) -> bool:
         """Returns whether the predicate holds."""
@@ -94,12 +98,10 @@ class InsertSideways:
 
     def _handle(self) -> tuple[Floats, Floats]:
         """Returns the grip point on the handle, in metres, and its horizontal direction."""
-        origin = self._scene.origin(self.name)
-        points = self._scene.data.geom_xpos[self._shape.geoms]
-        far = points[int(np.argmax(np.linalg.norm((points - origin)[:, :2], axis=1)))]
-        outward = np.array([*(far - origin)[:2], 0.0])
+        bar = self._scene.data.geom_xpos[self._handle_geom]
+        outward = (bar - self._scene.origin(self.name)) * [1.0, 1.0, 0.0]
         outward = outward / np.linalg.norm(outward)
-        return far + FINGERTIP_ROOM * outward, outward
+        return bar + FINGERTIP_ROOM * outward, outward
 
     def _place(self) -> Floats:
         """Returns the place of the object's origin, and the height of the floor, in metres."""
