@@ -18,6 +18,8 @@ FINGERTIP_ROOM = 0.01
 """Distance in metres outside the middle of the handle's bar at which the fingers take it."""
 BEFORE = 0.08
 """Distance from the handle, in metres, to which the hand moves first."""
+EMPTY = 0.01
+"""Opening of the fingers in metres below which they hold nothing."""
 LIFT = 0.02
 """Height of the mug's lower side above the microwave's floor while it moves in, in metres."""
 DEPTH = 0.04
@@ -40,6 +42,7 @@ class InsertSideways:
         far = np.argmax(np.linalg.norm((points - origin)[:, :2], axis=1))
         self._handle_geom = self._shape.geoms[far]
         self._outward = self._handle()[1]
+        self._has_missed = False
 
     def done(self) -> bool:
         """Returns whether the object is in the region and the hand has left it."""
@@ -83,8 +86,11 @@ class InsertSideways:
                 lift -= 2 * LIFT
             goal = position + np.array([*across, lift])
             return self._hand.move_to(goal, CLOSE, orientation=facing)
+        # Fingers that closed on nothing open in front of the handle, and not around it.
+        self._has_missed = opening < (0.07 if self._has_missed else EMPTY)
         if (
-            aside < (0.02 if opening > 0.07 else 0.04)
+            not self._has_missed
+            and aside < (0.02 if opening > 0.07 else 0.04)
             and turn < 0.2
             and offset @ pointing > -BEFORE - 0.03
         ):
