@@ -176,6 +176,14 @@ def _cells(args: argparse.Namespace) -> list[Cell]:
     return cells_of(names, numbers(args.severity.replace("..", "-"), "--severity"))
 
 
+def _in_two_lines(title: str) -> str:
+    """Returns a title that fits above a picture: a long path keeps its last three parts."""
+    checkpoint, _, rest = title.partition(" on ")
+    parts = Path(checkpoint).parts
+    name = checkpoint if len(parts) <= 3 else "/".join(("...", *parts[-3:]))
+    return f"{name}\non {rest}"
+
+
 def _run_perturbed(
     args: argparse.Namespace,
     envs: Any,
@@ -221,7 +229,7 @@ def _run_perturbed(
     )
     print(text)
     (args.out / "table.txt").write_text(text + "\n")
-    draw(results, title).savefig(args.out / "picture.png")
+    draw(results, _in_two_lines(title)).savefig(args.out / "picture.png")
     print(f"\nevaluation.json, table.txt and picture.png written to {args.out}")
     return 0
 
