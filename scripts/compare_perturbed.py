@@ -38,9 +38,7 @@ def main() -> None:
         name, _, folder = policy.partition("=")
         file = Path(folder) / "evaluation.json"
         if not folder or not file.is_file():
-            raise SystemExit(
-                f"policies must be NAME=FOLDER of an evaluation, got {policy!r}"
-            )
+            raise SystemExit(f"policies must be NAME=FOLDER of an evaluation, got {policy!r}")
         content = read_versioned_json(file, FORMAT, FORMAT_VERSION)["settings"]
         results[name] = PerturbedEvaluation.start(file, content).results
         settings[name] = {key: value for key, value in content.items() if key != "weights"}
