@@ -86,6 +86,13 @@ def test_it_solves_at_least_80_percent_of_all_initial_states(suite, task_id):
     assert np.mean([attempt.success for attempt in attempts]) >= 0.8
 
 
+@pytest.mark.parametrize("state", [18, 27])
+def test_the_mug_is_left_in_the_microwave_only_when_the_fingers_have_let_go(state):
+    # From 18 the mug rotates between the fingers on its way in; from 27 the fingers first close
+    # beside its handle.
+    assert run_expert(simulation_of("libero_10", 9), state).success
+
+
 def test_the_hand_that_does_nothing_makes_no_progress():
     simulation = started("libero_goal", 3)
     oracle = OracleProgress(simulation)
