@@ -43,7 +43,8 @@ $(OTHER_VERSIONS:%=test-%): test-%: .venv-%/.set-up
 	@SRPO_ENV_VERSIONS=$* .venv-$*/bin/python -m pytest -n auto --dist worksteal $(ARGS)
 
 test-lerobot: .venv-lerobot/.set-up
-	@.venv-lerobot/bin/python -m pytest tests/adapters/test_lerobot_policy.py $(ARGS)
+	@.venv-lerobot/bin/python -m pytest tests/adapters/test_lerobot_policy.py \
+		tests/cli/test_benchmark_sim_lerobot.py $(ARGS)
 
 .venv-%/.set-up: pyproject.toml scripts/setup.sh
 	@bash scripts/setup.sh $*

@@ -76,7 +76,9 @@ install_packages() {
 if [ -n "${PYTHON:-}" ]; then
     python=$(first_python "$PYTHON") || fail "PYTHON=$PYTHON is not a Python of 3.$min_minor or newer."
 else
-    python=$(first_python "$venv/bin/python" ${first_choice:-} python3 python3.13 python3.12 python3.11 python3.10) ||
+    # Last, pyenv's own, because its names on the PATH run only the versions that are selected.
+    python=$(first_python "$venv/bin/python" ${first_choice:-} python3 python3.13 python3.12 python3.11 python3.10 \
+        "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/*/bin/python3) ||
         fail "no Python 3.$min_minor or newer found. Install one, or name it: make PYTHON=/path/to/python3 ..."
 fi
 

@@ -1,4 +1,4 @@
-"""Compares LIBERO's own environment with this package's, for ``srpo-env benchmark sim``.
+"""Compares LIBERO's own and lerobot's environment with ours, for ``srpo-env benchmark sim``.
 
 Prints nothing; `measure` describes the result, which is plain data.
 """
@@ -28,6 +28,7 @@ from srpo_env.benchmarks.sim.implementations import (
     Work,
     quieten_upstream,
 )
+from srpo_env.benchmarks.sim.lerobot_peer import Lerobot, lerobot_version
 from srpo_env.benchmarks.sim.step_profile import profile_step
 from srpo_env.libero.assets import check_suite, resolve_assets
 from srpo_env.libero.suites import MAX_STEPS, Task, check_suite_name, get_task, tasks_of
@@ -42,6 +43,9 @@ BLOCKS: dict[Kind, tuple[Kind, ...]] = {
     "exact": ("exact", "fast", "fast, physics fast"),
 }
 """Kinds of this package that each kind of upstream is compared with; upstream has exact images."""
+
+OTHERS = ("upstream", "lerobot")
+"""Implementations that this package is compared with."""
 
 MANY_ENVS = 8
 """Number of environments whose memory is measured when they share workers."""
@@ -105,6 +109,8 @@ def measure(settings: Settings, progress: Callable[[str], None]) -> dict[str, An
         * ``speed``: a row for each kind of image and number of workers: ``upstream`` and ``ours``
           with ``steps_per_second`` and ``reset_seconds``, ``speedup`` and ``reset_speedup``
           (ratios within one repeat, so that drift of the machine cancels);
+        * ``speed_lerobot``: the same with ``lerobot`` instead of ``upstream``, for kinds with a
+          camera; empty where lerobot is not installed;
         * ``scaling``: steps/s with several workers divided by steps/s with one;
         * ``memory``: bytes per environment;
         * ``images``: see `compare_visuals`;
@@ -134,17 +140,23 @@ def measure(settings: Settings, progress: Callable[[str], None]) -> dict[str, An
 def num_measurements(settings: Settings) -> int:
     """Returns how often `measure` calls ``progress``."""
     num_implementations = sum(1 + len(ours) for ours in BLOCKS.values())
+    num_timed = sum(len(_others(theirs)) + len(ours) for theirs, ours in BLOCKS.items())
     counts = {
-        "speed": (settings.repeats + 1) * num_implementations * len(settings.workers),
-        "memory": num_implementations + len(MANY_KINDS),
+        "speed": (settings.repeats + 1) * num_timed * len(settings.workers),
+        "memory": num_timed + len(MANY_KINDS),
         "images": 1,
         "profile": num_implementations,
     }
     return sum(counts[part] for part in settings.parts)
 
 
+def _others(theirs: Kind) -> tuple[str, ...]:
+    """Returns which of `OTHERS` have this kind; lerobot's environment always has cameras."""
+    return OTHERS if theirs != "no camera" and lerobot_version() is not None else OTHERS[:1]
+
+
 def describe(settings: Settings) -> dict[str, Any]:
-    """Returns settings, machine and assets."""
+    """Returns settings, machine, assets and the version of lerobot, None without it."""
     assets = resolve_assets()
     # In a new process, because a process can load only one OpenGL library.
     command = [sys.executable, "-m", "srpo_env.libero.gl_probe"]
@@ -152,6 +164,7 @@ def describe(settings: Settings) -> dict[str, Any]:
     return {
         "settings": {**asdict(settings), "task": settings.task.name, "chunk": CHUNK},
         "assets": {"kind": assets.kind, "source": assets.source},
+        "lerobot": lerobot_version(),
         "machine": {
             **describe_machine(),
             "opengl": json.loads(probe.stdout) if probe.returncode == 0 else None,
@@ -179,13 +192,13 @@ class _Samples:
 
 def measure_speed(settings: Settings, progress: Callable[[str], None]) -> dict[str, Any]:
     """Measures control steps per second and seconds per reset, of all implementations in turn."""
-    rows: list[dict[str, Any]] = []
+    rows: dict[str, list[dict[str, Any]]] = {other: [] for other in OTHERS}
     scaling: list[dict[str, Any]] = []
     for theirs, kinds in BLOCKS.items():
         with ExitStack() as stack:
             block: dict[tuple[str, int], _Samples] = {}
             for num in settings.workers:
-                for name in ("upstream", *kinds):
+                for name in (*_others(theirs), *kinds):
                     progress(f"start {_title(theirs, name, num)}")
                     running = stack.enter_context(_started(settings, theirs, name, num))
                     block[name, num] = _Samples(running, [], [])
@@ -195,9 +208,12 @@ def measure_speed(settings: Settings, progress: Callable[[str], None]) -> dict[s
                 for name, num in order:
                     progress(f"repeat {repeat + 1}: {_title(theirs, name, num)}")
                     _sample(block[name, num], settings, repeat)
-        rows += [_row(block, kind, num) for kind in kinds for num in settings.workers]
+        for other in _others(theirs):
+            rows[other] += [
+                _row(block, other, kind, num) for kind in kinds for num in settings.workers
+            ]
         scaling += _scaling(block, theirs, settings.workers)
-    return {"speed": rows, "scaling": scaling}
+    return {"speed": rows["upstream"], "speed_lerobot": rows["lerobot"], "scaling": scaling}
 
 
 def _sample(samples: _Samples, settings: Settings, repeat: int) -> None:
@@ -207,17 +223,19 @@ def _sample(samples: _Samples, settings: Settings, repeat: int) -> None:
     samples.steps_per_second.append(implementation.steps_per_second(work, settings.min_seconds))
 
 
-def _row(block: dict[tuple[str, int], _Samples], kind: Kind, num: int) -> dict[str, Any]:
-    ours, upstream = block[kind, num], block["upstream", num]
-    pairs = zip(ours.steps_per_second, upstream.steps_per_second, strict=True)
-    resets = zip(upstream.reset_seconds, ours.reset_seconds, strict=True)
+def _row(
+    block: dict[tuple[str, int], _Samples], other: str, kind: Kind, num: int
+) -> dict[str, Any]:
+    ours, theirs = block[kind, num], block[other, num]
+    pairs = zip(ours.steps_per_second, theirs.steps_per_second, strict=True)
+    resets = zip(theirs.reset_seconds, ours.reset_seconds, strict=True)
     return {
         "kind": kind,
         "workers": num,
-        "upstream": upstream.summary(),
+        other: theirs.summary(),
         "ours": ours.summary(),
-        "speedup": spread([own / other for own, other in pairs]),
-        "reset_speedup": spread([other / own for other, own in resets]),
+        "speedup": spread([own / their for own, their in pairs]),
+        "reset_speedup": spread([their / own for their, own in resets]),
     }
 
 
@@ -228,8 +246,8 @@ def _scaling(
         return []
     return [
         {
-            "implementation": "upstream" if name == "upstream" else "ours",
-            "kind": theirs if name == "upstream" else name,
+            "implementation": name if name in OTHERS else "ours",
+            "kind": theirs if name in OTHERS else name,
             "workers": num,
             "speedup": spread(
                 [
@@ -274,6 +292,13 @@ def _started(
             settings.image_size,
             limit_threads=settings.limit_upstream_threads,
         )
+    elif name == "lerobot":
+        implementation = Lerobot(
+            settings.task,
+            num_envs,
+            settings.image_size,
+            limit_threads=settings.limit_upstream_threads,
+        )
     else:
         kind: Kind = next(kind for kind in get_args(Kind) if kind == name)
         size = settings.image_size
@@ -290,7 +315,7 @@ def _started(
 
 def _title(theirs: Kind, name: str, num: int) -> str:
     image = "cameras" if theirs == "exact" else theirs
-    title = f"upstream, {image}" if name == "upstream" else f"srpo-env, {name}"
+    title = f"{name}, {image}" if name in OTHERS else f"srpo-env, {name}"
     return f"{title}, {num} worker{'s' * (num > 1)}"
 
 
@@ -302,10 +327,10 @@ MANY_KINDS: tuple[Kind, ...] = ("exact", "fast")
 def measure_memory(settings: Settings, progress: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """Measures the memory of the workers (proportional set size), one implementation at a time."""
     for theirs, kinds in BLOCKS.items():
-        for name in ("upstream", *kinds):
+        for name in (*_others(theirs), *kinds):
             progress(f"memory of {_title(theirs, name, 1)}")
             with _started(settings, theirs, name, 1) as running:
-                yield _memory_row(running, theirs if name == "upstream" else name, 1, 1)
+                yield _memory_row(running, theirs if name in OTHERS else name, 1, 1)
     num_workers = min(max(settings.workers), MANY_ENVS)
     for kind in MANY_KINDS:
         progress(f"memory of {MANY_ENVS} environments, {kind}")
@@ -324,7 +349,7 @@ def _memory_row(
 ) -> dict[str, Any]:
     total = running.memory()
     return {
-        "implementation": "upstream" if isinstance(running, Upstream) else "ours",
+        "implementation": running.name if running.name in OTHERS else "ours",
         "kind": kind,
         "envs": running.num_envs,
         "workers": num_workers,

@@ -19,7 +19,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -169,7 +169,7 @@ class Upstream(Implementation):
             self._log.name,
             limit_threads,
         )
-        with _new_processes() as self.processes, self._explained_errors():
+        with new_processes() as self.processes, self._explained_errors():
             self._venv = SubprocVectorEnv([make] * num_envs)
             names = [name for name in OBSERVATIONS if not name.endswith("_image")]
             self._envs = LiberoVenvToGymnasium(
@@ -205,17 +205,8 @@ class Upstream(Implementation):
         self._envs.close()
         self._log.close()
 
-    @contextmanager
-    def _explained_errors(self) -> Iterator[None]:
-        """Adds the last line of the process's output to the error if a process has ended."""
-        try:
-            yield
-        except (EOFError, ConnectionError) as error:
-            lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()
-            reason = lines[-1] if lines else repr(error)
-            raise ConnectionError(
-                f"the process of LIBERO's own environment ended: {reason}"
-            ) from error
+    def _explained_errors(self) -> AbstractContextManager[None]:
+        return explained_errors(self._log.name, "LIBERO's own environment")
 
 
 class Ours(Implementation):
@@ -275,7 +266,18 @@ class Ours(Implementation):
 
 
 @contextmanager
-def _new_processes() -> Iterator[list[int]]:
+def explained_errors(log: str, owner: str) -> Iterator[None]:
+    """Adds the last line of a process's output, in the file ``log``, to the error if it ended."""
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        lines = Path(log).read_text(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else repr(error)
+        raise ConnectionError(f"the process of {owner} ended: {reason}") from error
+
+
+@contextmanager
+def new_processes() -> Iterator[list[int]]:
     """Yields a list that holds the ids of the processes started in the block, after its end."""
     before = {child.pid for child in multiprocessing.active_children()}
     processes: list[int] = []
@@ -304,6 +306,12 @@ def _make_upstream_worker(
     bddl_file: str, cameras: bool, image_size: int, log: str, limit_threads: bool
 ) -> Any:
     """Makes LIBERO's environment in a worker process, whose output goes to the file ``log``."""
+    start_upstream_worker(log, limit_threads)
+    return make_upstream(bddl_file, cameras, image_size)
+
+
+def start_upstream_worker(log: str, limit_threads: bool) -> None:
+    """Redirects the output of this process to the file ``log``, and limits its threads."""
     # Python writes to sys.stdout, libraries to file descriptor 1: redirect both.
     sys.stdout = sys.stderr = file = open(log, "a", buffering=1)
     os.dup2(file.fileno(), 1)
@@ -313,7 +321,6 @@ def _make_upstream_worker(
     else:
         # Mesa's default; otherwise `choose_gl` would set 0 in this process.
         os.environ["LP_NUM_THREADS"] = str(os.cpu_count())
-    return make_upstream(bddl_file, cameras, image_size)
 
 
 def quieten_upstream() -> None:

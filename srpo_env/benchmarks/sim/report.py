@@ -22,6 +22,8 @@ COLORS = {
 }
 """Okabe and Ito's palette, which is safe for colour-blind readers."""
 
+GET_LEROBOT = "run `pip install 'lerobot>=0.6.1'` with Python 3.12 or newer to compare with it"
+
 SLOW = 5.0
 """Bars longer than this multiple of our slowest bar are left out of the lower, enlarged panel."""
 
@@ -37,7 +39,13 @@ def header(result: dict[str, Any]) -> str:
         f"task     {settings['suite']} {settings['task_id']}: {settings['task']}",
         f"work     {settings['steps']} control steps of random actions in chunks of "
         f"{settings['chunk']}, two cameras of {size} x {size}; {settings['repeats']} repeats",
-        "threads  one per worker of srpo-env; LIBERO's own: "
+        "peers    LIBERO's own environment; "
+        + (
+            f"lerobot {result['lerobot']}, one process per environment"
+            if result["lerobot"]
+            else f"without lerobot's: {GET_LEROBOT}"
+        ),
+        "threads  one per worker of srpo-env; peers: "
         + ("the same" if settings["limit_upstream_threads"] else "its defaults"),
         f"machine  {machine['cpu']}, {machine['cores']:g} cores, {machine['memory_gib']:g} GiB; "
         f"load {machine['load_average']:.1f} before the start",
@@ -52,10 +60,17 @@ def tables(result: dict[str, Any]) -> str:
     """Returns all results as text, repeated measurements as ``median [min, max]``."""
     parts = []
     if "speed" in result:
-        speed = _speed_rows(result, "steps_per_second", "speedup", "{:.0f}")
-        resets = _speed_rows(result, "reset_seconds", "reset_speedup", "{:.3g}")
-        parts.append(_table("control steps per second", SPEED_COLUMNS, speed))
-        parts.append(_table("reset to a stored state, in seconds", SPEED_COLUMNS, resets))
+        for rows, other, owner in (
+            (result["speed"], "upstream", "LIBERO's own"),
+            (result["speed_lerobot"], "lerobot", "lerobot's"),
+        ):
+            if not rows:
+                continue
+            columns = ["", "workers", owner, "srpo-env", "speed-up"]
+            speed = _speed_rows(rows, other, "steps_per_second", "speedup", "{:.0f}")
+            resets = _speed_rows(rows, other, "reset_seconds", "reset_speedup", "{:.3g}")
+            parts.append(_table("control steps per second", columns, speed))
+            parts.append(_table("reset to a stored state, in seconds", columns, resets))
     if result.get("scaling"):
         rows = [
             [_name(row), f"{row['workers']}", _spread(row["speedup"], "{:.2f}")]
@@ -80,20 +95,21 @@ def tables(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-SPEED_COLUMNS = ["", "workers", "LIBERO's own", "srpo-env", "speed-up"]
 MEMORY_COLUMNS = ["memory, in MB", "environments", "workers", "tasks compiled", "per environment"]
 
 
-def _speed_rows(result: dict[str, Any], figure: str, ratio: str, form: str) -> list[list[str]]:
+def _speed_rows(
+    rows: list[dict[str, Any]], other: str, figure: str, ratio: str, form: str
+) -> list[list[str]]:
     return [
         [
             row["kind"],
             str(row["workers"]),
-            _spread(row["upstream"][figure], form),
+            _spread(row[other][figure], form),
             _spread(row["ours"][figure], form),
             _spread(row[ratio], "{:.1f}"),
         ]
-        for row in result["speed"]
+        for row in rows
     ]
 
 
@@ -131,6 +147,8 @@ def _images(images: dict[str, Any]) -> str:
 def _name(row: dict[str, Any]) -> str:
     if row["implementation"] == "upstream":
         return "LIBERO's own, " + ("no camera" if row["kind"] == "no camera" else "two cameras")
+    if row["implementation"] == "lerobot":
+        return "lerobot's, two cameras"
     return f"srpo-env, {row['kind']}"
 
 

@@ -1,6 +1,7 @@
 """Compares the speed of LIBERO's own vector environment with that of `LiberoVectorEnv`.
 
-Both execute the same actions, in turn. They use the same OpenGL library and, unless
+lerobot's LIBERO environment is compared as well where lerobot 0.6.1 or newer is installed.
+All execute the same actions, in turn. They use the same OpenGL library and, unless
 --upstream-defaults is passed, one thread per worker for BLAS and for the software renderer. Run it
 on an idle machine. The tables show median [minimum, maximum] of the repeats; ratios are computed
 within a repeat.
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upstream-defaults",
         action="store_true",
-        help="do not limit the threads of LIBERO's own environment",
+        help="do not limit the threads of LIBERO's own environment and of lerobot's",
     )
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure"
