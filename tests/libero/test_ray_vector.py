@@ -36,8 +36,10 @@ def cluster():
         },
     )  # fmt: skip
     try:
-        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+        # Before the second node exists: of several nodes of one host, Ray connects to any, and the
+        # node of the driver cannot be killed.
         ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
         yield cluster
     finally:
         ray.shutdown()
