@@ -1,10 +1,10 @@
 """lerobot's LIBERO environment, to time it on the same work as LIBERO's own environment and ours.
 
 It is made by lerobot's ``create_libero_envs`` and run by the vector environment that
-``make_env(..., use_async_envs=True)`` uses, with one process per environment. lerobot's default,
-all environments in one process (``SyncVectorEnv``), is slower with several environments. As for
-LIBERO's own environment, a worker may get one thread for BLAS and for the software renderer. Facts
-about lerobot are those of version 0.6.1.
+``make_env(..., use_async_envs=True)`` uses, with one process per environment, as all others here.
+lerobot's default, all environments in one process (``SyncVectorEnv``), cannot use several cores;
+images and states are the same. As for LIBERO's own environment, a worker may get one thread for
+BLAS and for the software renderer. Facts about lerobot are those of version 0.6.1.
 """
 
 from __future__ import annotations
