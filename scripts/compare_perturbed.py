@@ -22,6 +22,7 @@ from srpo_env.training.perturbed_evaluation import (
     UNPERTURBED,
     Cell,
     PerturbedEvaluation,
+    cells_of,
 )
 
 Results = dict[Cell, Evaluation]
@@ -45,7 +46,17 @@ def main() -> None:
     first = next(iter(settings.values()))
     for name, other in settings.items():
         if other != first:
-            raise SystemExit(f"the settings of {name!r} differ from those of the first policy")
+            names = ", ".join(key for key in first if first[key] != other.get(key))
+            raise SystemExit(
+                f"the policies must be evaluated with equal settings, but {names} of {name!r} "
+                "differ from the first policy's: evaluate it again with the same"
+            )
+        missing = [cell for cell in cells_of(list(DIMENSIONS), LEVELS) if cell not in results[name]]
+        if missing:
+            raise SystemExit(
+                f"the evaluation of {name!r} must have all cells, and lacks {missing[0]}: run "
+                "`srpo-env evaluate --perturbations all --severity 1..5` again"
+            )
     print(*table(results), sep="\n")
     draw(results).savefig(args.picture)
 

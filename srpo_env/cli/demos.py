@@ -37,6 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_max_steps_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--max-steps``; the namespace has none if it is not given, see `default_max_steps`."""
+    parser.add_argument(
+        "--max-steps",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="control steps after which a failure is truncated (default: 160 in libero_object, "
+        "else LIBERO's limit of the suite)",
+    )
+
+
 def add_suite_argument(parser: argparse.ArgumentParser) -> None:
     """Adds ``--suite``, which can be written as ``--env`` as in the agents."""
     parser.add_argument(

@@ -14,6 +14,7 @@ import functools
 import multiprocessing
 
 from srpo_env.cli.demos import (
+    add_max_steps_argument,
     add_recording_arguments,
     add_suite_argument,
     chosen_tasks,
@@ -37,13 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=36,
         help="number of failures per task, over all kinds",
     )
-    parser.add_argument(
-        "--max-steps",
-        type=int,
-        default=argparse.SUPPRESS,
-        help="control steps after which a failure is truncated (default: 160 in libero_object, "
-        "else LIBERO's limit of the suite)",
-    )
+    add_max_steps_argument(parser)
     parser.add_argument(
         "--workers", type=int, default=1, help="number of tasks recorded in parallel"
     )

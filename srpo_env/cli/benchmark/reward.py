@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 from srpo_env.benchmarks.plain_data import to_json
 from srpo_env.benchmarks.reward.distance_options import OPTIONS
 from srpo_env.benchmarks.reward.encoder_rows import BASELINES, bundled_checkpoints, make_rows
-from srpo_env.cli.demos import add_look_argument, add_suite_argument, chosen_tasks, numbers
+from srpo_env.cli.demos import (
+    add_look_argument,
+    add_max_steps_argument,
+    add_suite_argument,
+    chosen_tasks,
+    numbers,
+)
 from srpo_env.cli.output_files import check_image_file
 from srpo_env.encoders.named import HELP
 
@@ -103,13 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of recorded episodes; full: 700 scripted successes, 450 scripted failures and "
         "800 episodes of a policy; small: 90, 180 and 240 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--max-steps",
-        type=int,
-        default=argparse.SUPPRESS,
-        help="control steps after which a failure is truncated (default: 160 in libero_object, "
-        "else LIBERO's limit of the suite)",
-    )
+    add_max_steps_argument(parser)
     parser.add_argument("--tasks", default="all", help="tasks to record, such as 0-4,7, or all")
     parser.add_argument(
         "--windows",
