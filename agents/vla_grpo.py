@@ -5,7 +5,7 @@ Paper: https://arxiv.org/abs/2511.15605v2; its equation numbers are used below.
     python agents/vla_grpo.py --env libero-object
     python agents/vla_grpo.py --env libero-object --reward binary    # plain GRPO for comparison
     python agents/vla_grpo.py --env libero-object --reward oracle    # ground-truth progress
-    python agents/vla_grpo.py --replay-steps 160 --temperature 0.5   # from a weak policy
+    python agents/vla_grpo.py --replay-steps 400 --temperature 0.5   # from a weak policy
     python agents/vla_grpo.py --simulators ray                       # simulators on a Ray cluster
     torchrun --nproc-per-node 2 agents/vla_grpo.py                   # two learners
     python agents/vla_grpo.py --resume runs/NAME                     # continue a run
@@ -124,7 +124,7 @@ class Args(SuiteSettings):
     """gradient steps per iteration that imitate own successes, as long as no task succeeds; the
     higher the success rate, the fewer. Meant for weak initial policies, see docs/results.md. 0 is
     the paper's algorithm"""
-    replay_learning_rate: float = 3e-4  # learning rate of imitation, AdamW
+    replay_learning_rate: float = 5e-4  # of imitation, AdamW; falls to 0 over its gradient steps
 
     perturb: str = ""  # all, or dimensions to draw a perturbation from per group: camera,light,...
     eval_every: int = 10  # iterations between evaluations, whose checkpoints are kept

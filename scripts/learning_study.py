@@ -37,8 +37,8 @@ import matplotlib.pyplot as plt
 AGENT = Path(__file__).parents[1] / "agents/vla_grpo.py"
 
 REPLAY = (
-    *("--replay-steps", "160", "--temperature", "0.5"),
-    *("--target-kl", "0.2", "--learning-rate", "5e-5"),
+    *("--replay-steps", "400", "--temperature", "0.5"),
+    *("--target-kl", "0.5", "--learning-rate", "7e-5"),
 )
 VARIANTS: dict[str, tuple[str, ...]] = {
     "binary": ("--reward", "binary"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from srpo_env.training.progress_bar import with_progress
 from srpo_env.training.trajectories import Trajectory, pack, unpack
 from srpo_env.types import Group
 
-CAPACITY = 20
+CAPACITY = 40
 """Number of successes that are kept of each task; older ones are of a worse policy."""
 
 BATCH_SIZE = 96
@@ -73,9 +73,12 @@ class SuccessReplay:
     ) -> dict[str, float]:
         """Imitates successes, mainly of tasks that rarely succeed; returns metrics.
 
+        The learning rate falls linearly to 0 over the gradient steps, and is restored at the end:
+        at a constant rate, the success of a cloned policy changes from one step to the next.
+
         Args:
             policy: The policy to train.
-            optimizer: Its optimizer for this loss.
+            optimizer: Its optimizer for this loss, with the rate of the first gradient step.
             success_rates: Current success rate of each task.
             max_steps: Number of gradient steps if no task succeeds; fewer by the mean success rate.
             generator: Random number generator.
@@ -86,7 +89,8 @@ class SuccessReplay:
         steps = round(max_steps * float(np.mean(weights))) if size else 0
         batch_size = BATCH_SIZE if num_ranks <= 1 else math.ceil(BATCH_SIZE / num_ranks)
         device, losses = next(policy.parameters()).device, []
-        for _ in with_progress("imitation, minibatches", steps, iter(range(steps))):
+        rates = _falling_rates(optimizer, steps)
+        for _ in with_progress("imitation, minibatches", steps, rates):
             optimizer.zero_grad()
             losses.append(0.0)
             if len(self):
@@ -143,6 +147,19 @@ class SuccessReplay:
             successes.clear()
         for trajectory in unpack(state).values():
             self.add(trajectory)
+
+
+def _falling_rates(optimizer: torch.optim.Optimizer, steps: int) -> Iterator[None]:
+    """Sets the learning rate of each gradient step, which falls linearly to 0; restores it."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    try:
+        for step in range(steps):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * (1 - step / steps)
+            yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def hindsight_examples(rows: Sequence[tuple[Trajectory, int]], policy: Policy) -> Examples:

@@ -69,6 +69,47 @@ def test_nothing_to_imitate_is_an_error():
         replay.examples(policy, [0.0, 1.0], 4, torch.Generator())
 
 
+class RecordingOptimizer(torch.optim.SGD):
+    """Records the learning rate of each step; at one of them, training is interrupted."""
+
+    def __init__(self, parameters, lr, interrupt_at=None):
+        super().__init__(parameters, lr)
+        self.rates, self.interrupt_at = [], interrupt_at
+
+    def step(self):
+        if len(self.rates) == self.interrupt_at:
+            raise KeyboardInterrupt
+        self.rates.append(self.param_groups[0]["lr"])
+        return super().step()
+
+
+def imitate(optimizer_settings, success_rates, max_steps):
+    policy, replay = make_policy(chunk=4), SuccessReplay(num_tasks=2)
+    replay.add(make_trajectory(policy, 0, [[OPEN] * 4, [CLOSE] * 4]))
+    optimizer = RecordingOptimizer(policy.parameters(), lr=0.1, **optimizer_settings)
+    generator = torch.Generator().manual_seed(0)
+    try:
+        metrics = replay.imitate(policy, optimizer, success_rates, max_steps, generator)
+    except KeyboardInterrupt:
+        metrics = None
+    return optimizer, metrics
+
+
+def test_learning_rate_falls_to_zero_and_is_restored():
+    # Half of the episodes succeed, so half of the eight gradient steps are taken.
+    optimizer, metrics = imitate({}, [0.25, 0.75], max_steps=8)
+    assert metrics["charts/replay_steps"] == 4
+    assert optimizer.rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_learning_rate_is_restored_when_imitation_is_interrupted():
+    optimizer, metrics = imitate({"interrupt_at": 2}, [0.0, 0.0], max_steps=4)
+    assert metrics is None
+    assert len(optimizer.rates) == 2
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
 def test_state_survives_a_round_trip():
     policy, replay = make_policy(chunk=4), SuccessReplay(num_tasks=2)
     for task in (1, 0, 1):
