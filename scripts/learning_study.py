@@ -28,6 +28,7 @@ import numpy as np
 import tyro
 from scipy import stats
 
+from srpo_env.cli.main import closed_output_ends_the_program
 from srpo_env.training.report import Curve, read_curve, read_history, steps_to
 
 matplotlib.use("Agg")
@@ -201,13 +202,16 @@ def interquartile_mean(values: Sequence[float]) -> tuple[float, float, float]:
 
 def table(cells: Cells, rates: Sequence[float]) -> list[str]:
     """Returns a Markdown table: one row for each start and variant."""
-    head = ["start", "variant", "seeds", "first", "lowest", "last, IQM [95%]"]
+    head = ["start", "variant", "seeds", "thousands of control steps taken"]
+    head += ["first", "lowest", "last, IQM [95%]"]
     head += [f"thousands of control steps to {rate:.0%}" for rate in rates]
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for (start, variant), by_seed in cells.items():
         curves = list(by_seed.values())
         last, low, high = interquartile_mean([curve.success_rates[-1] for curve in curves])
         cells_of_row = [start, variant, " ".join(map(str, by_seed))]
+        # The last evaluations are comparable only after equal numbers of steps.
+        cells_of_row += [", ".join(thousands(curve.control_steps[-1]) for curve in curves)]
         cells_of_row += [f"{np.mean([curve.success_rates[0] for curve in curves]):.0%}"]
         cells_of_row += [f"{min(curve.success_rates.min() for curve in curves):.0%}"]
         cells_of_row += [f"{last:.0%}" + (f" [{low:.0%}, {high:.0%}]" if low == low else "")]
@@ -262,8 +266,7 @@ def thousands(steps: float) -> str:
 def draw(cells: Cells, path: Path) -> None:
     """Draws held-out success against control steps: a panel per start, a colour per variant.
 
-    The thick line is the mean of the seeds, interpolated where all of them have been, and the band
-    reaches from the lowest to the highest seed.
+    Each seed is a thin line; the thick one is their mean, interpolated where all of them have been.
     """
     starts = list(dict.fromkeys(start for start, _ in cells))
     colors = {name: f"C{row}" for row, name in enumerate(VARIANTS)}
@@ -283,10 +286,11 @@ def draw(cells: Cells, path: Path) -> None:
             color = colors.get(variant, "black")
             label = f"{variant} (seeds {', '.join(map(str, by_seed))})"
             axes.plot(steps / 1e3, 100 * rates.mean(axis=0), color=color, linewidth=2, label=label)
-            axes.fill_between(
-                steps / 1e3, *(100 * np.stack([rates.min(0), rates.max(0)])),
-                color=color, alpha=0.15, linewidth=0,
-            )  # fmt: skip
+            for curve in curves:
+                axes.plot(
+                    curve.control_steps / 1e3, 100 * curve.success_rates, color=color,
+                    linewidth=0.8, alpha=0.6, marker="o", markersize=2.5,
+                )  # fmt: skip
         axes.set(title=start, xlabel="control steps (thousands)", ylim=(0, 100))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
@@ -297,4 +301,5 @@ def draw(cells: Cells, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(Run | Table)()
+    with closed_output_ends_the_program():
+        tyro.cli(Run | Table)()

@@ -118,7 +118,7 @@ def test_table_has_steps_interpolated_between_evaluations(study, tmp_path):
     # By hand: 0.6 lies five sixths of the way from 0.1 to 0.7, at 183,333; the median of that and
     # 100,000 is 141,667. Two seeds give no interval.
     assert row == (
-        "| weak | binary | 1 2 | 20% | 10% | 65% | 142 (183, 100) "
+        "| weak | binary | 1 2 | 200, 100 | 20% | 10% | 65% | 142 (183, 100) "
         "| not reached (not reached, not reached) |"
     )
 
