@@ -9,8 +9,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import settings
+
+from tests.corridor import async_vector_env
 
 # No time limit for each example, because it would depend on the load of the machine.
 settings.register_profile("no deadline", deadline=None)
@@ -29,7 +31,7 @@ def default_signals():
         signal.signal(number, handler)
 
 
-@pytest.fixture(params=[SyncVectorEnv, AsyncVectorEnv], ids=["sync", "async"])
+@pytest.fixture(params=[SyncVectorEnv, async_vector_env], ids=["sync", "async"])
 def vector(request):
     return request.param
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -9,12 +10,16 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from srpo_env import SelfReferentialProgressWrapper
 
 STAY, WALK, GIVE_UP = 0, 1, 2
 GOAL = 3
+
+PRELOADED = ["tests.corridor", "pytest"]
+"""What the workers of `async_vector_env` import, once for all of them."""
+multiprocessing.set_forkserver_preload(PRELOADED)
 
 
 class Corridor(gymnasium.Env):
@@ -91,6 +96,17 @@ class PathEncoder:
             rows = np.linspace(0, len(video) - 1, len(path)).round().astype(int)
             path[:] = video[rows, 0, 0, :2] * [1.0, self.weight]
         return paths
+
+
+def async_vector_env(
+    makers: Sequence[Callable[[], gymnasium.Env]], **kwargs: Any
+) -> AsyncVectorEnv:
+    """Makes an AsyncVectorEnv whose workers are not forks of this process.
+
+    Other tests may have used Ray in it. Ray's threads do not exist in a fork, but the locks that they
+    held do, and the fork waits for them forever.
+    """
+    return AsyncVectorEnv(makers, context="forkserver", **kwargs)
 
 
 def make_corridor(

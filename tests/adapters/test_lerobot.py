@@ -12,12 +12,12 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from srpo_env import SelfReferentialProgressWrapper
 from srpo_env.adapters import lerobot
 from srpo_env.adapters.lerobot import LerobotLibero, upright_image
-from tests.corridor import GOAL, Corridor, ReadingEncoder
+from tests.corridor import GOAL, Corridor, ReadingEncoder, async_vector_env
 from tests.snippets import python_blocks
 
 WALK, STAY = np.array([1.0]), np.array([0.0])
@@ -66,7 +66,7 @@ def make(slot, num_envs=2, **kwargs):
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-@pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv], ids=["sync", "async"])
+@pytest.mark.parametrize("vector", [SyncVectorEnv, async_vector_env], ids=["sync", "async"])
 def test_failure_is_truncated_and_compared_with_the_success_of_its_group(vector, mode):
     envs = vector([partial(make, 0), partial(make, 1)], autoreset_mode=mode)
     envs = SelfReferentialProgressWrapper(

@@ -37,7 +37,16 @@ from srpo_env.adapters.stable_baselines3 import (
     VecEnvToGymnasium,
     wrap_vec_env,
 )
-from tests.corridor import GIVE_UP, STAY, WALK, Corridor, PathEncoder, ReadingEncoder, make_corridor
+from tests.corridor import (
+    GIVE_UP,
+    STAY,
+    WALK,
+    Corridor,
+    PathEncoder,
+    ReadingEncoder,
+    async_vector_env,
+    make_corridor,
+)
 from tests.snippets import python_blocks
 
 
@@ -106,7 +115,7 @@ def test_time_limit_is_a_truncation():
     [
         lambda: VecEnvToGymnasium(corridors()),
         lambda: make_corridor(mode=AutoresetMode.SAME_STEP),
-        lambda: make_corridor(mode=AutoresetMode.SAME_STEP, vector=AsyncVectorEnv),
+        lambda: make_corridor(mode=AutoresetMode.SAME_STEP, vector=async_vector_env),
     ],
     ids=["vec_env", "sync", "async"],
 )
@@ -130,7 +139,7 @@ def test_attributes_and_methods_of_sub_environments(make):
     venv.close()
 
 
-@pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv])
+@pytest.mark.parametrize("vector", [SyncVectorEnv, async_vector_env])
 def test_missing_attribute_does_not_end_the_workers(vector):
     venv = shaped(make_corridor(mode=AutoresetMode.SAME_STEP, vector=vector))
     assert venv.has_attr("limit")

@@ -17,14 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.corridor import PRELOADED
+
 ACCESSES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 """names of CPython's audit events"""
 
 # Importing torch takes seconds, forking a process that has imported it takes milliseconds. The last
-# two are what the first run in a process imports when it needs it.
+# two are what the first run in a process imports when it needs it. A process has one such list, so
+# this one contains that of the other tests.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["agents.vla_grpo", "tests.agents.toy_suite", "sklearn.cluster", "torch._dynamo"]
+    [*PRELOADED, "agents.vla_grpo", "tests.agents.toy_suite", "sklearn.cluster", "torch._dynamo"]
 )
 
 
