@@ -194,8 +194,9 @@ def interquartile_mean(values: Sequence[float]) -> tuple[float, float, float]:
         return middle, float("nan"), float("nan")
     if np.ptp(values) == 0:
         return middle, middle, middle
+    # `random_state` and not `rng`, which SciPy has only since 1.15.
     interval = stats.bootstrap(
-        (values,), mean, method="percentile", rng=np.random.default_rng(0)
+        (values,), mean, method="percentile", random_state=np.random.default_rng(0)
     ).confidence_interval
     return middle, float(interval.low), float(interval.high)
 
@@ -245,7 +246,7 @@ def ratios(cells: Cells, rates: Sequence[float], against: str) -> list[str]:
                 if min(len(mine), len(theirs)) >= 3:
                     interval = stats.bootstrap(
                         (mine, theirs), ratio_of_medians, method="percentile",
-                        rng=np.random.default_rng(0),
+                        random_state=np.random.default_rng(0),
                     ).confidence_interval  # fmt: skip
                     text += f" [{interval.low:.2f}, {interval.high:.2f}]"
             lines.append(f"{start}, {variant}, to {rate:.0%}: {text}")

@@ -103,8 +103,8 @@ def async_vector_env(
 ) -> AsyncVectorEnv:
     """Makes an AsyncVectorEnv whose workers are not forks of this process.
 
-    Other tests may have used Ray in it. Ray's threads do not exist in a fork, but the locks that they
-    held do, and the fork waits for them forever.
+    Other tests may have used Ray in it. A fork has the locks that Ray's threads held, but not the
+    threads, and waits for these locks forever.
     """
     return AsyncVectorEnv(makers, context="forkserver", **kwargs)
 

@@ -193,6 +193,9 @@ class VecEnvToGymnasium(VectorEnv[Any, Any, Any]):
         """Closes the sub-environments."""
         self.venv.close()
 
+    def __del__(self) -> None:
+        """Leaves ``venv`` open, because it is the caller's; Gymnasium 1.2 would close it."""
+
     @property
     def _reset_infos(self) -> list[dict[str, Any]]:
         # `VecEnvWrapper` inherits an attribute of this name and never fills it.

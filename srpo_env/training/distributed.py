@@ -78,7 +78,14 @@ class Ranks:
     def leave(self) -> None:
         """Leaves the ranks; may be called twice."""
         if self.size > 1 and dist.is_initialized():
+            # Before torch 2.8, destroying the group waits for gloo's threads without releasing
+            # Python's interpreter lock, for which they may wait: a deadlock. Deleting gloo's part
+            # of the group releases the lock, so that part is kept until the end.
+            group = dist.distributed_c10d._get_default_group()
+            gloo = group._get_backend(torch.device("cpu"))
+            del group
             dist.destroy_process_group()
+            del gloo
 
     @property
     def is_first(self) -> bool:

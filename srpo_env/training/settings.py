@@ -118,7 +118,7 @@ class RunSettings(TorchSettings):
         args = parse_settings(cls, arguments)
         if args.resume is None:
             return args
-        with errors_as_sentences(f"{Path(sys.argv[0]).name}"):
+        with errors_as_sentences(Path(sys.argv[0]).name):
             saved = cls.read(args.resume)
             args = tyro.cli(cls, args=arguments, default=saved)
             for name in cls.fixed:
@@ -203,7 +203,9 @@ def parse_settings(
     settings: type[AnySettings], arguments: Sequence[str] | None = None
 ) -> AnySettings:
     """Reads the command line; wrong settings end the process with a message and exit code 2."""
-    return tyro.cli(settings, args=arguments)
+    # Only new versions of tyro catch the errors of a dataclass's `__post_init__`.
+    with errors_as_sentences(Path(sys.argv[0]).name):
+        return tyro.cli(settings, args=arguments)
 
 
 def flag(name: str) -> str:

@@ -112,6 +112,8 @@ def check_type(value: Any, hint: Any, place: str) -> None:
 
 def _is_kind(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint) or hint
+    if hasattr(origin, "__value__"):  # since NumPy 2.5, NDArray is a TypeAliasType
+        return _is_kind(value, origin.__value__[typing.get_args(hint)])
     if origin is np.ndarray:
         (scalar,) = typing.get_args(typing.get_args(hint)[1])
         return isinstance(value, np.ndarray) and value.dtype == scalar

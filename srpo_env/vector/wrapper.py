@@ -164,8 +164,6 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             ValueError: If a setting is out of range, the autoreset mode is not declared, the camera
                 is not found, or the distance does not fit the encoder's latents.
         """
-        # Set first, because older versions of Gymnasium close a wrapper whose construction failed.
-        self._closed = True
         if not isinstance(envs, VectorEnv):
             raise TypeError(
                 "`envs` must be a gymnasium.vector.VectorEnv: use gymnasium.make_vec, or "
@@ -372,6 +370,9 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         if not self._closed:
             self._closed = True
             self.env.close(**kwargs)
+
+    def __del__(self) -> None:
+        """Leaves the environments open, which may still be used; Gymnasium 1.2 would close them."""
 
     def render(self) -> tuple[Any, ...] | None:
         """Returns the images of all sub-environments, or None without a ``render_mode``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from functools import partial
 
 import gymnasium
@@ -178,6 +179,25 @@ def test_partial_resets_and_unordered_seeds_are_refused():
         envs.reset(seed=[3, 3])
 
 
+def test_venv_stays_open_when_its_adapter_is_deleted_and_wrong_ones_raise_once():
+    class Counting(DummyVecEnv):
+        num_closed = 0
+
+        def close(self):
+            self.num_closed += 1
+            super().close()
+
+    venv = corridors(kind=Counting)
+    envs = VecEnvToGymnasium(venv)
+    del envs
+    with pytest.raises(TypeError, match="must be a VecEnv"):
+        VecEnvToGymnasium(make_corridor())
+    gc.collect()  # pytest turns an exception of a destructor into a warning, and that into an error
+    assert venv.num_closed == 0
+    VecEnvToGymnasium(venv).close()
+    assert venv.num_closed == 1
+
+
 # --- Gymnasium -> VecEnv ---
 
 
@@ -337,7 +357,7 @@ def test_returns_are_those_of_the_shaped_rewards(make, algorithm):
             row = max(episode.first_step - 16 * number, 0)
             expected = episode.progress_reward
             assert returns[row, episode.env_index] == pytest.approx(expected, abs=1e-5)
-    assert paid > 10
+    assert paid > 5
 
 
 class MaskedCorridor(Corridor):

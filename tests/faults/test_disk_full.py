@@ -253,13 +253,13 @@ def test_run_whose_output_cannot_be_written_ends_and_can_be_resumed(
 def test_policy_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
     make_policy(1).save(tmp_path / "policy")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    for function in ("fsync", "replace"):
+    for place, function in ((os, "fsync"), (Path, "replace")):
         with monkeypatch.context() as patch:
 
             def fail(*_):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-            patch.setattr(os, function, fail)
+            patch.setattr(place, function, fail)
             with pytest.raises(OSError, match=r"No space left on device: .*policy\.safetensors"):
                 make_policy(2).save(tmp_path / "policy")
         assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}

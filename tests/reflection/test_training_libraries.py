@@ -103,9 +103,11 @@ def make_tokenizer():
     words = ["[pad]", "[end]", "?", *BLOCKS]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    # Before version 5, transformers' default has token types, which Llama does not take.
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[pad]", eos_token="[end]", padding_side="left"
-    )
+        tokenizer_object=tokenizer, pad_token="[pad]", eos_token="[end]", padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
     fast.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
     return fast
 

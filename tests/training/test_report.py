@@ -146,7 +146,7 @@ def test_runs_of_other_suites_or_assets_are_not_drawn_together(write_run, other,
 
 
 def test_title_names_the_assets(write_run):
-    title = draw_curves([read_curve(write_run([0.5]))]).get_suptitle()
+    (title,) = (text.get_text() for text in draw_curves([read_curve(write_run([0.5]))]).texts)
     assert title.startswith("libero-object on placeholders")
 
 

@@ -95,7 +95,7 @@ class Reusing(Corridor):
             {"group_key": lambda info, i: info["seed"]},
             "after 0 steps by KeyError: 'seed'",
         ),
-        (Corridor, {"policy": lambda observations: np.zeros(1, int)}, "after 0 steps by"),
+        (Corridor, {"policy": lambda observations: None}, "after 0 steps by"),
     ],
 )
 def test_problems_that_prevent_training_are_errors(env_class, settings, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 
 import gymnasium
@@ -81,6 +82,18 @@ def test_close_may_be_repeated_and_use_after_it_raises(vector):
         with pytest.raises(gymnasium.error.ClosedEnvironmentError, match="make new ones"):
             use()
     assert len(envs.pop_groups()) == 1
+
+
+def test_environments_stay_open_when_a_wrapper_of_them_is_deleted(vector):
+    envs = make_corridor(2, vector=vector)
+    wrapped = wrap(envs)
+    wrapped.reset(seed=0)
+    del wrapped
+    with pytest.raises(ValueError, match="group_size"):
+        wrap(envs, group_size=0)
+    gc.collect()
+    envs.step(np.array([WALK, WALK]))
+    envs.close()
 
 
 def test_calls_and_attributes_reach_the_environments(vector):
