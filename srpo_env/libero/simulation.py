@@ -154,11 +154,13 @@ class Simulation:
 
     # --- The episode --------------------------------------------------------------------------
 
-    def reset(self, state: Floats) -> None:
+    def reset(self, state: Floats, solver_start: Floats | None = None) -> None:
         """Starts an episode from a state.
 
         Args:
             state: Time, positions and velocities, shape ``(1 + nq + nv,)``.
+            solver_start: Accelerations from which MuJoCo's solver starts, shape ``(nv,)``;
+                default: 0.
 
         Raises:
             ValueError: If the state has another length than the task's states.
@@ -173,6 +175,8 @@ class Simulation:
         self.data.time = state[0]
         self.data.qpos[:] = state[1 : 1 + nq]
         self.data.qvel[:] = state[1 + nq :]
+        if solver_start is not None:
+            self.data.qacc_warmstart[:] = solver_start
         mujoco.mj_forward(self.model, self.data)
         self._controller.reset()
         self._seen_qpos = self._observed_qpos = self.data.qpos.copy()
@@ -273,7 +277,10 @@ class Simulation:
                     )
         finally:
             env.object_property_initializers = once
-        self.reset(np.concatenate([[0.0], self.data.qpos, self.data.qvel]))
+        # Upstream's solver starts where that of the sampling has ended. Only older versions of
+        # MuJoCo have an end other than 0, see `FORWARD_SETS_START`.
+        end = self.data.qacc_warmstart.copy()
+        self.reset(np.concatenate([[0.0], self.data.qpos, self.data.qvel]), end)
 
     def step(self, action: Floats) -> bool:
         """Runs one control step.
