@@ -19,7 +19,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -169,7 +169,12 @@ class Upstream(Implementation):
             self._log.name,
             limit_threads,
         )
-        with new_processes() as self.processes, self._explained_errors():
+        with (
+            ExitStack() as on_error,
+            new_processes() as self.processes,
+            self._explained_errors(),
+        ):
+            on_error.callback(self._log.close)
             self._venv = SubprocVectorEnv([make] * num_envs)
             names = [name for name in OBSERVATIONS if not name.endswith("_image")]
             self._envs = LiberoVenvToGymnasium(
@@ -181,6 +186,7 @@ class Upstream(Implementation):
                 timeout=TIMEOUT,
                 autoreset_mode=AutoresetMode.DISABLED,
             )
+            on_error.pop_all()
 
     def reset(self, work: Work) -> None:
         """Resets, which compiles the task again, and sets the state, as evaluations do."""

@@ -74,13 +74,19 @@ class Lerobot(Implementation):
             "observation_height": image_size,
             "num_steps_wait": 0,  # as the other implementations, which settle in no reset
         }
-        with contextlib.redirect_stdout(io.StringIO()), new_processes() as self.processes:
+        with (
+            contextlib.ExitStack() as on_error,
+            contextlib.redirect_stdout(io.StringIO()),
+            new_processes() as self.processes,
+        ):
+            on_error.callback(self._log.close)
             made = libero.create_libero_envs(
                 task.suite, num_envs, settings, env_cls=self._start_workers
             )
             self._envs = made[task.suite][task.task_id]
             with self._explained_errors():
                 self._envs.get_attr("task_id")  # its first use starts the processes
+            on_error.pop_all()
         self.observations: dict[str, Any] = {}
         """lerobot's observations after the last reset or step."""
 
