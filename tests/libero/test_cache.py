@@ -1,5 +1,6 @@
 """Faults of the cache folder: never a wrong mesh, and work goes on without the cache."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -33,6 +34,10 @@ SCENE = """
 """
 
 
+SECONDS = itertools.count()
+"""Times of the files that are written."""
+
+
 def write_ball(file, num, radius=1.0):
     """A sphere of ``2 * num**2`` triangles in MuJoCo's OBJ format."""
     polar, azimuth = np.meshgrid(np.linspace(0, np.pi, num + 1), np.linspace(0, 2 * np.pi, num + 1))
@@ -44,6 +49,8 @@ def write_ball(file, num, radius=1.0):
     lines = [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in points.reshape(-1, 3)]
     lines += [f"f {i} {j} {k}" for i, j, k in [*zip(a, c, b), *zip(a, d, c)]]  # noqa: B905
     file.write_text("\n".join(lines) + "\n")
+    # MuJoCo keeps files that it has read, and compares their times in whole seconds.
+    os.utime(file, 2 * (next(SECONDS),))
 
 
 @pytest.fixture
@@ -185,8 +192,6 @@ def test_processes_that_share_the_cache_load_equal_models(xml, tmp_path):
 def test_an_asset_that_changes_is_read_again(empty_cache, xml, tmp_path):
     first = visuals.load_model(xml, "fast")
     write_ball(tmp_path / "ball.obj", 20, radius=0.7)
-    # MuJoCo keeps files that it has read, and compares their times in whole seconds.
-    os.utime(tmp_path / "ball.obj", (0, 0))
     second = visuals.load_model(xml, "fast")
     size = [np.ptp(model.mesh_vert, axis=0).max() for model in (first, second)]
     assert size == pytest.approx([2.0, 1.4], abs=0.05)
