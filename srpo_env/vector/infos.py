@@ -239,3 +239,25 @@ def _names_of_different(envs: VectorEnv[Any, Any, Any]) -> list[str]:
     # Names of all wrappers, and the id of the environment or the name of its class.
     names = [str(name) for name in base.call("__str__")]
     return names if len(set(names)) > 1 else []
+
+
+def with_added(
+    infos: Any, added: Mapping[str, Any], add_info: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns the infos of a step with further entries.
+
+    Args:
+        infos: Infos of the environments, a dictionary or a list of dictionaries.
+        added: Further entries with their masks; an ``episode_id`` of the environments' own is
+            called ``env_episode_id`` in the result.
+        add_info: Gymnasium's ``VectorEnv._add_info``.
+    """
+    if not isinstance(infos, Mapping):
+        # A list of dictionaries, as older libraries return it.
+        merged: dict[str, Any] = {}
+        for index, info in enumerate(infos):
+            merged = add_info(merged, info, index)
+        infos = merged
+    names = {"episode_id": "env_episode_id", "_episode_id": "_env_episode_id"}
+    own = {names[name]: value for name, value in infos.items() if name in names}
+    return {**infos, **own, **added}

@@ -29,7 +29,6 @@ class SavedState(TypedDict):
     settings: dict[str, Any]
     step_count: int
     next_episode_id: int
-    resets_next: list[bool]
     closed_groups: list[Group]
     num_rewritten: int
     last_rewrite: int
@@ -98,11 +97,7 @@ def _check_slots(
     """Checks that all sub-environments exist, and that each has at most one running episode."""
     running = [episode.env_index for group in open_groups for episode in group.running]
     slots = {episode.env_index for episode in (*episodes, *state["writer"]["ends"])}
-    if (
-        len(state["resets_next"]) != num_envs
-        or len(set(running)) != len(running)
-        or not slots <= set(range(num_envs))
-    ):
+    if len(set(running)) != len(running) or not slots <= set(range(num_envs)):
         raise ValueError(f"{DAMAGED}: it names other environments")
 
 

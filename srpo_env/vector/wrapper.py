@@ -1,8 +1,8 @@
 """The vector wrapper that rewards failed episodes for their progress: bookkeeping, no formula.
 
-It decides what an episode is and which frames it has. Frames are found in `frames`, success flags
-and keys in `infos`, groups are scored in `scorer`, rewards are written into buffers in
-`reward_buffer`.
+Frames are found in `frames`, success flags and keys in `infos`, a step's effect is read in
+`step_reader` and recorded in `running_episodes`, groups are scored in `scorer`, rewards are written
+into buffers in `reward_buffer`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.rewards.diagnostics import SignalMonitor, group_info
 from srpo_env.rewards.progress import ProgressReward
 from srpo_env.types import Array, Credit, Group, as_array, checked_credit
-from srpo_env.vector.autoreset_check import AutoresetCheck
 from srpo_env.vector.frames import Frame, FrameRecorder, FrameSource
-from srpo_env.vector.grouping import OpenEpisode
-from srpo_env.vector.infos import Info, Key, KeySource
+from srpo_env.vector.infos import Info, Key, KeySource, with_added
 from srpo_env.vector.reset_check import check_options, check_partial_reset
 from srpo_env.vector.reward_buffer import PAY_ONE, RewardBuffer, RewardWriter
+from srpo_env.vector.running_episodes import RunningEpisodes
 from srpo_env.vector.saved_state import DAMAGED, SavedState, pack_state, read_state
 from srpo_env.vector.scorer import GroupScorer, Reference
-from srpo_env.vector.step_reader import Change, Start, StepReader, Transition
+from srpo_env.vector.step_reader import StepReader, Transition
 
 logger = logging.getLogger(__name__)
 
@@ -202,11 +201,8 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         )
         self._writer = RewardWriter(envs.num_envs)
         self._monitor = SignalMonitor()
-        self._autoreset = AutoresetCheck(mode, envs.num_envs)
+        self._running = RunningEpisodes(envs.num_envs, mode, self.max_frames, self._scorer.book)
         self._step_count = 0
-        self._next_episode_id = 0
-        self._running: list[OpenEpisode | None] = [None] * envs.num_envs
-        self._resets_next = [False] * envs.num_envs
         self._closed_groups: list[Group] = []
         self._num_rewritten = 0
         self._last_rewrite = 0
@@ -214,8 +210,6 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         self._transition: Transition | None = None
         self._last: tuple[Any, Any] | None = None
         """Observations and infos of the last step or reset, to compare frames with."""
-        self._late_task: Any = None
-        """The task, if only the infos of episodes' ends name it."""
         self._warned = False
 
     @property
@@ -260,13 +254,12 @@ class SelfReferentialProgressWrapper(VectorWrapper):
     @property
     def num_frames_held(self) -> int:
         """Number of frames of running episodes that are held."""
-        return sum(len(e.recorder.kept) for e in self._running if e is not None)
+        return self._running.num_frames
 
     @property
     def num_bytes_held(self) -> int:
         """Memory that the frames of running episodes take, in bytes."""
-        running = (episode for episode in self._running if episode is not None)
-        return sum(frame.nbytes for episode in running for frame in episode.recorder.kept)
+        return self._running.num_bytes
 
     @property
     def num_videos_held(self) -> int:
@@ -304,17 +297,17 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         if self._transition is not None:
             # A `step` failed and was not repeated. The environments were stepped, so it counts.
             if not self._transition.recorded:
-                self._record_rewards(self._transition)
+                self._running.record_rewards(as_array(self._transition.rewards))
             self._transition = None
             self._step_count += 1
         frame_of = self._reader.frames.batch(observations, infos)
         if before is not None:
-            check_partial_reset(self._running, chosen, before, frame_of)
+            check_partial_reset(self._running.slots, chosen, before, frame_of)
         indices: list[int] = np.flatnonzero(chosen).tolist()
         starts = [self._reader.read_start(index, infos, frame_of(index)) for index in indices]
         for start in starts:
-            self._abandon(start.index)
-            self._start(start, self._step_count)
+            self._running.abandon(start.index)
+            self._running.start(start, self._step_count)
         self._last = observations, infos
         return observations, self._with_added(infos, {})
 
@@ -328,7 +321,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             ValueError: If frames, success flags or keys are not found in what it returns.
         """
         self._check_open()
-        if self._next_episode_id == 0:
+        if self._running.next_episode_id == 0:
             raise ResetNeeded("`reset` must come before the first `step`")
         if self._transition is None:
             self._transition = Transition(actions, *self.env.step(actions))
@@ -340,10 +333,14 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         transition = self._transition
         if not transition.recorded:
             # The user's callables are called first; the state changes afterwards.
-            changes = self._reader.read_step(transition, self._running, self._late_task)
+            running = self._running
+            changes = self._reader.read_step(transition, running.slots, running.late_task)
             self._scorer.check_latents([c.latent for c in changes if c.latent is not None])
             transition.added = self._episode_ids()
-            transition.ended = self._record(changes, transition)
+            running.record_rewards(as_array(transition.rewards))
+            transition.ended = running.record(changes, self._step_count)
+            if transition.ended:
+                self._scorer.end(transition.ended)
             transition.recorded = True
             self._last = transition.observations, transition.infos
         groups = self._scorer.score() if transition.ended else []
@@ -497,15 +494,14 @@ class SelfReferentialProgressWrapper(VectorWrapper):
         state: SavedState = {
             "settings": self._settings(),
             "step_count": self._step_count,
-            "next_episode_id": self._next_episode_id,
-            "resets_next": list(self._resets_next),
+            "next_episode_id": self._running.next_episode_id,
             "closed_groups": list(self._closed_groups),
             "num_rewritten": self._num_rewritten,
             "last_rewrite": self._last_rewrite,
             "scorer": self._scorer.state(),
             "writer": self._writer.state(),
             "monitor": self._monitor.state(),
-            "late_task": self._late_task,
+            "late_task": self._running.late_task,
         }
         return pack_state(state)
 
@@ -517,24 +513,19 @@ class SelfReferentialProgressWrapper(VectorWrapper):
                 distance.
         """
         state = read_state(state_dict, self._settings(), self.encoder.latent_shape)
-        running: list[OpenEpisode | None] = [None] * self.num_envs
         writer = RewardWriter(self.num_envs)
         try:
             writer.load(state["writer"])
-            for episode in self._scorer.load(state["scorer"]):
-                running[episode.env_index] = episode
+            running = self._scorer.load(state["scorer"])
         except ValueError as error:
             raise ValueError(f"{DAMAGED}: {error}") from error
-        self._running = running
+        self._running.restore(running, state["next_episode_id"], state["late_task"])
         self._step_count = state["step_count"]
-        self._next_episode_id = state["next_episode_id"]
-        self._resets_next = state["resets_next"]
         self._closed_groups = state["closed_groups"]
         self._num_rewritten = state["num_rewritten"]
         self._last_rewrite = state["last_rewrite"]
         self._writer = writer
         self._monitor.load(state["monitor"])
-        self._late_task = state["late_task"]
         self._last = None
         self._transition = None
 
@@ -548,73 +539,7 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             **self._scorer.settings(),
         }
 
-    # --- Recording a step: changes the state, and calls no user code ---
-
-    def _record(self, changes: list[Change], step: Transition) -> list[OpenEpisode]:
-        """Records a step, and returns the episodes that ended in it."""
-        self._record_rewards(step)
-        ended = []
-        for change in changes:
-            index = change.index
-            running = self._running[index]
-            if running is not None:
-                running.success = change.success
-            if running is not None and change.frame is not None:
-                running.recorder.add(change.frame)
-            elif running is not None and change.broken:
-                self._abandon(index)
-                self._resets_next[index] = self._mode is AutoresetMode.NEXT_STEP
-            elif running is not None and change.last_frame is not None:
-                self._late_task = change.late_task
-                self._end(running, change)
-                ended.append(running)
-            if change.start is not None:
-                self._start(change.start, self._step_count + 1)
-        if ended:
-            self._scorer.end(ended)
-        return ended
-
-    def _record_rewards(self, step: Transition) -> None:
-        rewards = as_array(step.rewards)
-        for running in self._running:
-            if running is not None:
-                running.env_rewards.append(float(rewards[running.env_index]))
-
-    def _start(self, start: Start, first_step: int) -> None:
-        episode = OpenEpisode(
-            episode_id=self._next_episode_id,
-            env_index=start.index,
-            first_step=first_step,
-            key=start.key,
-            task=start.task,
-            recorder=FrameRecorder(self.max_frames),
-        )
-        episode.recorder.add(start.frame)
-        self._autoreset.start(start.index, start.frame)
-        self._next_episode_id += 1
-        self._running[start.index] = episode
-        self._resets_next[start.index] = False
-        self._scorer.book.start(episode)
-
-    def _end(self, episode: OpenEpisode, change: Change) -> None:
-        kept, index = episode.recorder.kept, episode.env_index
-        assert change.last_frame is not None
-        self._autoreset.end(index, kept[0], kept[-1], change.last_frame)
-        episode.last_step = self._step_count
-        if change.latent is None:
-            episode.video = episode.recorder.video(change.last_frame)
-            episode.frame_steps = episode.recorder.frame_numbers()
-        else:
-            episode.latent, episode.potential_steps = change.latent, change.latent_steps
-        kept.clear()
-        self._running[index] = None
-        self._resets_next[index] = self._mode is AutoresetMode.NEXT_STEP
-
-    def _abandon(self, index: int) -> None:
-        running = self._running[index]
-        if running is not None:
-            self._scorer.book.abandon(running)
-            self._running[index] = None
+    # --- Results of a step ---
 
     def _paid(self, step: Transition) -> Array:
         """Returns the rewards of a step: the environment's, shaped with the memory reference."""
@@ -647,22 +572,11 @@ class SelfReferentialProgressWrapper(VectorWrapper):
             )
 
     def _episode_ids(self) -> dict[str, Array]:
-        ids = np.array([-1 if e is None else e.episode_id for e in self._running], dtype=np.int64)
+        ids = self._running.ids
         return {"episode_id": ids, "_episode_id": ids >= 0}
 
     def _with_added(self, infos: Any, added: dict[str, Any]) -> dict[str, Any]:
-        added = {**self._episode_ids(), **added}
-        if not isinstance(infos, Mapping):
-            # A list of dictionaries, as older libraries return it.
-            merged: dict[str, Any] = {}
-            for index, info in enumerate(infos):
-                merged = self._add_info(merged, info, index)
-            infos = merged
-        own = {f"env_{name}": infos[name] for name in ("episode_id",) if name in infos}
-        masks = {
-            f"_env_{name}": infos[f"_{name}"] for name in ("episode_id",) if f"_{name}" in infos
-        }
-        return {**infos, **own, **masks, **added}
+        return with_added(infos, {**self._episode_ids(), **added}, self._add_info)
 
     # --- Checks ---
 
