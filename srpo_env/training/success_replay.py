@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from srpo_env.policy.base import Policy
 from srpo_env.policy.imitation import Examples, waypoint_targets
@@ -89,20 +90,25 @@ class SuccessReplay:
         steps = round(max_steps * float(np.mean(weights))) if size else 0
         batch_size = BATCH_SIZE if num_ranks <= 1 else math.ceil(BATCH_SIZE / num_ranks)
         device, losses = next(policy.parameters()).device, []
-        rates = _falling_rates(optimizer, steps)
-        for _ in with_progress("imitation, minibatches", steps, rates):
-            optimizer.zero_grad()
-            losses.append(0.0)
-            if len(self):
-                examples = self.examples(policy, weights, batch_size, generator)
-                examples = examples.select(slice(None), device)
-                examples.inputs = policy.augment(examples.inputs, generator)
-                loss = policy.imitation_loss(examples)[0] / num_ranks
-                loss.backward()  # type: ignore[no-untyped-call]
-                losses[-1] = float(loss.detach())
-            self.ranks.add_gradients(policy.parameters())
-            clip_gradients(policy.parameters(), MAX_GRAD_NORM)
-            optimizer.step()
+        schedule = LambdaLR(optimizer, lambda step: 1 - step / max(steps, 1))
+        try:
+            for _ in with_progress("imitation, minibatches", steps, iter(range(steps))):
+                optimizer.zero_grad()
+                losses.append(0.0)
+                if len(self):
+                    examples = self.examples(policy, weights, batch_size, generator)
+                    examples = examples.select(slice(None), device)
+                    examples.inputs = policy.augment(examples.inputs, generator)
+                    loss = policy.imitation_loss(examples)[0] / num_ranks
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    losses[-1] = float(loss.detach())
+                self.ranks.add_gradients(policy.parameters())
+                clip_gradients(policy.parameters(), MAX_GRAD_NORM)
+                optimizer.step()
+                schedule.step()
+        finally:
+            for group, rate in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
+                group["lr"] = rate
         metrics = {"charts/replay_size": float(size), "charts/replay_steps": float(steps)}
         if losses:
             (metrics["losses/imitation"],) = self.ranks.sum(float(np.mean(losses)))
@@ -147,19 +153,6 @@ class SuccessReplay:
             successes.clear()
         for trajectory in unpack(state).values():
             self.add(trajectory)
-
-
-def _falling_rates(optimizer: torch.optim.Optimizer, steps: int) -> Iterator[None]:
-    """Sets the learning rate of each gradient step, which falls linearly to 0; restores it."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    try:
-        for step in range(steps):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * (1 - step / steps)
-            yield
-    finally:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
 
 
 def hindsight_examples(rows: Sequence[tuple[Trajectory, int]], policy: Policy) -> Examples:
