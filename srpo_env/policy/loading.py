@@ -35,12 +35,13 @@ def load_policy(path: str | Path) -> Policy:
         ModuleNotFoundError: If the architecture needs a package that is not installed.
         ValueError: If the checkpoint is damaged, or of another kind of policy.
     """
-    own = Path(path) / "policy"
-    if not has_checkpoint(path) and Path(path).is_dir() and has_checkpoint(own):
-        raise FileNotFoundError(f"{path} is the folder of a run; its policy is {own}: pass that")
-    if not has_checkpoint(path) and (Path(path).is_dir() or is_hub_id(path)):
-        policy: Policy = architecture(PUBLISHED).from_pretrained(path)
-        return policy
+    if not has_checkpoint(path):
+        own = Path(path) / "policy"
+        if has_checkpoint(own):
+            raise FileNotFoundError(f"{path} is a run's folder: pass its policy, {own}")
+        if Path(path).is_dir() or is_hub_id(path):
+            policy: Policy = architecture(PUBLISHED).from_pretrained(path)
+            return policy
     config = read_header(path).get("config")
     name = config.get("architecture") if isinstance(config, dict) else None
     if name is None:

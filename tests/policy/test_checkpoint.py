@@ -101,7 +101,7 @@ def test_unknown_name_lists_the_bundled_checkpoints():
 
 def test_folder_of_a_run_is_an_error_that_names_its_policy(tmp_path):
     make_policy().save(tmp_path / "policy", {})
-    with pytest.raises(FileNotFoundError, match=f"its policy is {tmp_path / 'policy'}"):
+    with pytest.raises(FileNotFoundError, match=f"pass its policy, {tmp_path / 'policy'}"):
         load_policy(tmp_path)
 
 
