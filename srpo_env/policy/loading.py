@@ -36,9 +36,12 @@ def load_policy(path: str | Path) -> Policy:
         ValueError: If the checkpoint is damaged, or of another kind of policy.
     """
     if not has_checkpoint(path):
-        own = Path(path) / "policy"
-        if has_checkpoint(own):
-            raise FileNotFoundError(f"{path} is a run's folder: pass its policy, {own}")
+        # Both agents write the first, and `vla_bc.py` also the second, at its end.
+        places = ("checkpoints/iteration_*[0-9]/policy.json", "policy.json")
+        own = [file for place in places for file in sorted(Path(path).glob(place))]
+        if own:
+            newest = own[-1].with_suffix("")
+            raise FileNotFoundError(f"{path} is a run's folder: pass its policy, {newest}")
         if Path(path).is_dir() or is_hub_id(path):
             policy: Policy = architecture(PUBLISHED).from_pretrained(path)
             return policy

@@ -99,9 +99,11 @@ def test_unknown_name_lists_the_bundled_checkpoints():
         load_policy("no-such-policy")
 
 
-def test_folder_of_a_run_is_an_error_that_names_its_policy(tmp_path):
-    make_policy().save(tmp_path / "policy", {})
-    with pytest.raises(FileNotFoundError, match=f"pass its policy, {tmp_path / 'policy'}"):
+@pytest.mark.parametrize("newest", ["policy", "checkpoints/iteration_0012/policy"])
+def test_folder_of_a_run_is_an_error_that_names_its_newest_policy(newest, tmp_path):
+    for place in ("checkpoints/iteration_0004/policy", newest):
+        make_policy().save(tmp_path / place, {})
+    with pytest.raises(FileNotFoundError, match=f"pass its policy, {tmp_path / newest}$"):
         load_policy(tmp_path)
 
 
