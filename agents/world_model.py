@@ -46,6 +46,7 @@ from srpo_env.cli.main import closed_output_ends_the_program, errors_as_sentence
 from srpo_env.encoders.clips import Clips, split_videos
 from srpo_env.encoders.collapse import collapse_of
 from srpo_env.encoders.preprocessing import VideoPreprocessing
+from srpo_env.encoders.vjepa2 import write_latents
 from srpo_env.libero.behaviour_files import read_videos
 from srpo_env.system.files import write_file
 from srpo_env.training.gradients import clip_gradients
@@ -371,6 +372,7 @@ def export(folder: Path, model: WorldModel, args: Args, num_videos: int) -> None
     folder.mkdir(parents=True, exist_ok=True)
     model.product().half().save_pretrained(folder)
     VideoPreprocessing.for_crop(args.crop_size).write(folder)
+    write_latents(folder, pooling="grid", num_clips=2)
     settings = args.as_json(full_paths=False)
     content = {"agent": "world_model", "step": args.steps, "args": settings, "videos": num_videos}
     write_file(folder / "provenance.json", (json.dumps(content, indent=2) + "\n").encode())

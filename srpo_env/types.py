@@ -24,7 +24,7 @@ Credit = Literal["episode", "dense"]
 
 POINTS = (
     "Dense credit needs latents that are paths, (num_times, dim), such as those of the default "
-    'encoder or of VJEPA2Encoder(..., pooling="moments"): pass such an encoder, or '
+    'encoder or of VJEPA2Encoder(..., pooling="grid"): pass such an encoder, or '
     'credit="episode"'
 )
 """Message of the error if the latents are points."""

@@ -5,6 +5,7 @@ SRPO measures progress with V-JEPA 2 (https://arxiv.org/abs/2506.09985).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -23,15 +24,20 @@ except ModuleNotFoundError as error:
         f"VJEPA2Encoder needs {error.name}: run `pip install 'srpo-env[encoders]'`", name=error.name
     ) from error
 
-from srpo_env.encoders import pooler
 from srpo_env.encoders.preprocessing import VideoPreprocessing, stack_clips
 from srpo_env.readers.pretrained import download, is_hub_id, load_weights, read_weights
-from srpo_env.rewards.distances import Distance, coverage_distance, distances_to_centers
-from srpo_env.system.files import read_json
+from srpo_env.rewards.distances import Distance, distances_to_centers, remaining_share
+from srpo_env.system.files import read_json, write_file
 from srpo_env.system.text import one_line
 from srpo_env.types import Video, even_indices
 
-Pooling = Literal["mean", "time", "moments"]
+Pooling = Literal["mean", "time", "grid"]
+
+LATENTS_FILE = "latents.json"
+"""Name of the file in a checkpoint's folder that holds its default pooling and number of clips"""
+
+GRID_DIM = 256
+"""Dimensions that the grid of a moment's tokens is projected to"""
 
 SIZES = (
     "patch_size", "crop_size", "frames_per_clip", "tubelet_size", "hidden_size", "in_chans",
@@ -60,10 +66,11 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 class VJEPA2Encoder:
     """Encodes episodes with the encoder half of a V-JEPA 2 and pools its tokens to a latent.
 
-    The model takes ``frames_per_clip`` evenly spaced frames of an episode, the first and the last
-    among them, and maps every ``tubelet_size`` frames to one *time*, a grid of tokens. The latents
-    are not standardised. `distance` compares them by L2, as in the paper, or by coverage if they
-    are paths of learned moments.
+    An episode is shown to the model as evenly spaced frames, the first and the last among them: one
+    clip of ``frames_per_clip`` frames, or several clips that follow each other. The model maps
+    every ``tubelet_size`` frames to one *time*, a grid of tokens. The latents are not standardised.
+    `distance` compares them by L2, as in the paper, or by `remaining_share` if they are paths of
+    grids.
 
     Examples:
         The paper's world model, downloaded from the Hugging Face hub on first use (1.3 GB):
@@ -79,6 +86,7 @@ class VJEPA2Encoder:
         checkpoint: str | Path,
         *,
         pooling: Pooling | None = None,
+        num_clips: int | None = None,
         batch_size: int = 8,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -89,10 +97,13 @@ class VJEPA2Encoder:
             checkpoint: A folder, the name of a bundled checkpoint, or an id of the Hugging Face
                 hub such as ``facebook/vjepa2-vitg-fpc64-256``. Folders need no download.
             pooling: ``"mean"``: the mean of all tokens, as in the paper. ``"time"``: a path of the
-                mean tokens of each time; L2 compares equal times with each other. ``"moments"``: a
-                path of latents from the learned pooler next to the model; not from the paper.
-                Default: ``"moments"`` if there is a pooler, as in the bundled checkpoint, else
-                ``"mean"``.
+                mean tokens of each time; L2 compares equal times with each other. ``"grid"``: a
+                path of all tokens of each time, which keeps their places in the image, projected to
+                `GRID_DIM` dimensions by a fixed random matrix, which nearly keeps distances; not
+                from the paper. Default: that of `LATENTS_FILE`, which the bundled checkpoint and
+                those of ``agents/world_model.py`` have (``"grid"``), else ``"mean"``.
+            num_clips: Number of clips that an episode is cut into. Default: that of `LATENTS_FILE`
+                with its pooling, else 1, as in the paper.
             batch_size: Number of episodes that are encoded at once; limits the memory.
             device: Device to compute on; default: the GPU if there is one.
             dtype: Data type to compute in; default: float16 on a GPU, as in the paper, else
@@ -105,8 +116,9 @@ class VJEPA2Encoder:
                 range.
         """
         pooling = None if pooling is None else as_pooling(pooling)
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        for name, value in (("batch_size", batch_size), ("num_clips", num_clips)):
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.batch_size, self.device = batch_size, torch.device(device)
@@ -122,25 +134,30 @@ class VJEPA2Encoder:
                 f"{self.checkpoint}: the crops of the processor and the model must be equal, "
                 f"got {self.preprocessing.crop} and {config.crop_size}"
             )
-        self.num_frames: int = config.frames_per_clip
-        self.num_times: int = max(1, config.frames_per_clip // config.tubelet_size)
+        default_pooling, default_clips = read_latents(self.checkpoint)
+        self.pooling: Pooling = pooling or default_pooling
+        self.num_clips = num_clips or (default_clips if self.pooling == default_pooling else 1)
+        self.num_frames: int = self.num_clips * config.frames_per_clip
         self._tubelet_size: int = config.tubelet_size
-        has_pooler = (self.checkpoint / pooler.FILE).is_file()
-        self.pooling: Pooling = pooling or ("moments" if has_pooler else "mean")
+        self.num_times: int = self.num_clips * max(1, config.frames_per_clip // config.tubelet_size)
         self.moment_dim: int = config.hidden_size
-        self._pooler: pooler.MomentPooler | None = None
-        if self.pooling == "moments":
-            grid = config.crop_size // config.patch_size
-            found = pooler.MomentPooler.read(self.checkpoint, grid * grid, config.hidden_size)
-            self._pooler, self.moment_dim = found.to(self.device), found.latent_dim
+        self._projection: torch.Tensor | None = None
+        if self.pooling == "grid":
+            tokens = (config.crop_size // config.patch_size) ** 2
+            self._projection = projection(tokens * config.hidden_size).to(self.device)
+            self.moment_dim = GRID_DIM
         self.latent_shape: tuple[int, ...] = (
             (self.moment_dim,) if self.pooling == "mean" else (self.num_times, self.moment_dim)
         )
         self.distance: Distance = (
-            coverage_distance if self.pooling == "moments" else distances_to_centers
+            remaining_share if self.pooling == "grid" else distances_to_centers
         )
-        """Compares latents: L2, as in the paper, or coverage for paths of learned moments."""
-        self.settings = {"checkpoint": self.checkpoint.name, "pooling": self.pooling}
+        """Compares latents: L2, as in the paper, or what remains of a success for grids."""
+        self.settings = {
+            "checkpoint": self.checkpoint.name,
+            "pooling": self.pooling,
+            "num_clips": self.num_clips,
+        }
         self._dtype = dtype
         self.model = model.encoder.to(self.device).eval()
         """The encoder half, without the predictor."""
@@ -191,11 +208,15 @@ class VJEPA2Encoder:
 
     @torch.inference_mode()
     def _encode_batch(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
-        clips = stack_clips(videos, self.num_frames, self.preprocessing, self.device)
+        frames = stack_clips(videos, self.num_frames, self.preprocessing, self.device)
+        clips = frames.reshape(len(videos) * self.num_clips, -1, *frames.shape[2:])
         pixels = self.preprocessing.normalize(clips).to(self._dtype)
-        tokens = self.model(pixel_values_videos=pixels).last_hidden_state  # (B, times * grid, D)
-        moments = tokens.float().unflatten(1, (self.num_times, -1))  # (B, times, grid, D)
-        pooled = moments.mean(dim=2) if self._pooler is None else self._pooler(moments)
+        tokens = self.model(pixel_values_videos=pixels).last_hidden_state.float()
+        moments = tokens.reshape(len(videos), self.num_times, -1, tokens.shape[-1])
+        if self._projection is None:
+            pooled = moments.mean(dim=2)
+        else:
+            pooled = moments.flatten(2) @ self._projection
         paths: npt.NDArray[np.float32] = pooled.cpu().numpy()
         return paths
 
@@ -209,7 +230,18 @@ def as_pooling(name: str) -> Pooling:
     for pooling in get_args(Pooling):
         if name == pooling:
             return cast("Pooling", pooling)
-    raise ValueError(f"`pooling` must be 'mean', 'time' or 'moments', got {name!r}")
+    raise ValueError(f"`pooling` must be 'mean', 'time' or 'grid', got {name!r}")
+
+
+def projection(num_inputs: int) -> torch.Tensor:
+    """Draws the random matrix of grids, ``(num_inputs, GRID_DIM)``, the same in every process.
+
+    Entries of variance ``1 / GRID_DIM`` keep squared distances in expectation
+    (Johnson-Lindenstrauss).
+    """
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((num_inputs, GRID_DIM), dtype=np.float32)
+    return torch.from_numpy(matrix / np.float32(np.sqrt(GRID_DIM)))
 
 
 # --- Loading --------------------------------------------------------------------------------------
@@ -236,6 +268,34 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
             f"facebook/vjepa2-vitl-fpc64-256, got {str(checkpoint)!r}"
         )
     return download(name, "config.json, video_preprocessor_config.json and model.safetensors")
+
+
+def read_latents(folder: Path) -> tuple[Pooling, int]:
+    """Reads the default pooling and number of clips of a checkpoint: the paper's without a file.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    file = folder / LATENTS_FILE
+    if not file.is_file():
+        return "mean", 1
+    content = read_json(file)
+    try:
+        clips = content["num_clips"]
+        if type(clips) is not int or not 1 <= clips <= MAX_EXTENT:
+            raise ValueError(f"`num_clips` must be an integer in 1..{MAX_EXTENT}, got {clips!r}")
+        return as_pooling(content["pooling"]), clips
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{file} must hold "pooling" and "num_clips", as agents/world_model.py writes them, '
+            f"and does not: {one_line(error)}"
+        ) from error
+
+
+def write_latents(folder: Path, pooling: Pooling, num_clips: int) -> None:
+    """Writes the file that `read_latents` reads."""
+    content = {"pooling": pooling, "num_clips": num_clips}
+    write_file(folder / LATENTS_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> VJEPA2Model:

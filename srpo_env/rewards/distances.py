@@ -126,25 +126,43 @@ def transport_distance(paths: Floats, references: Floats) -> Nearest:
 
 
 def remaining_share(paths: Floats, references: Floats) -> Nearest:
-    """Computes the share of the nearest reference that comes after the path's end, in [0, 1].
+    """Computes the share of the nearest reference that the path never got to, in [0, 1].
 
-    The whole path is warped onto the prefix of each reference that fits best. The nearest reference
-    is the one whose prefix fits best. Needs dtaidistance.
+    1 minus the path's furthest place (`furthest_places`). The nearest reference is the one that the
+    whole path fits best. Needs dtaidistance.
     """
-    dtw = _dtw()
-    num_times = references.shape[1]
     table = np.empty((len(paths), len(references)))
-    ends = np.empty(table.shape)
+    shares = np.empty(table.shape)
     for row, path in enumerate(paths):
         for column, reference in enumerate(references):
-            # Any part of the reference's end may stay unmatched.
-            free = (0, 0, 0, num_times)
-            table[row, column], sums = dtw.warping_paths_fast(path, reference, psi=free)
-            # The library marks times after the best end with -1.
-            ends[row, column] = np.flatnonzero(sums[-1, 1:] >= 0)[-1]
+            places, table[row, column] = furthest_places(path, reference)
+            shares[row, column] = 1.0 - places[-1]
     _, nearest = _nearest(table)
-    share = 1.0 - ends[np.arange(len(paths)), nearest] / max(1, num_times - 1)
-    return share, nearest
+    return shares[np.arange(len(paths)), nearest], nearest
+
+
+def furthest_places(path: Floats, reference: Floats) -> tuple[Floats, float]:
+    """Locates a path on a reference: how far along it the path has come at each of its moments.
+
+    The path up to a moment is warped onto that first part of the reference which fits it best, by
+    dynamic time warping; the end of that part is the path's place. Needs dtaidistance.
+
+    Args:
+        path: Shape ``(num_times, dim)``.
+        reference: Shape ``(reference_times, dim)``.
+
+    Returns:
+        The furthest place up to each moment, shape ``(num_times,)``, ascending: 0 is the first
+        moment of the reference and 1 the last. And the distance, by dynamic time warping, of the
+        whole path from the part that fits it best.
+    """
+    # The first row and column stand for empty paths.
+    sums = np.asarray(_dtw().warping_paths_fast(path, reference)[1])[1:, 1:]
+    # The last of equal minima: a reference that stands still is at one place.
+    last = len(reference) - 1
+    ends = last - sums[:, ::-1].argmin(axis=1)
+    places: Floats = np.maximum.accumulate(ends) / max(1, last)
+    return places, float(sums[-1].min())
 
 
 def unreached_share(paths: Floats, references: Floats) -> Nearest:

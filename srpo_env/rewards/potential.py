@@ -1,4 +1,4 @@
-"""The progress potential: how much of a success an episode has covered at each of its moments.
+"""The progress potential: how much of a success an episode has behind it at each of its moments.
 
 Needs latents that are paths, ``(num_times, dim)``. `Episode.step_shares` and `relabel` turn it into
 dense rewards.
@@ -6,13 +6,24 @@ dense rewards.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from srpo_env.rewards.clustering import SAME_POINT
+from srpo_env.rewards.distances import Distance, furthest_places, remaining_share
 from srpo_env.types import Bools, Floats
 
+Potential = Callable[[Floats, Floats, Bools], Floats]
+"""Maps paths, their references and successes to potentials, as `covered_potential` does."""
 
-def progress_potential(paths: Floats, references: Floats, successes: Bools) -> Floats:
+
+def potential_for(distance: Distance) -> Potential:
+    """Returns the potential that agrees with a distance: at its end, both rank failures alike."""
+    return placed_potential if distance is remaining_share else covered_potential
+
+
+def covered_potential(paths: Floats, references: Floats, successes: Bools) -> Floats:
     """Computes how much of its reference each episode has covered at each of its moments.
 
     With D_t the mean, over the moments of the reference, of the smallest distance to any moment of
@@ -36,7 +47,7 @@ def progress_potential(paths: Floats, references: Floats, successes: Bools) -> F
         >>> success = np.array([[0.0], [1.0], [2.0]])
         >>> failure = np.array([[0.0], [1.0], [0.0]])
         >>> paths, references = np.stack([success, failure]), np.stack([success, success])
-        >>> progress_potential(paths, references, np.array([True, False])).round(3)
+        >>> covered_potential(paths, references, np.array([True, False])).round(3)
         array([[0.   , 0.667, 1.   ],
                [0.   , 0.667, 0.667]])
     """
@@ -55,6 +66,43 @@ def progress_potential(paths: Floats, references: Floats, successes: Bools) -> F
         noise = SAME_POINT * max(left[0], float(np.linalg.norm(reference, axis=1).max()))
         if covered[-1] > noise:
             potentials[row] = covered / (covered[-1] if success else left[0])
+        elif success:
+            potentials[row, -1] = 1.0
+    return potentials
+
+
+def placed_potential(paths: Floats, references: Floats, successes: Bools) -> Floats:
+    """Computes how far along its reference each episode has come at each of its moments.
+
+    The furthest place up to each moment, which `furthest_places` finds by dynamic time warping,
+    scaled so that the first moment has the potential 0 and the end of the reference 1. As with
+    `covered_potential`, the potential of a success is scaled to end at 1. Needs dtaidistance.
+
+    Args:
+        paths: Latents of the episodes, shape ``(num_episodes, num_times, dim)``.
+        references: The success path that each is compared with, ``(num_episodes, times, dim)``.
+        successes: Whether each episode succeeded, shape ``(num_episodes,)``.
+
+    Returns:
+        Potentials in [0, 1], shape ``(num_episodes, num_times)``. They never fall along an episode,
+        start at 0 and, in a success, end at 1.
+
+    Examples:
+        >>> success = np.array([[0.0], [1.0], [2.0]])
+        >>> failure = np.array([[0.0], [1.0], [0.0]])
+        >>> paths, references = np.stack([success, failure]), np.stack([success, success])
+        >>> placed_potential(paths, references, np.array([True, False]))
+        array([[0. , 0.5, 1. ],
+               [0. , 0.5, 0.5]])
+    """
+    potentials = np.zeros(paths.shape[:2])
+    for row, (path, reference, success) in enumerate(
+        zip(paths, references, successes, strict=True)
+    ):
+        places, _ = furthest_places(path, reference)
+        passed = places - places[0]
+        if passed[-1] > 0:
+            potentials[row] = passed / (passed[-1] if success else 1.0 - places[0])
         elif success:
             potentials[row, -1] = 1.0
     return potentials

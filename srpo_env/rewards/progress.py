@@ -23,7 +23,7 @@ from srpo_env.rewards.distances import (
     coverage_distance,
     distances_to_centers,
 )
-from srpo_env.rewards.potential import progress_potential
+from srpo_env.rewards.potential import potential_for
 from srpo_env.types import Bools, Credit, Floats, Ints, as_array, as_key, checked_credit
 
 Formula = Literal["paper", "siirl"]
@@ -256,7 +256,8 @@ def relabel(
         if is_dense:
             known = rows[nearest[rows] >= 0]
             references = clustering.centers[nearest[known]]
-            potentials[known] = progress_potential(points[known], references, succeeded[known])
+            potential = potential_for(reward.distance or default_distance(points.shape[1:]))
+            potentials[known] = potential(points[known], references, succeeded[known])
     return Relabeling(rewards, distances, nearest, clusterings, confidences, potentials)
 
 

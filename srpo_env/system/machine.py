@@ -38,7 +38,7 @@ HF_LIBERO = "hf-libero==0.1.4"
 INSTALL_HF_LIBERO = f"pip install --no-deps {HF_LIBERO}"
 
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "encoders": ("torch", "transformers", "safetensors", "h5py", "tqdm"),
+    "encoders": ("torch", "dtaidistance", "transformers", "safetensors", "h5py", "tqdm"),
     "libero": (
         "robosuite",
         "bddl",

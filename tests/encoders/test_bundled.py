@@ -9,7 +9,8 @@ pytest.importorskip("transformers")
 
 from srpo_env import SelfReferentialProgressWrapper, relabel
 from srpo_env.encoders.named import WORLD_MODEL, named_encoder
-from srpo_env.encoders.vjepa2 import find_checkpoint
+from srpo_env.encoders.vjepa2 import GRID_DIM, find_checkpoint
+from srpo_env.rewards.distances import remaining_share
 from tests.corridor import GIVE_UP, drive, make_corridor
 
 
@@ -18,7 +19,6 @@ def test_it_is_small_and_has_provenance():
     assert sum(file.stat().st_size for file in folder.iterdir()) < 20e6
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["agent"] == "world_model"
-    assert provenance["pooler"]["agent"] == "world_model_pooler"
     assert "/" not in json.dumps(provenance)
 
 
@@ -29,10 +29,9 @@ def test_it_is_the_wrappers_default():
     envs.close_groups()
     latents = [e.latent for group in envs.pop_groups() for e in group.episodes]
     assert len(latents) == 2
-    # Sixteen frames give eight moments; the latent of each has length 1.
-    np.testing.assert_allclose(
-        [np.linalg.norm(latent) for latent in latents], np.sqrt(8), rtol=1e-5
-    )
+    # Two clips of sixteen frames have eight moments each.
+    assert [latent.shape for latent in latents] == [(16, GRID_DIM)] * 2
+    assert envs.reward.distance is remaining_share
 
 
 @pytest.mark.libero

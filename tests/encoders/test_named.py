@@ -47,7 +47,7 @@ def test_a_name_that_gives_no_encoder_is_an_error(own, name):
 
 def test_an_unknown_pooling_is_an_error():
     pytest.importorskip("transformers")
-    with pytest.raises(ValueError, match="'mean', 'time' or 'moments', got 'max'"):
+    with pytest.raises(ValueError, match="'mean', 'time' or 'grid', got 'max'"):
         named_encoder("libero-vjepa2@max")
 
 

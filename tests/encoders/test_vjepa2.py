@@ -13,10 +13,17 @@ transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors.torch")
 
 from srpo_env.encoders import TrajectoryEncoder, VJEPA2Encoder  # noqa: E402
-from srpo_env.encoders.pooler import MomentPooler  # noqa: E402
 from srpo_env.encoders.preprocessing import FILES, VideoPreprocessing  # noqa: E402
 from srpo_env.encoders.protocol import encode_checked  # noqa: E402
-from srpo_env.encoders.vjepa2 import find_checkpoint  # noqa: E402
+from srpo_env.encoders.vjepa2 import (  # noqa: E402
+    GRID_DIM,
+    LATENTS_FILE,
+    find_checkpoint,
+    projection,
+    read_latents,
+    write_latents,
+)
+from srpo_env.rewards.distances import distances_to_centers, remaining_share  # noqa: E402
 
 CROP, FRAMES, HIDDEN = 16, 4, 24
 
@@ -110,65 +117,75 @@ def test_pooling_by_time_keeps_the_order_of_events(checkpoint):
     np.testing.assert_allclose(mean[0], path[0].mean(axis=0), atol=1e-6)
 
 
-def with_pooler(folder):
-    torch.manual_seed(0)
-    MomentPooler(4, HIDDEN, token_size=6, width=10, latent_dim=5).save(folder)
-    return folder
+def test_a_checkpoint_says_how_its_latents_are_made(own):
+    assert read_latents(own) == ("mean", 1)
+    write_latents(own, "grid", 3)
+    encoder = VJEPA2Encoder(own)
+    assert (encoder.pooling, encoder.num_clips, encoder.num_frames) == ("grid", 3, 3 * FRAMES)
+    assert encoder.latent_shape == (3 * FRAMES // 2, GRID_DIM)
+    assert encoder.distance is remaining_share
+    assert encoder.encode(videos(6, 9)).shape == (2, *encoder.latent_shape)
+    assert VJEPA2Encoder(own, num_clips=1).num_times == FRAMES // 2
 
 
-def test_a_checkpoint_with_a_pooler_gives_paths_of_moments(own):
-    encoder = VJEPA2Encoder(with_pooler(own))
-    assert encoder.pooling == "moments"
-    paths = encoder.encode_paths(videos(6, 9))
-    assert paths.shape == (2, FRAMES // 2, 5)
-    np.testing.assert_allclose(np.linalg.norm(paths, axis=2), 1.0, atol=1e-5)
-    np.testing.assert_array_equal(encoder.encode(videos(6, 9)), paths)
-    assert encoder.latent_shape == (FRAMES // 2, 5)
+def test_the_papers_pooling_and_distance_need_one_argument(own):
+    plain = VJEPA2Encoder(own).encode(videos(9))
+    write_latents(own, "grid", 3)
+    encoder = VJEPA2Encoder(own, pooling="mean")
+    assert (encoder.num_clips, encoder.latent_shape) == (1, (HIDDEN,))
+    assert encoder.distance is distances_to_centers
+    np.testing.assert_array_equal(encoder.encode(videos(9)), plain)
 
 
-def test_mean_pooling_uses_the_papers_distance(own):
-    encoder = VJEPA2Encoder(with_pooler(own), pooling="mean")
-    assert encoder.latent_shape == (HIDDEN,)
-    latents, centers = np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([[0.0, 0.0]])
-    np.testing.assert_allclose(encoder.distance(latents, centers)[0], [0.0, 5.0])
+def test_a_grid_holds_all_tokens_of_its_moment_in_their_places(checkpoint):
+    encoder = VJEPA2Encoder(checkpoint, pooling="grid")
+    (video,) = videos(FRAMES)
+    clip = encoder.preprocessing.resize(torch.from_numpy(video))
+    pixels = encoder.preprocessing.normalize(encoder.preprocessing.crop_middle(clip))
+    with torch.inference_mode():
+        tokens = encoder.model(pixel_values_videos=pixels[None]).last_hidden_state[0]
+    expected = tokens.view(2, 4 * HIDDEN) @ projection(4 * HIDDEN)
+    np.testing.assert_allclose(encoder.encode([video])[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_paths_of_moments_are_compared_by_coverage(own):
-    encoder = VJEPA2Encoder(with_pooler(own))
-    here, there, beside = np.eye(5)[:3]
-    success = np.stack([here, there])
-    stopped, strayed = np.stack([here, here]), np.stack([beside, here])
-    distances, nearest = encoder.distance(
-        np.stack([success, stopped, strayed]), np.stack([success])
-    )
-    # Both failures visit the first of the success's two moments and miss the second by sqrt(2).
-    np.testing.assert_allclose(distances, [0.0, np.sqrt(2) / 2, np.sqrt(2) / 2], atol=1e-7)
-    np.testing.assert_array_equal(nearest, 0)
+def test_clips_follow_each_other(checkpoint):
+    encoder = VJEPA2Encoder(checkpoint, pooling="grid", num_clips=2)
+    (video,) = videos(2 * FRAMES)
+    halves = VJEPA2Encoder(checkpoint, pooling="grid").encode([video[:FRAMES], video[FRAMES:]])
+    np.testing.assert_allclose(encoder.encode([video])[0], np.concatenate(halves), atol=1e-4)
+    assert encoder.moment_frames(2 * FRAMES).tolist() == [1, 3, 5, 7]
 
 
-def test_loading_a_pooler_does_not_change_the_random_state(own):
-    with_pooler(own)
+def test_the_projection_nearly_keeps_distances():
+    points = torch.randn(20, 9408, generator=torch.Generator().manual_seed(0))
+    ratios = torch.pdist(points @ projection(9408)) / torch.pdist(points)
+    assert 0.8 < ratios.min() < ratios.max() < 1.2
+
+
+def test_loading_a_checkpoint_does_not_change_the_random_state(own):
+    write_latents(own, "grid", 2)
     before = torch.get_rng_state()
     VJEPA2Encoder(own)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_moments_without_a_pooler_are_an_error_with_a_fix(checkpoint):
-    with pytest.raises(FileNotFoundError, match=r"world_model_pooler\.py.*pooling='mean'"):
-        VJEPA2Encoder(checkpoint, pooling="moments")
-
-
-@pytest.mark.parametrize("sizes", [(9, HIDDEN), (4, HIDDEN + 1)])
-def test_the_pooler_of_another_model_is_an_error(own, sizes):
-    MomentPooler(*sizes).save(own)
-    with pytest.raises(ValueError, match="4 tokens of 24 dimensions"):
-        VJEPA2Encoder(own)
-
-
-def test_a_damaged_pooler_is_an_error(own):
-    file = with_pooler(own) / "pooler.safetensors"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match="damaged"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        [],
+        {"pooling": "grid"},
+        {"pooling": "max", "num_clips": 1},
+        {"pooling": ["grid"], "num_clips": 1},
+        {"pooling": "grid", "num_clips": 0},
+        {"pooling": "grid", "num_clips": 10**9},
+        {"pooling": "grid", "num_clips": 1.5},
+        {"pooling": "grid", "num_clips": True},
+    ],
+)
+def test_a_damaged_description_of_the_latents_is_an_error(own, content):
+    (own / LATENTS_FILE).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r'latents\.json must hold "pooling" and "num_clips"'):
         VJEPA2Encoder(own)
 
 
@@ -426,8 +443,9 @@ def test_a_crop_that_differs_from_the_models_is_an_error(own):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pooling": "max"}, "`pooling` must be 'mean', 'time' or 'moments', got 'max'"),
+        ({"pooling": "max"}, "`pooling` must be 'mean', 'time' or 'grid', got 'max'"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"num_clips": 0}, "`num_clips` must be at least 1, got 0"),
     ],
 )
 def test_an_argument_out_of_range_is_an_error(checkpoint, arguments, message):

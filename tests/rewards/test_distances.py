@@ -75,6 +75,41 @@ def test_remaining_distance_uses_the_best_fitting_success():
     np.testing.assert_array_equal(nearest, [1])
 
 
+def test_remaining_distance_counts_the_furthest_place_also_if_the_path_turns_back():
+    found, _ = distances.remaining_share(paths([0, 1, 2, 0]), paths(SUCCESS))
+    np.testing.assert_allclose(found, [1 / 3])
+
+
+def test_a_path_may_pass_moments_of_the_reference_without_showing_them():
+    places, _ = distances.furthest_places(paths([0, 0, 0, 3])[0], paths(SUCCESS)[0])
+    np.testing.assert_allclose(places, [0, 0, 0, 1])
+
+
+def test_a_reference_that_stands_still_is_at_one_place():
+    places, cost = distances.furthest_places(paths([0, 1])[0], paths([0, 0, 1, 1])[0])
+    np.testing.assert_allclose(places, [1 / 3, 1])
+    assert cost == 0
+
+
+def test_furthest_places_equal_a_search_over_all_alignments():
+    path, reference = (
+        random_paths(1, seed=1, num_times=4)[0],
+        random_paths(1, seed=2, num_times=3)[0],
+    )
+    squares = np.square(path[:, None] - reference).sum(axis=-1)
+
+    def best(row, column):  # smallest sum of squares that ends with these moments matched
+        if row < 0 or column < 0:
+            return 0.0 if row == column == -1 else np.inf
+        before = min(best(row - 1, column), best(row, column - 1), best(row - 1, column - 1))
+        return squares[row, column] + before
+
+    table = np.sqrt([[best(row, column) for column in range(3)] for row in range(4)])
+    places, cost = distances.furthest_places(path, reference)
+    np.testing.assert_allclose(places, np.maximum.accumulate(table.argmin(axis=1)) / 2)
+    assert cost == pytest.approx(table[-1].min())
+
+
 def test_furthest_moment_is_interpolated_between_moments_of_the_success():
     weights = np.exp(-((1.0 - np.arange(4)) ** 2) / 2)
     place = weights @ np.arange(4) / weights.sum() / 3

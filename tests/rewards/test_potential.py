@@ -8,9 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from srpo_env import relabel
-from srpo_env.rewards.distances import coverage_distance
-from srpo_env.rewards.potential import progress_potential
+from srpo_env import ProgressReward, relabel
+from srpo_env.rewards.distances import coverage_distance, remaining_share
+from srpo_env.rewards.potential import covered_potential, placed_potential
 from srpo_env.types import step_shares
 from tests.fuzz.oracle import Ambiguous, potential_of, shares_of
 
@@ -23,7 +23,7 @@ def paths(*values):
 
 
 def potential(path, success=False, reference=SUCCESS):
-    return progress_potential(paths(path), paths(reference), np.array([success]))[0]
+    return covered_potential(paths(path), paths(reference), np.array([success]))[0]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ cases = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3)).flatm
 @settings(max_examples=100)
 def test_potential_is_monotone_within_0_and_1_and_equals_the_definition(case):
     values, references, successes = case
-    found = progress_potential(values, references, successes)
+    found = covered_potential(values, references, successes)
     assert (found >= 0).all()
     assert (found <= 1).all()
     assert (np.diff(found, axis=1) >= 0).all()
@@ -95,13 +95,13 @@ def test_potential_is_monotone_within_0_and_1_and_equals_the_definition(case):
 @settings(max_examples=50)
 def test_scale_and_order_of_the_episodes_do_not_matter(case, scale, random):
     values, references, successes = case
-    found = progress_potential(values, references, successes)
+    found = covered_potential(values, references, successes)
     order = random.sample(range(len(values)), len(values))
-    permuted = progress_potential(values[order], references[order], successes[order])
+    permuted = covered_potential(values[order], references[order], successes[order])
     np.testing.assert_array_equal(permuted, found[order])
     ends = found[:, -1] - found[:, 0]
     assume(((ends == 0) | (ends > 1e-4)).all())  # not decided by rounding
-    scaled = progress_potential(scale * values, scale * references, successes)
+    scaled = covered_potential(scale * values, scale * references, successes)
     np.testing.assert_allclose(scaled, found, rtol=0, atol=1e-6)
 
 
@@ -142,6 +142,45 @@ def test_relabel_with_dense_credit_adds_potentials_and_changes_no_reward():
     # The end of the potential is what the distance measures.
     distances = coverage_distance(latents[1:3], latents[:1])[0]
     np.testing.assert_allclose(1 - distances / 1.5, dense.potentials[1:3, -1])
+
+
+@pytest.mark.parametrize(
+    ("path", "success", "expected"),
+    [
+        ([0, 1, 1, 1], False, [0, 1 / 3, 1 / 3, 1 / 3]),
+        ([0, 2, 0, 0], False, [0, 2 / 3, 2 / 3, 2 / 3]),
+        ([1, 2, 2, 2], False, [0, 0.5, 0.5, 0.5]),  # from the first third to the second
+        ([0, 1, 2, 2], True, [0, 0.5, 1, 1]),
+        ([0, 0, 0, 0], False, [0, 0, 0, 0]),
+        ([0, 0, 0, 0], True, [0, 0, 0, 1]),
+    ],
+)
+def test_placed_potential_equals_a_calculation_by_hand(path, success, expected):
+    pytest.importorskip("dtaidistance")
+    found = placed_potential(paths(path), paths(SUCCESS), np.array([success]))[0]
+    np.testing.assert_allclose(found, expected)
+
+
+@given(cases)
+@settings(max_examples=100)
+def test_placed_potential_is_monotone_within_0_and_1(case):
+    pytest.importorskip("dtaidistance")
+    values, references, successes = case
+    found = placed_potential(values, references, successes)
+    assert (found >= 0).all()
+    assert (found <= 1).all()
+    assert (np.diff(found, axis=1) >= 0).all()
+    assert found.shape[1] == 1 or (found[:, 0] == 0).all()
+    assert (found[successes, -1] == 1).all()
+
+
+def test_the_potential_is_that_of_the_distance():
+    pytest.importorskip("dtaidistance")
+    latents = paths(SUCCESS, [0, 1, 1, 1], [0, 2, 0, 0])
+    reward = ProgressReward(distance=remaining_share)
+    found = relabel(latents, [True, False, False], reward=reward, credit="dense")
+    np.testing.assert_allclose(1 - found.distances, found.potentials[:, -1])
+    assert found.rewards[2] > found.rewards[1]
 
 
 def test_dense_credit_of_points_is_refused_with_the_fix():

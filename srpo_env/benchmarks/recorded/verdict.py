@@ -197,14 +197,13 @@ def _steps_if_not_usable(
     if split_name(check.encoder)[0] == WORLD_MODEL:
         steps.append(
             "The bundled world model was trained on LIBERO's libero_object only. Try "
-            "`--encoder facebook/vjepa2-vitl-fpc64-256`, or train one on your videos: "
-            "agents/world_model.py, then agents/world_model_pooler.py."
+            "`--encoder facebook/vjepa2-vitl-fpc64-256`, or train one on your videos with "
+            "agents/world_model.py."
         )
     else:
         steps.append(
-            f"Try another encoder: `--encoder {WORLD_MODEL}` for LIBERO's libero_object, else "
-            "train a world model on your videos with agents/world_model.py, then "
-            "agents/world_model_pooler.py."
+            f"Try another encoder: `--encoder {WORLD_MODEL}` for LIBERO, else train a world model "
+            "on your videos with agents/world_model.py."
         )
     return tuple(steps)
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from srpo_env.encoders.baselines import PixelEncoder, RandomProjectionEncoder
 from srpo_env.encoders.named import named_encoder, split_name
 from srpo_env.encoders.protocol import TrajectoryEncoder
+from srpo_env.rewards.distances import Distance, coverage_distance
 from srpo_env.system.files import read_json, sha256_of
 from srpo_env.types import Ints, even_indices
 
@@ -62,6 +63,8 @@ class Row:
     """Whether it encodes states instead of videos."""
     moment_frames: Callable[[int], Ints] | None = None
     """The encoder's own `moment_frames`: the last frame that each time shows."""
+    distance: Distance = coverage_distance
+    """The encoder's own distance of paths, to which the progress potential belongs."""
 
     def moments(self, num_frames: int, num_times: int) -> Ints:
         """Returns the last frame that each time of a path shows, ``(num_times,)``."""
@@ -130,9 +133,10 @@ def _make_row(name: str, checkpoints: Sequence[str]) -> Row:
         from srpo_env.encoders.vjepa2 import VJEPA2Encoder
 
         assert isinstance(encoder, VJEPA2Encoder)
-        key = f"{_digest_of_files(encoder.checkpoint)} {encoder.pooling}"
+        key = f"{_digest_of_files(encoder.checkpoint)} {encoder.pooling} {encoder.num_clips}"
     moments = getattr(encoder, "moment_frames", None)
-    return Row(label, encode_paths, key=key, moment_frames=moments)
+    distance = getattr(encoder, "distance", None) or coverage_distance
+    return Row(label, encode_paths, key=key, moment_frames=moments, distance=distance)
 
 
 def _framewise(encoder: TrajectoryEncoder, video: npt.NDArray[np.uint8]) -> Paths:

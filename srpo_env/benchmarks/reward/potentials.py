@@ -18,8 +18,7 @@ from srpo_env.benchmarks.reward.metrics import STAGE, interval, mean_of_known, s
 from srpo_env.benchmarks.reward.rankings import Bootstrap
 from srpo_env.benchmarks.reward.task_distances import TaskLabels
 from srpo_env.libero.behaviour_files import BehaviourEpisode
-from srpo_env.rewards.distances import coverage_distance
-from srpo_env.rewards.potential import progress_potential
+from srpo_env.rewards.potential import potential_for
 from srpo_env.types import Floats
 
 CHANGE = 0.01
@@ -72,9 +71,9 @@ def measure_potentials(
     clustering = cluster(option, whole[labels.successes])
     centers = clustering.centers.reshape(-1, *paths.shape[1:])
     failures = paths[labels.failed]
-    nearest = coverage_distance(failures, centers)[1]
+    nearest = row.distance(failures, centers)[1]
     never = np.zeros(len(failures), np.bool_)
-    potentials = progress_potential(failures, centers[nearest], never)
+    potentials = potential_for(row.distance)(failures, centers[nearest], never)
     oracle, times = [], []
     for index in labels.failed:
         progress = episodes[index].progress

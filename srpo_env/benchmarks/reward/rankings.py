@@ -120,7 +120,9 @@ def figures(
     labels: Sequence[TaskLabels], distances: Sequence[TaskDistances], bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """Computes all results of one row and option, for JSON; `benchmark.measure` describes them."""
-    conditions = list(distances[0].ranking)
+    # A task whose episodes share one initial state has no figure for other placements.
+    first, *others = (measured.ranking for measured in distances)
+    conditions = [name for name in first if all(name in other for other in others)]
     result: dict[str, Any] = {
         "task": {
             **rank_within_tasks(labels, distances, bootstrap, AS_RECORDED).figures,

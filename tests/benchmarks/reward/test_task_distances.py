@@ -131,6 +131,15 @@ def test_placement_compares_with_other_initial_states_only(toy):
     np.testing.assert_allclose(measured.ranking[PLACEMENT][: len(failed)], expected)
 
 
+def test_placement_has_no_figure_if_a_task_has_one_initial_state_only(toy):
+    labels, latents = toy
+    one_state = replace(labels, init_states=np.zeros_like(labels.init_states))
+    measured = [measure_task(task, latents, "mean", "dbscan") for task in (labels, one_state)]
+    tasks = [labels, one_state]
+    found = figures(tasks, measured, Bootstrap.draw(tasks, 50, seed=0))
+    assert PLACEMENT not in found["shifts"]
+
+
 def test_a_one_sided_shift_leaves_the_successes_unchanged(toy):
     labels, latents = toy
     shifted = replace(latents, shifted={"light": latents.whole + 1})
