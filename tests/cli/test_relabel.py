@@ -73,7 +73,7 @@ def test_default_encoder_is_the_bundled_world_model(recording):
     per_step = np.split(result["step_rewards"], np.cumsum(result["num_steps"])[:-1])
     np.testing.assert_allclose([rewards.sum() for rewards in per_step], result["rewards"])
     assert min(rewards.min() for rewards in per_step) >= 0
-    assert result["latents"].shape[1:] == (8, 32)
+    assert result["latents"].shape[1:] == (16, 256)
     assert 0 < result["rewards"][1:].min() < result["rewards"][1:].max() < 0.8
 
 
