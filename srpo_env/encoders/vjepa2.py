@@ -29,7 +29,7 @@ from srpo_env.readers.pretrained import download, is_hub_id, load_weights, read_
 from srpo_env.rewards.distances import Distance, distances_to_centers, remaining_share
 from srpo_env.system.files import read_json, write_file
 from srpo_env.system.text import one_line
-from srpo_env.types import Video, even_indices
+from srpo_env.types import Video, checked_count, even_indices
 
 Pooling = Literal["mean", "time", "grid"]
 
@@ -116,12 +116,11 @@ class VJEPA2Encoder:
                 range.
         """
         pooling = None if pooling is None else as_pooling(pooling)
-        for name, value in (("batch_size", batch_size), ("num_clips", num_clips)):
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        num_clips = None if num_clips is None else checked_count("num_clips", num_clips)
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.batch_size, self.device = batch_size, torch.device(device)
+        self.batch_size = checked_count("batch_size", batch_size)
+        self.device = torch.device(device)
         if dtype is None:
             dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self.checkpoint = find_checkpoint(checkpoint)

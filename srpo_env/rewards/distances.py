@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from srpo_env.rewards.clustering import SAME_POINT
 from srpo_env.types import Floats, Ints, as_array
 
 Nearest = tuple[Floats, Ints]
@@ -158,9 +159,12 @@ def furthest_places(path: Floats, reference: Floats) -> tuple[Floats, float]:
     """
     # The first row and column stand for empty paths.
     sums = np.asarray(_dtw().warping_paths_fast(path, reference)[1])[1:, 1:]
-    # The last of equal minima: a reference that stands still is at one place.
+    # The last of equal minima: a reference that stands still is at one place. Differences below the
+    # precision of float32 are noise.
+    noise = SAME_POINT * float(np.linalg.norm(reference, axis=1).max())
+    is_best = sums <= sums.min(axis=1, keepdims=True) + noise
     last = len(reference) - 1
-    ends = last - sums[:, ::-1].argmin(axis=1)
+    ends = last - is_best[:, ::-1].argmax(axis=1)
     places: Floats = np.maximum.accumulate(ends) / max(1, last)
     return places, float(sums[-1].min())
 

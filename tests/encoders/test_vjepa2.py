@@ -444,8 +444,9 @@ def test_a_crop_that_differs_from_the_models_is_an_error(own):
     ("arguments", "message"),
     [
         ({"pooling": "max"}, "`pooling` must be 'mean', 'time' or 'grid', got 'max'"),
-        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
-        ({"num_clips": 0}, "`num_clips` must be at least 1, got 0"),
+        ({"batch_size": 0}, "`batch_size` must be an integer and at least 1, got 0"),
+        ({"num_clips": 1.5}, "`num_clips` must be an integer and at least 1, got 1.5"),
+        ({"num_clips": 0}, "`num_clips` must be an integer and at least 1, got 0"),
     ],
 )
 def test_an_argument_out_of_range_is_an_error(checkpoint, arguments, message):

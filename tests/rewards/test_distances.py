@@ -91,6 +91,15 @@ def test_a_reference_that_stands_still_is_at_one_place():
     assert cost == 0
 
 
+def test_noise_below_single_precision_moves_no_place():
+    still = np.full((4, 1), 5.0)
+    noise = 1e-9 * np.arange(4.0)[:, None]
+    places, _ = distances.furthest_places(still, still + noise)
+    np.testing.assert_array_equal(places, [1, 1, 1, 1])
+    places, _ = distances.furthest_places(still - noise, paths([5, 6, 7, 8])[0])
+    np.testing.assert_array_equal(places, [0, 0, 0, 0])
+
+
 def test_furthest_places_equal_a_search_over_all_alignments():
     path, reference = (
         random_paths(1, seed=1, num_times=4)[0],
