@@ -8,8 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from srpo_env.encoders.protocol import TrajectoryEncoder, encoder_settings, reward_for
-from srpo_env.types import Video
+from srpo_env.encoders.protocol import (
+    TrajectoryEncoder,
+    encoder_settings,
+    moment_frames,
+    reward_for,
+)
+from srpo_env.types import Ints, Video
 
 
 class TimedEncoder:
@@ -34,3 +39,7 @@ class TimedEncoder:
         latents = self._encoder.encode(videos)
         self.seconds += time.monotonic() - start
         return latents
+
+    def moment_frames(self, num_frames: int) -> Ints:
+        """Returns the last frame of each moment of the wrapped encoder."""
+        return moment_frames(self._encoder, num_frames)

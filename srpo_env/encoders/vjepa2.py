@@ -177,9 +177,11 @@ class VJEPA2Encoder:
         Args:
             num_frames: Number of frames of the video.
         """
-        shown = even_indices(num_frames, self.num_frames)
-        ends = self._tubelet_size * np.arange(1, self.num_times + 1) - 1
-        return shown[np.minimum(ends, len(shown) - 1)]
+        # Frames of a clip that do not fill a moment are not seen.
+        ends = self._tubelet_size * np.arange(1, self.num_times // self.num_clips + 1) - 1
+        length = self.num_frames // self.num_clips
+        ends = np.minimum(ends, length - 1) + length * np.arange(self.num_clips)[:, None]
+        return even_indices(num_frames, self.num_frames)[ends.ravel()]
 
     def encode_paths(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
         """Encodes videos to paths through latent space; their mean over time is ``"mean"``.
@@ -233,7 +235,7 @@ def as_pooling(name: str) -> Pooling:
 
 
 def projection(num_inputs: int) -> torch.Tensor:
-    """Draws the random matrix of grids, ``(num_inputs, GRID_DIM)``, the same in every process.
+    """Draws the random matrix of grids, ``(num_inputs, GRID_DIM)``; equal with one NumPy version.
 
     Entries of variance ``1 / GRID_DIM`` keep squared distances in expectation
     (Johnson-Lindenstrauss).

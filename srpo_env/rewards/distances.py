@@ -108,7 +108,7 @@ def dtw_distance(paths: Floats, references: Floats) -> Nearest:
     table = np.empty((len(paths), len(references)))
     for row, path in enumerate(paths):
         for column, reference in enumerate(references):
-            table[row, column] = dtw.distance_fast(path, reference)
+            table[row, column] = dtw.distance_fast(*np.asarray((path, reference), np.float64))
     return _nearest(table)
 
 
@@ -131,7 +131,12 @@ def remaining_share(paths: Floats, references: Floats) -> Nearest:
 
     1 minus the path's furthest place (`furthest_places`). The nearest reference is the one that the
     whole path fits best. Needs dtaidistance.
+
+    Raises:
+        ValueError: If the references have one moment only, so that there is no way to go.
     """
+    if references.shape[1] < 2:
+        raise ValueError("what remains of a path needs paths of at least two moments, got one")
     table = np.empty((len(paths), len(references)))
     shares = np.empty(table.shape)
     for row, path in enumerate(paths):
@@ -154,19 +159,23 @@ def furthest_places(path: Floats, reference: Floats) -> tuple[Floats, float]:
 
     Returns:
         The furthest place up to each moment, shape ``(num_times,)``, ascending: 0 is the first
-        moment of the reference and 1 the last. And the distance, by dynamic time warping, of the
-        whole path from the part that fits it best.
+        moment of the reference and 1 the last; 0 if the reference does not move. And the distance,
+        by dynamic time warping, of the whole path from the part that fits it best.
     """
+    path, reference = np.asarray(path, np.float64), np.asarray(reference, np.float64)
     # The first row and column stand for empty paths.
     sums = np.asarray(_dtw().warping_paths_fast(path, reference)[1])[1:, 1:]
-    # The last of equal minima: a reference that stands still is at one place. Differences below the
-    # precision of float32 are noise.
-    noise = SAME_POINT * float(np.linalg.norm(reference, axis=1).max())
-    is_best = sums <= sums.min(axis=1, keepdims=True) + noise
-    last = len(reference) - 1
-    ends = last - is_best[:, ::-1].argmax(axis=1)
-    places: Floats = np.maximum.accumulate(ends) / max(1, last)
-    return places, float(sums[-1].min())
+    # While the reference stands still, it is at one place: the last of its equal moments. Of parts
+    # that fit equally well, the longest one is taken.
+    steps = np.linalg.norm(np.diff(reference, axis=0), axis=1)
+    moves = steps > SAME_POINT * float(np.linalg.norm(reference, axis=1).max())
+    best = float(sums[-1].min())
+    if not moves.any():
+        return np.zeros(len(path)), best
+    stops = np.append(np.flatnonzero(moves), len(moves))
+    ends = stops[np.searchsorted(stops, len(moves) - sums[:, ::-1].argmin(axis=1))]
+    places: Floats = np.maximum.accumulate(ends) / len(moves)
+    return places, best
 
 
 def unreached_share(paths: Floats, references: Floats) -> Nearest:

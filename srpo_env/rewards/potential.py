@@ -19,7 +19,10 @@ Potential = Callable[[Floats, Floats, Bools], Floats]
 
 
 def potential_for(distance: Distance) -> Potential:
-    """Returns the potential that agrees with a distance: at its end, both rank failures alike."""
+    """Returns the potential that agrees with a distance: at its end, both rank failures alike.
+
+    Failures of one reference, except that coverage counts from an episode's first moment.
+    """
     return placed_potential if distance is remaining_share else covered_potential
 
 
@@ -74,9 +77,9 @@ def covered_potential(paths: Floats, references: Floats, successes: Bools) -> Fl
 def placed_potential(paths: Floats, references: Floats, successes: Bools) -> Floats:
     """Computes how far along its reference each episode has come at each of its moments.
 
-    The furthest place up to each moment, which `furthest_places` finds by dynamic time warping,
-    scaled so that the first moment has the potential 0 and the end of the reference 1. As with
-    `covered_potential`, the potential of a success is scaled to end at 1. Needs dtaidistance.
+    The furthest place up to each moment, which `furthest_places` finds by dynamic time warping; 0
+    at the first moment. As with `covered_potential`, the potential of a success is scaled to end at
+    1. Needs dtaidistance.
 
     Args:
         paths: Latents of the episodes, shape ``(num_episodes, num_times, dim)``.
@@ -100,9 +103,9 @@ def placed_potential(paths: Floats, references: Floats, successes: Bools) -> Flo
         zip(paths, references, successes, strict=True)
     ):
         places, _ = furthest_places(path, reference)
-        passed = places - places[0]
-        if passed[-1] > 0:
-            potentials[row] = passed / (passed[-1] if success else 1.0 - places[0])
-        elif success:
+        has_moved = places[-1] > 0
+        potentials[row] = places / places[-1] if success and has_moved else places
+        potentials[row, 0] = 0.0
+        if success:
             potentials[row, -1] = 1.0
     return potentials

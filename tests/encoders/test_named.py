@@ -7,7 +7,7 @@ import pytest
 
 from srpo_env import PixelEncoder, ProgressReward, SelfReferentialProgressWrapper
 from srpo_env.encoders.named import named_encoder
-from srpo_env.encoders.protocol import reward_for
+from srpo_env.encoders.protocol import moment_frames, reward_for
 from srpo_env.encoders.timed import TimedEncoder
 from srpo_env.offline import RecordedEpisode, relabel_episodes
 from srpo_env.rewards.distances import distances_to_centers
@@ -145,3 +145,16 @@ def test_a_timed_encoder_equals_its_encoder_and_sums_the_seconds():
     assert encoder.encode([np.zeros((1, 2, 2, 3), np.uint8)]).shape == (1, 2)
     assert encoder.seconds >= 0.02
     assert encoder.distance(np.zeros((1, 2)), np.zeros((1, 2)))[0] == 7.0
+
+
+def test_a_timed_encoder_keeps_the_moments_of_its_encoder():
+    class Own:
+        latent_shape = (2, 1)
+
+        def encode(self, videos):
+            return np.zeros((len(videos), 2, 1), np.float32)
+
+        def moment_frames(self, num_frames):
+            return np.array([0, num_frames // 2])
+
+    assert moment_frames(TimedEncoder(Own()), 8).tolist() == [0, 4]

@@ -28,12 +28,12 @@ from srpo_env.rewards.distances import distances_to_centers, remaining_share  # 
 CROP, FRAMES, HIDDEN = 16, 4, 24
 
 
-def tiny_model(**settings):
+def tiny_model(frames_per_clip=FRAMES, **settings):
     torch.manual_seed(0)
     config = transformers.VJEPA2Config(
         crop_size=CROP,
         patch_size=8,
-        frames_per_clip=FRAMES,
+        frames_per_clip=frames_per_clip,
         tubelet_size=2,
         hidden_size=HIDDEN,
         num_hidden_layers=2,
@@ -154,6 +154,14 @@ def test_clips_follow_each_other(checkpoint):
     halves = VJEPA2Encoder(checkpoint, pooling="grid").encode([video[:FRAMES], video[FRAMES:]])
     np.testing.assert_allclose(encoder.encode([video])[0], np.concatenate(halves), atol=1e-4)
     assert encoder.moment_frames(2 * FRAMES).tolist() == [1, 3, 5, 7]
+
+
+def test_frames_that_do_not_fill_a_moment_are_not_counted_in_any_clip(tmp_path):
+    tiny_model(frames_per_clip=5).save_pretrained(tmp_path)
+    VideoPreprocessing.for_crop(CROP).write(tmp_path)
+    encoder = VJEPA2Encoder(tmp_path, pooling="grid", num_clips=2)
+    assert encoder.moment_frames(10).tolist() == [1, 3, 6, 8]
+    assert encoder.encode(videos(10)).shape == (1, 4, GRID_DIM)
 
 
 def test_the_projection_nearly_keeps_distances():

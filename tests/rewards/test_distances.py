@@ -91,13 +91,35 @@ def test_a_reference_that_stands_still_is_at_one_place():
     assert cost == 0
 
 
-def test_noise_below_single_precision_moves_no_place():
+def test_nothing_is_passed_on_a_reference_that_does_not_move():
     still = np.full((4, 1), 5.0)
     noise = 1e-9 * np.arange(4.0)[:, None]
-    places, _ = distances.furthest_places(still, still + noise)
-    np.testing.assert_array_equal(places, [1, 1, 1, 1])
-    places, _ = distances.furthest_places(still - noise, paths([5, 6, 7, 8])[0])
-    np.testing.assert_array_equal(places, [0, 0, 0, 0])
+    for path in (still, still + noise, paths(SUCCESS)[0]):
+        np.testing.assert_array_equal(distances.furthest_places(path, still + noise)[0], 0)
+
+
+def test_noise_below_single_precision_moves_no_place():
+    waits = paths([5, 5, 5, 8])[0]
+    noise = 1e-9 * np.arange(4.0)[:, None]
+    places, _ = distances.furthest_places(np.full((4, 1), 5.0), waits + noise)
+    np.testing.assert_allclose(places, 2 / 3)
+
+
+def test_a_path_beside_the_start_of_the_reference_has_not_left_it():
+    # However far beside: its distances from the next moments are larger only in second order.
+    reference = np.stack([1e-3 * np.arange(16.0), np.ones(16)], axis=1)
+    for offset in (0.3, 1.0, 3.0):
+        path = np.tile([0.0, 1.0 + offset], (16, 1))
+        assert distances.furthest_places(path, reference)[0].max() == 0
+
+
+@pytest.mark.parametrize("distance", EVERY)
+def test_latents_of_single_precision_can_be_compared(distance):
+    failures, successes = random_paths(3, seed=1), random_paths(2, seed=2)
+    found, nearest = distance(failures.astype(np.float32), successes.astype(np.float32))
+    expected, rows = distance(failures, successes)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_array_equal(nearest, rows)
 
 
 def test_furthest_places_equal_a_search_over_all_alignments():
@@ -191,8 +213,12 @@ def test_shares_lie_between_0_and_1(distance):
 
 @pytest.mark.parametrize("distance", EVERY)
 def test_paths_of_one_time_and_successes_that_do_not_move_can_be_compared(distance):
-    found, _ = distance(random_paths(3, num_times=1), random_paths(2, seed=2, num_times=1))
-    assert np.isfinite(found).all()
+    if distance is distances.remaining_share:
+        with pytest.raises(ValueError, match="at least two moments, got one"):
+            distance(random_paths(3, num_times=1), random_paths(2, seed=2, num_times=1))
+    else:
+        found, _ = distance(random_paths(3, num_times=1), random_paths(2, seed=2, num_times=1))
+        assert np.isfinite(found).all()
     still = np.ones((2, 4, 3))
     assert np.isfinite(distance(random_paths(3, num_times=4), still)[0]).all()
 

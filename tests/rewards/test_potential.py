@@ -149,7 +149,7 @@ def test_relabel_with_dense_credit_adds_potentials_and_changes_no_reward():
     [
         ([0, 1, 1, 1], False, [0, 1 / 3, 1 / 3, 1 / 3]),
         ([0, 2, 0, 0], False, [0, 2 / 3, 2 / 3, 2 / 3]),
-        ([1, 2, 2, 2], False, [0, 0.5, 0.5, 0.5]),  # from the first third to the second
+        ([1, 2, 2, 2], False, [0, 2 / 3, 2 / 3, 2 / 3]),
         ([0, 1, 2, 2], True, [0, 0.5, 1, 1]),
         ([0, 0, 0, 0], False, [0, 0, 0, 0]),
         ([0, 0, 0, 0], True, [0, 0, 0, 1]),

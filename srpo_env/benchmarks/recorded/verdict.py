@@ -22,8 +22,8 @@ MIN_SUCCESSES = 3
 other success, which depends more on that success than on the task."""
 
 MIN_CORRELATION = 0.7
-"""Mean rank correlation with time. On scripted episodes of libero_object: bundled world model 0.99,
-pixels 0.85, untrained V-JEPA 2 0.75, random latents below 0.3."""
+"""Mean rank correlation with time. On scripted episodes of libero_object: the bundled world model
+(with its earlier latents) 0.99, pixels 0.85, untrained V-JEPA 2 0.75, random latents below 0.3."""
 
 MIN_SEPARATION = 0.8
 """AUC; 0.5 is chance. On the same episodes: bundled world model 1.00, pixels 0.98; untrained V-JEPA

@@ -32,7 +32,7 @@ BASELINES = {
 """Rows that need no training, and descriptions of their latents."""
 
 NUM_TIMES = 16
-"""Default number of times in a path: the number of frames of the bundled V-JEPA 2."""
+"""Default number of times in a path: that of the bundled V-JEPA 2."""
 
 SMALL_MODEL: dict[str, Any] = {
     "crop_size": 112,
@@ -123,10 +123,9 @@ def _make_row(name: str, checkpoints: Sequence[str]) -> Row:
     encoder = named_encoder(name)
     label = name if ":" in name else Path(name).resolve().name
     encode_paths = getattr(encoder, "encode_paths", None)
-    if encode_paths is None:
+    if encode_paths is None and len(encoder.latent_shape) == 1:
         # A point is a path of one time.
-        is_path = len(encoder.latent_shape) == 2
-        return Row(label, encoder.encode if is_path else lambda v: encoder.encode(v)[:, None])
+        return Row(label, lambda videos: encoder.encode(videos)[:, None])
     key = None
     # Latents of user code are not cached: they may depend on more than its name.
     if ":" not in name:
@@ -136,7 +135,9 @@ def _make_row(name: str, checkpoints: Sequence[str]) -> Row:
         key = f"{_digest_of_files(encoder.checkpoint)} {encoder.pooling} {encoder.num_clips}"
     moments = getattr(encoder, "moment_frames", None)
     distance = getattr(encoder, "distance", None) or coverage_distance
-    return Row(label, encode_paths, key=key, moment_frames=moments, distance=distance)
+    return Row(
+        label, encode_paths or encoder.encode, key=key, moment_frames=moments, distance=distance
+    )
 
 
 def _framewise(encoder: TrajectoryEncoder, video: npt.NDArray[np.uint8]) -> Paths:

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("h5py")
 pytest.importorskip("dtaidistance")
 
-from srpo_env.benchmarks.reward.encoder_rows import Row
+from srpo_env.benchmarks.reward.encoder_rows import Row, make_rows
 from srpo_env.benchmarks.reward.potentials import (
     PLACES,
     TaskPotentials,
@@ -17,6 +17,7 @@ from srpo_env.benchmarks.reward.potentials import (
 )
 from srpo_env.benchmarks.reward.rankings import Bootstrap
 from srpo_env.benchmarks.reward.task_distances import task_labels
+from srpo_env.rewards.distances import remaining_share
 from tests.benchmarks.reward.toy_episodes import slide
 
 SUCCESS = np.linspace(0, 1, 5)
@@ -84,3 +85,22 @@ def test_the_oracle_is_read_at_the_last_frame_of_each_moment():
     assert isinstance(found, TaskPotentials)
     assert (found.earned[:, 0] > 0).all()
     assert (found.earned[:, 1:] == 0).all()
+
+
+class Own:
+    """An encoder with its own distance and its own moments."""
+
+    latent_shape = (2, 1)
+    distance = staticmethod(remaining_share)
+
+    def encode(self, videos):
+        return np.zeros((len(videos), 2, 1), np.float32)
+
+    def moment_frames(self, num_frames):
+        return np.array([0, num_frames // 2])
+
+
+def test_the_distance_and_the_moments_of_a_users_encoder_are_used():
+    (row,) = make_rows([f"{__name__}:Own"])
+    assert row.distance is remaining_share
+    assert row.moments(8, 2).tolist() == [0, 4]
