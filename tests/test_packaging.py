@@ -28,7 +28,7 @@ PYTHON_VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 OWN_OR_OPTIONAL = {"bitsandbytes", "srpo_env", "wandb"}
 # Parts of the encoders and agents, which explain what is missing.
 INTERNAL = re.compile(
-    r"srpo_env\.(benchmarks\.|cli\.|training\.|encoders\.(clips|collapse|preprocessing)$)"
+    r"srpo_env\.(benchmarks\.|cli\.|training\.|encoders\.(clips|collapse|preprocessing|projection)$)"
 )
 
 # Prints what was loaded and the processor time in seconds, which a busy machine does not increase.

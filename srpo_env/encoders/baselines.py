@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from srpo_env.encoders.projection import random_projection
 from srpo_env.types import Video, even_indices
 
 
@@ -64,10 +65,7 @@ class RandomProjectionEncoder:
         self.latent_shape: tuple[int, ...] = (latent_dim,)
         self.settings = {"seed": seed, "num_times": num_times}
         self._pixels = PixelEncoder(num_times=num_times)
-        # Entries of variance 1 / latent_dim keep distances, in expectation (Johnson-Lindenstrauss).
-        self._matrix = np.random.default_rng(seed).standard_normal(
-            (*self._pixels.latent_shape, latent_dim), dtype=np.float32
-        ) / np.float32(np.sqrt(latent_dim))
+        self._matrix = random_projection(self._pixels.latent_shape[0], latent_dim, seed)
 
     def encode(self, videos: Sequence[Video]) -> npt.NDArray[np.float32]:
         """Encodes videos ``(num_frames, height, width, 3)`` to ``(num_videos, *latent_shape)``."""

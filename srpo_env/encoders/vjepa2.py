@@ -25,6 +25,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from srpo_env.encoders.preprocessing import VideoPreprocessing, stack_clips
+from srpo_env.encoders.projection import random_projection
 from srpo_env.readers.pretrained import download, is_hub_id, load_weights, read_weights
 from srpo_env.rewards.distances import Distance, distances_to_centers, remaining_share
 from srpo_env.system.files import read_json, write_file
@@ -143,7 +144,8 @@ class VJEPA2Encoder:
         self._projection: torch.Tensor | None = None
         if self.pooling == "grid":
             tokens = (config.crop_size // config.patch_size) ** 2
-            self._projection = projection(tokens * config.hidden_size).to(self.device)
+            matrix = random_projection(tokens * config.hidden_size, GRID_DIM, seed=0)
+            self._projection = torch.from_numpy(matrix).to(self.device)
             self.moment_dim = GRID_DIM
         self.latent_shape: tuple[int, ...] = (
             (self.moment_dim,) if self.pooling == "mean" else (self.num_times, self.moment_dim)
@@ -232,17 +234,6 @@ def as_pooling(name: str) -> Pooling:
         if name == pooling:
             return cast("Pooling", pooling)
     raise ValueError(f"`pooling` must be 'mean', 'time' or 'grid', got {name!r}")
-
-
-def projection(num_inputs: int) -> torch.Tensor:
-    """Draws the random matrix of grids, ``(num_inputs, GRID_DIM)``; equal with one NumPy version.
-
-    Entries of variance ``1 / GRID_DIM`` keep squared distances in expectation
-    (Johnson-Lindenstrauss).
-    """
-    rng = np.random.default_rng(0)
-    matrix = rng.standard_normal((num_inputs, GRID_DIM), dtype=np.float32)
-    return torch.from_numpy(matrix / np.float32(np.sqrt(GRID_DIM)))
 
 
 # --- Loading --------------------------------------------------------------------------------------

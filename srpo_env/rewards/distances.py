@@ -108,7 +108,9 @@ def dtw_distance(paths: Floats, references: Floats) -> Nearest:
     table = np.empty((len(paths), len(references)))
     for row, path in enumerate(paths):
         for column, reference in enumerate(references):
-            table[row, column] = dtw.distance_fast(*np.asarray((path, reference), np.float64))
+            table[row, column] = dtw.distance_fast(
+                np.asarray(path, np.float64), np.asarray(reference, np.float64)
+            )
     return _nearest(table)
 
 
@@ -127,7 +129,7 @@ def transport_distance(paths: Floats, references: Floats) -> Nearest:
 
 
 def remaining_share(paths: Floats, references: Floats) -> Nearest:
-    """Computes the share of the nearest reference that the path never got to, in [0, 1].
+    """Computes the share of the nearest reference that the path never reached, in [0, 1].
 
     1 minus the path's furthest place (`furthest_places`). The nearest reference is the one that the
     whole path fits best. Needs dtaidistance.

@@ -1,4 +1,4 @@
-"""The progress potential: how much of a success an episode has behind it at each of its moments.
+"""The progress potential: how far an episode has come through a success at each of its moments.
 
 Needs latents that are paths, ``(num_times, dim)``. `Episode.step_shares` and `relabel` turn it into
 dense rewards.
@@ -19,10 +19,7 @@ Potential = Callable[[Floats, Floats, Bools], Floats]
 
 
 def potential_for(distance: Distance) -> Potential:
-    """Returns the potential that agrees with a distance: at its end, both rank failures alike.
-
-    Failures of one reference, except that coverage counts from an episode's first moment.
-    """
+    """Returns the potential that measures the same as a distance."""
     return placed_potential if distance is remaining_share else covered_potential
 
 
@@ -81,14 +78,7 @@ def placed_potential(paths: Floats, references: Floats, successes: Bools) -> Flo
     at the first moment. As with `covered_potential`, the potential of a success is scaled to end at
     1. Needs dtaidistance.
 
-    Args:
-        paths: Latents of the episodes, shape ``(num_episodes, num_times, dim)``.
-        references: The success path that each is compared with, ``(num_episodes, times, dim)``.
-        successes: Whether each episode succeeded, shape ``(num_episodes,)``.
-
-    Returns:
-        Potentials in [0, 1], shape ``(num_episodes, num_times)``. They never fall along an episode,
-        start at 0 and, in a success, end at 1.
+    Arguments and shapes are those of `covered_potential`.
 
     Examples:
         >>> success = np.array([[0.0], [1.0], [2.0]])

@@ -113,6 +113,12 @@ def test_a_path_beside_the_start_of_the_reference_has_not_left_it():
         assert distances.furthest_places(path, reference)[0].max() == 0
 
 
+@pytest.mark.parametrize("distance", [distances.dtw_distance, distances.remaining_share])
+def test_warping_compares_paths_of_different_lengths(distance):
+    found, _ = distance(paths([0, 0, 1, 2, 2, 3, 3]), paths(SUCCESS))
+    np.testing.assert_allclose(found, 0)
+
+
 @pytest.mark.parametrize("distance", EVERY)
 def test_latents_of_single_precision_can_be_compared(distance):
     failures, successes = random_paths(3, seed=1), random_paths(2, seed=2)

@@ -50,7 +50,7 @@ OPTIONS: dict[str, Option] = {
     "transport": Option(path_distances.transport_distance, "optimal transport between the times"),
     "remaining": Option(
         path_distances.remaining_share,
-        "share of the nearest success that the path never got to, by time warping",
+        "share of the nearest success that the path never reached, by time warping",
     ),
     "unreached": Option(
         path_distances.unreached_share,
