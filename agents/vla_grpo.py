@@ -3,12 +3,9 @@
 Paper: https://arxiv.org/abs/2511.15605v2; its equation numbers are used below.
 
     python agents/vla_grpo.py --env libero-object
-    python agents/vla_grpo.py --env libero-object --reward binary    # plain GRPO for comparison
-    python agents/vla_grpo.py --env libero-object --reward oracle    # ground-truth progress
-    python agents/vla_grpo.py --replay-steps 400 --temperature 0.5   # from a weak policy
-    python agents/vla_grpo.py --simulators ray                       # simulators on a Ray cluster
-    torchrun --nproc-per-node 2 agents/vla_grpo.py                   # two learners
-    python agents/vla_grpo.py --resume runs/NAME                     # continue a run
+    python agents/vla_grpo.py --reward binary         # plain GRPO; oracle: ground-truth progress
+    torchrun --nproc-per-node 2 agents/vla_grpo.py    # two learners
+    python agents/vla_grpo.py --resume runs/NAME      # continue a run
 
 A group is eight episodes of one task from one initial state. Its failures are rewarded for how
 close their video comes to the successes of the same group, and the mean reward of the group is the
@@ -94,8 +91,7 @@ class Args(SuiteSettings):
     groups_per_iteration: int = 12  # groups with signal to collect before an update
     max_groups_per_iteration: int = 24  # groups after which the update starts in any case
     rollout_steps: int | None = 160
-    """maximum number of control steps of a training episode (successes take about 85); None: the
-    suite's limit, which evaluations always use"""
+    """control steps of a training episode at most; None: the suite's limit, as in evaluations"""
     encoder: str = WORLD_MODEL
     """world model that compares videos: a V-JEPA 2 (a bundled one by name, a folder, or an id of
     the Hugging Face hub), with the suffix @mean for the paper's pooling and distance; pixels; or
@@ -106,24 +102,23 @@ class Args(SuiteSettings):
     """episode: the advantage of a decision is that of its episode in its group, Eq. 6 of the paper;
     dense: every decision has its own, by how much progress it made"""
 
-    learning_rate: float = 1.5e-4
-    """maximum learning rate of AdamW; it falls while updates end early by --target-kl"""
+    learning_rate: float = 1.5e-4  # maximum of AdamW; falls while updates end by --target-kl
     target_kl: float = 1.0
     """maximum KL of a decision (all tokens of a chunk), in nats, between the policies before and
     after an update; a gradient step beyond it is undone and ends the update"""
-    update_epochs: int = 2  # passes over the chunks of an iteration
+    update_epochs: int = 2  # passes over the chunks of an iteration; 0: no policy gradient
     minibatch_size: int = 128  # chunks per gradient step
     clip_low: float = 0.2  # ratios are clipped below 1 - clip_low; epsilon in Eq. 7
     clip_high: float = 0.28  # ratios are clipped above 1 + clip_high; larger, to keep exploration
     kl_coef: float = 0.0  # weight of the KL to the initial policy; beta in Eq. 8
     dual_clip: float = 3.0  # bound of the ratio where the advantage is negative
     temperature: float = 1.0  # sampling temperature of rollouts; evaluation is greedy
+    correlation: float = 0.0  # of the sampling noise of neighbouring steps of a chunk, in [0, 1)
     max_grad_norm: float = 1.0  # maximum norm of the gradient
 
     replay_steps: int = 0
     """gradient steps per iteration that imitate own successes, as long as no task succeeds; the
-    higher the success rate, the fewer. Meant for weak initial policies, see docs/results.md. 0 is
-    the paper's algorithm"""
+    higher the success rate, the fewer. 0: none, as in the paper"""
     replay_learning_rate: float = 5e-4  # of imitation, AdamW; falls to 0 over its gradient steps
 
     perturb: str = ""  # all, or dimensions to draw a perturbation from per group: camera,light,...
@@ -133,8 +128,11 @@ class Args(SuiteSettings):
     def __post_init__(self) -> None:
         """Raises ValueError if a setting is out of its range."""
         groups = {"group_size": 2, "max_groups_per_iteration": self.groups_per_iteration}
-        min_values = {"iterations": 0, "kl_coef": 0, "replay_steps": 0, "dual_clip": 1, **groups}
-        self.check_numbers(min_values, max_values={"stop_at": 1})
+        zero = ("iterations", "kl_coef", "replay_steps", "update_epochs", "correlation")
+        min_values = {**dict.fromkeys(zero, 0), "dual_clip": 1, **groups}
+        self.check_numbers(min_values, max_values={"stop_at": 1, "correlation": 0.999})
+        if not self.update_epochs and not self.replay_steps:
+            raise ValueError("--update-epochs 0 learns nothing unless --replay-steps is above 0")
 
 
 # --- Rollout: which episodes are run, and what is kept of them ---
@@ -397,7 +395,8 @@ def main(args: Args) -> None:
         seed = ranks.seed(args.seed)
         generator = torch.Generator().manual_seed(seed)
         sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, seed, args.perturb)
-        decider = Decider(envs, policy, generator, args.temperature, args.overlap)
+        noise = (args.temperature, args.overlap, args.correlation)
+        decider = Decider(envs, policy, generator, *noise)
         rollout = Rollout(envs, decider, sampler, own)
         replay = SuccessReplay(libero.num_tasks, ranks=ranks)
         schedule = {"every": args.eval_every, "last": args.iterations, "ranks": ranks}
@@ -425,9 +424,10 @@ def main(args: Args) -> None:
             batch, control_steps = rollout.collect()
             batch, groups = share_groups(ranks, envs, sampler, batch, args.reward)
             # --- Update: clipped surrogate over the sampled action tokens (Eqs. 6-8) ---
-            metrics = update(policy, reference_policy, region, batch, args, generator)
-            # --- Imitation of own successes ---
-            if args.replay_steps:
+            metrics: dict[str, float] = {}
+            if args.update_epochs:
+                metrics = update(policy, reference_policy, region, batch, args, generator)
+            if args.replay_steps:  # --- Imitation of own successes ---
                 for group, trajectories in batch:
                     replay.add_successes(group, trajectories)
                 rates = sampler.success_rates

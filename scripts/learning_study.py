@@ -41,13 +41,16 @@ REPLAY = (
     *("--replay-steps", "400", "--temperature", "0.5"),
     *("--target-kl", "0.5", "--learning-rate", "7e-5"),
 )
+CORRELATED = ("--correlation", "0.9")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "binary": ("--reward", "binary"),
     "srpo": ("--reward", "srpo"),
     "dense": ("--reward", "srpo", "--credit", "dense"),
     "oracle-dense": ("--reward", "oracle", "--credit", "dense"),
-    # The steps of the policy gradient are too small to change anything.
-    "imitation": ("--reward", "binary", *REPLAY[:-1], "1e-9"),
+    # No step of the policy gradient.
+    "imitation": ("--reward", "binary", *REPLAY, "--update-epochs", "0"),
+    "correlated": ("--reward", "binary", *REPLAY, "--update-epochs", "0", *CORRELATED),
+    "dense-correlated": ("--reward", "srpo", "--credit", "dense", *REPLAY, *CORRELATED),
     "binary-replay": ("--reward", "binary", *REPLAY),
     "srpo-replay": ("--reward", "srpo", *REPLAY),
     "dense-replay": ("--reward", "srpo", "--credit", "dense", *REPLAY),

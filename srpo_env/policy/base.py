@@ -88,15 +88,29 @@ class Policy(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(
-        self, inputs: Inputs, temperature: float = 1.0, generator: torch.Generator | None = None
+        self,
+        inputs: Inputs,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        correlation: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Samples tokens ``(B, T)``; returns them and their log-probabilities ``(B, T)``.
 
+        Args:
+            inputs: Return value of `prepare`.
+            temperature: Temperature of the sampling.
+            generator: Random number generator.
+            correlation: Correlation of neighbouring steps of a chunk, see
+                `srpo_env.policy.tokens.sample_tokens`. The log-probabilities are those of the
+                single tokens in any case.
+
         Raises:
-            ValueError: If the temperature is not positive.
+            ValueError: If the temperature is not positive, or the correlation is not in [0, 1).
         """
         logits = self.logits(inputs)
-        tokens = token_maths.sample_tokens(logits, temperature, generator)
+        tokens = token_maths.sample_tokens(
+            logits, temperature, generator, correlation, self.action_dim
+        )
         return tokens, token_maths.log_probs(logits, tokens, temperature)
 
     def log_probs(

@@ -52,17 +52,51 @@ def actions_to_bins(actions: Tensor) -> Tensor:
 
 
 def sample_tokens(
-    logits: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+    logits: Tensor,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    correlation: float = 0.0,
+    action_dim: int = 7,
 ) -> Tensor:
     """Samples tokens ``(B, T)`` from logits ``(B, T, V)``.
 
+    Every token has the distribution of its logits. With independent tokens, the steps of a chunk
+    deviate in all directions and cancel each other: the gripper arrives where it always does. With
+    ``correlation``, the deviations of each action dimension are those of a first-order
+    autoregressive process along the chunk (coloured noise, arXiv:2312.11091), so that a chunk
+    goes a little too far left, or opens the gripper, as a whole.
+
+    Args:
+        logits: Logits of the policy.
+        temperature: Temperature of the sampling.
+        generator: Random number generator.
+        correlation: Correlation of the underlying normal noise of neighbouring steps of a chunk,
+            in [0, 1); 0 samples independent tokens.
+        action_dim: Number of tokens of a step.
+
     Raises:
-        ValueError: If the temperature is not positive.
+        ValueError: If the temperature is not positive, or the correlation is not in [0, 1).
     """
-    # Gumbel-max in one pass; `torch.multinomial` requires normalised rows of a matrix.
+    if not 0 <= correlation < 1:
+        raise ValueError(f"`correlation` must be at least 0 and below 1, got {correlation}")
     device = logits.device if generator is None else generator.device
-    noise = torch.empty_like(logits, device=device).exponential_(generator=generator)
-    return (_scaled(logits, temperature) - noise.log().to(logits.device)).argmax(dim=-1)
+    scaled = _scaled(logits, temperature)
+    if correlation == 0:
+        # Gumbel-max in one pass; `torch.multinomial` requires normalised rows of a matrix.
+        noise = torch.empty_like(logits, device=device).exponential_(generator=generator)
+        return (scaled - noise.log().to(logits.device)).argmax(dim=-1)
+    batch, num_tokens, num_values = logits.shape
+    num_steps = num_tokens // action_dim
+    steps = torch.arange(num_steps, device=device)
+    correlations = correlation ** (steps[:, None] - steps).abs().double()
+    noise = torch.randn(batch, num_steps, action_dim, generator=generator, device=device)
+    noise = torch.linalg.cholesky(correlations).to(noise) @ noise
+    # A normal distribution's quantiles are uniform, and the inverse distribution function of a
+    # token turns them into its distribution.
+    quantiles = torch.special.ndtr(noise).flatten(1)[..., None].to(logits.device)
+    cumulative = scaled.softmax(dim=-1).cumsum(dim=-1)
+    # The sum of the probabilities is rounded, and a quantile may be above it.
+    return torch.searchsorted(cumulative, quantiles)[..., 0].clamp(max=num_values - 1)
 
 
 def log_probs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:

@@ -63,6 +63,7 @@ class Decider:
         generator: torch.Generator,
         temperature: float,
         overlap: bool,
+        correlation: float = 0.0,
     ) -> None:
         """Initialises without decisions.
 
@@ -72,9 +73,10 @@ class Decider:
             generator: Random numbers of the sampling.
             temperature: Temperature of the sampling.
             overlap: Whether half of the environments are simulated while the policy decides.
+            correlation: Correlation of neighbouring steps of a decision, see `Policy.sample`.
         """
         self.envs, self.policy, self.generator = envs, policy, generator
-        self.temperature, self.overlap = temperature, overlap
+        self.temperature, self.correlation, self.overlap = temperature, correlation, overlap
         # Neighbours share a worker, so that each worker has environments of both halves.
         even = np.arange(envs.num_envs) % 2 == 0
         self._halves = (even, ~even)
@@ -144,7 +146,9 @@ class Decider:
         self, slots: Array, observations: Mapping[str, Array], instructions: Sequence[str]
     ) -> Decisions:
         inputs = self.policy.prepare(observations, [instructions[slot] for slot in slots])
-        tokens, log_probs = self.policy.sample(inputs, self.temperature, self.generator)
+        tokens, log_probs = self.policy.sample(
+            inputs, self.temperature, self.generator, self.correlation
+        )
         return Decisions(slots, inputs, tokens, log_probs)
 
 

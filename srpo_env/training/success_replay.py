@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import median_filter
 from torch.optim.lr_scheduler import LambdaLR
 
 from srpo_env.policy.base import Policy
@@ -28,6 +29,13 @@ CAPACITY = 40
 
 BATCH_SIZE = 96
 """Number of decisions per gradient step."""
+
+GRIPPER_FILTER = 9
+"""Window in control steps of the median filter of the gripper's actions.
+
+A sampled token now and then opens or closes the gripper for a step or two, too short for the
+fingers to follow. Imitated, such a step would be repeated, and it would count as a waypoint.
+"""
 
 MAX_GRAD_NORM = 1.0
 """Maximum norm of the gradient."""
@@ -158,28 +166,39 @@ class SuccessReplay:
 def hindsight_examples(rows: Sequence[tuple[Trajectory, int]], policy: Policy) -> Examples:
     """Returns decisions with the actions that were taken, and the waypoints that were reached.
 
+    The gripper's actions are filtered, see `GRIPPER_FILTER`.
+
     Args:
         rows: Trajectories of whole episodes, and the number of a decision in each.
         policy: The policy, for the actions of its tokens.
     """
-    waypoints = {id(trajectory): _waypoints(trajectory, policy) for trajectory, _ in rows}
+    targets = {id(trajectory): _targets(trajectory, policy) for trajectory, _ in rows}
     chunks = [trajectory.chunks[index] for trajectory, index in rows]
-    actions = torch.as_tensor(policy.actions(torch.stack([chunk.tokens for chunk in chunks])))
     inputs = {
         name: torch.stack([chunk.inputs[name] for chunk in chunks]) for name in chunks[0].inputs
     }
     mask = torch.stack([chunk.mask for chunk in chunks])[:, :: policy.action_dim]
-    places = torch.stack([waypoints[id(trajectory)][index] for trajectory, index in rows])
-    return Examples(inputs, actions, mask, places)
+    actions, waypoints = (
+        torch.stack([targets[id(trajectory)][part][index] for trajectory, index in rows])
+        for part in range(2)
+    )
+    return Examples(inputs, actions, mask, waypoints)
 
 
-def _waypoints(trajectory: Trajectory, policy: Policy) -> torch.Tensor:
-    """Returns where the gripper closed and opened, ``(num_chunks, 2, 3)``, at each decision."""
+def _targets(trajectory: Trajectory, policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns what to imitate at each decision of an episode.
+
+    Returns:
+        Actions, ``(num_chunks, chunk, action_dim)``, and where the gripper closed and opened,
+        ``(num_chunks, 2, 3)``.
+    """
     tokens = torch.stack([chunk.tokens for chunk in trajectory.chunks])
-    gripper = policy.actions(tokens)[..., -1]  # (num_chunks, chunk)
+    actions = policy.actions(tokens).copy()
     executed = torch.stack([chunk.mask for chunk in trajectory.chunks])[:, :: policy.action_dim]
     positions = torch.stack([chunk.positions for chunk in trajectory.chunks])
     kept = executed.numpy()
-    targets = waypoint_targets(gripper[kept], positions.numpy()[kept])
+    closed = median_filter((actions[kept][:, -1] > 0).astype(np.int8), GRIPPER_FILTER)
+    actions[kept, -1] = gripper = np.where(closed, 1.0, -1.0)
+    waypoints = waypoint_targets(gripper, positions.numpy()[kept])
     first_steps = kept.sum(axis=1).cumsum() - kept.sum(axis=1)
-    return torch.as_tensor(targets[first_steps]).float()
+    return torch.as_tensor(actions), torch.as_tensor(waypoints[first_steps]).float()

@@ -103,6 +103,8 @@ def test_help_explains_every_setting(capsys):
         ({"temperature": float("nan")}, "--temperature must be above 0, got nan"),
         ({"kl_coef": -1.0}, "--kl-coef must be at least 0, got -1.0"),
         ({"stop_at": 95.0}, "--stop-at must be at most 1, got 95.0"),
+        ({"correlation": 1.0}, "--correlation must be at most 0.999, got 1.0"),
+        ({"update_epochs": 0, "replay_steps": 0}, "--update-epochs 0 learns nothing unless "),
         ({"max_groups_per_iteration": 1}, "--max-groups-per-iteration must be at least 12, got 1"),
         ({"track": True}, "--track needs Weights & Biases: run `pip install wandb`"),
     ],
@@ -272,6 +274,13 @@ def make_rollout(libero, args):
     sampler = TaskSampler(2, range(3), seed=0)
     generator = torch.Generator().manual_seed(0)
     return Rollout(envs, Decider(envs, make_policy(), generator, 1.0, False), sampler, args)
+
+
+def test_imitation_alone_takes_no_step_of_the_policy_gradient(args):
+    folder = run(dataclasses.replace(args, update_epochs=0, replay_steps=4, correlation=0.9))
+    records = history(folder)
+    assert sum(record.get("charts/replay_steps", 0) for record in records) > 0
+    assert not any("losses/kl" in record for record in records)
 
 
 def test_oracle_ranks_failures_by_their_highest_progress(args):

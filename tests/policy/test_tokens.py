@@ -1,5 +1,7 @@
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,6 +77,35 @@ def test_tokens_are_sampled_with_their_probabilities(temperature):
     expected = weights ** (1 / temperature)
     # Five standard errors of a frequency of 1/2 are 0.018.
     torch.testing.assert_close(frequencies, expected / expected.sum(), atol=0.018, rtol=0)
+
+
+@pytest.mark.parametrize("correlation", [0.5, 0.99])
+def test_correlated_tokens_have_their_probabilities(correlation):
+    weights = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    logits = weights.log().expand(5000, 8 * 7, 4)
+    tokens = sample_tokens(logits, 0.5, torch.Generator().manual_seed(0), correlation)
+    expected = weights**2 / (weights**2).sum()
+    for step in (0, 3, 7):  # the standard errors over 35,000 tokens are below 0.003
+        frequencies = tokens[:, 7 * step : 7 * step + 7].flatten().bincount(minlength=4) / 35000
+        torch.testing.assert_close(frequencies, expected, atol=0.015, rtol=0)
+
+
+def test_correlation_is_between_the_steps_of_an_action_dimension():
+    logits = torch.zeros(4000, 5 * 3, 256)  # steps of three action dimensions
+    tokens = sample_tokens(logits, 1.0, torch.Generator().manual_seed(0), 0.8, action_dim=3)
+    measured = np.corrcoef(tokens.T.numpy()).reshape(5, 3, 5, 3)
+    steps = np.arange(5)
+    # The correlation of two uniform quantiles of normal variables with correlation r.
+    expected = 6 / np.pi * np.arcsin(0.8 ** np.abs(steps[:, None] - steps) / 2)
+    for first, second in itertools.product(range(3), repeat=2):
+        wanted = expected if first == second else np.zeros((5, 5))
+        np.testing.assert_allclose(measured[:, first, :, second], wanted, atol=0.08)
+
+
+@pytest.mark.parametrize("correlation", [-0.1, 1.0, math.nan])
+def test_correlation_must_be_in_its_range(correlation):
+    with pytest.raises(ValueError, match="`correlation` must be at least 0 and below 1"):
+        sample_tokens(torch.zeros(1, 56, 4), correlation=correlation)
 
 
 def test_equal_seeds_sample_equal_tokens():

@@ -32,14 +32,28 @@ def make_trajectory(policy, task_id, grippers, executed=None, seed=0):
 
 def test_examples_hold_the_actions_and_the_waypoints_that_were_reached():
     policy = make_policy(chunk=4)
-    # Closed in steps 3 to 8, so it closed at 3 cm and opened at 9 cm; step 11 was not executed.
-    grippers = [[OPEN] * 3 + [CLOSE], [CLOSE] * 4, [CLOSE, OPEN, OPEN, CLOSE]]
+    # Closed in steps 7 to 14, so it closed at 7 cm and opened at 15 cm; step 19 was not executed.
+    grippers = [[OPEN] * 4, [OPEN] * 3 + [CLOSE], [CLOSE] * 4, [CLOSE] * 3 + [OPEN]]
+    grippers += [[OPEN, OPEN, OPEN, CLOSE]]
     trajectory = make_trajectory(policy, 0, grippers, executed=3)
-    examples = hindsight_examples([(trajectory, 0), (trajectory, 2)], policy)
-    torch.testing.assert_close(examples.actions[0, :, -1], torch.tensor(grippers[0]))
-    assert examples.mask.tolist() == [[True] * 4, [True, True, True, False]]
-    torch.testing.assert_close(examples.waypoints[..., 0], torch.tensor([[0.03, 0.09]] * 2))
-    assert examples.inputs["wrist"][1].equal(trajectory.chunks[2].inputs["wrist"])
+    examples = hindsight_examples([(trajectory, 1), (trajectory, 3), (trajectory, 4)], policy)
+    torch.testing.assert_close(examples.actions[0, :, -1], torch.tensor(grippers[1]))
+    assert examples.mask.tolist() == [[True] * 4, [True] * 4, [True, True, True, False]]
+    torch.testing.assert_close(examples.waypoints[:2, :, 0], torch.tensor([[0.07, 0.15]] * 2))
+    assert examples.inputs["wrist"][1].equal(trajectory.chunks[3].inputs["wrist"])
+
+
+def test_gripper_actions_that_are_too_short_are_neither_imitated_nor_waypoints():
+    policy = make_policy(chunk=4)
+    # Closed from step 7 to 26, but for two steps; for one step at the start.
+    gripper = np.full(32, OPEN)
+    gripper[7:27], gripper[[16, 17]], gripper[1] = CLOSE, OPEN, CLOSE
+    trajectory = make_trajectory(policy, 0, gripper.reshape(8, 4))
+    examples = hindsight_examples([(trajectory, row) for row in range(8)], policy)
+    steady = np.full(32, OPEN)
+    steady[7:27] = CLOSE
+    np.testing.assert_array_equal(examples.actions[..., -1].flatten(), steady)
+    torch.testing.assert_close(examples.waypoints[:7, :, 0], torch.tensor([[0.07, 0.27]] * 7))
 
 
 def test_only_the_newest_successes_of_a_task_are_kept():
