@@ -25,6 +25,9 @@ open along y."""
 SHIFTS = np.array([0.0, -0.01, 0.01, -0.02, 0.02])
 """Offsets from the object's center in metres, along the axis across the opening."""
 
+SHARES = np.array([0.0, -0.5, 0.5, -1.0, 1.0])
+"""Offsets along the opening, relative to the room between the object and the fingers."""
+
 MAX_WIDTH = 0.07
 """Maximum width between the fingers in metres; they open to 0.078."""
 
@@ -80,7 +83,12 @@ class Shape:
 
 
 def plan_grasp(
-    shape: Shape, obstacles: list[Shape], azimuth: float = 0.0, *, on_knob: bool = False
+    shape: Shape,
+    obstacles: list[Shape],
+    azimuth: float = 0.0,
+    *,
+    on_knob: bool = False,
+    beside: bool = False,
 ) -> Grasp:
     """Returns the grasp with the lowest cost: small rotation and offset, no contact with obstacles.
 
@@ -89,6 +97,9 @@ def plan_grasp(
         obstacles: Other objects.
         azimuth: Rotation of the hand that costs nothing, in radians.
         on_knob: Grasps only the uppermost part, such as the knob of a lid.
+        beside: Prefers not to open wider than `MAX_WIDTH` to not touching obstacles, and also
+            chooses grasps with the object nearer to one finger; their width is twice the distance
+            from the hand's middle to the other side of the object.
     """
     corners = shape.corners()
     low, high = corners[..., 2].min(axis=1), corners[..., 2].max(axis=1)
@@ -104,16 +115,19 @@ def plan_grasp(
         extent = at_height @ axes.T
         minimum, maximum = extent.min(axis=0), extent.max(axis=0)
         width, length = maximum - minimum
-        for shift in SHIFTS:
+        play = max(0.0, MAX_WIDTH - width) / 2 if beside else 0.0
+        for shift, share in product(SHIFTS, SHARES if play else [0.0]):
             if abs(shift) > max(0.0, length / 2 - FINGERS[1]):
                 continue
-            center = (minimum + maximum) / 2 + (0.0, shift)
-            cost = abs(yaw - azimuth) + 10.0 * abs(shift) + 1e3 * max(0.0, width - MAX_WIDTH)
+            center = (minimum + maximum) / 2 + (share * play, shift)
+            opening = width + 2 * abs(share) * play
+            cost = abs(yaw - azimuth) + 10.0 * abs(shift) + 10.0 * abs(share) * play
+            cost += (1e4 if beside else 1e3) * max(0.0, opening - MAX_WIDTH)
             cost += 1e2 * overlap(around, axes, center, FINGERS, height)
             cost += 1e2 * overlap(around, axes, center, HAND, height + HAND_HEIGHT)
             if cost < best_cost:
                 position = np.array([*(center @ axes), height])
-                best, best_cost = Grasp(position, float(yaw), float(width)), cost
+                best, best_cost = Grasp(position, float(yaw), float(opening)), cost
     assert best is not None  # a shift of 0 is never skipped
     return best
 
@@ -121,11 +135,21 @@ def plan_grasp(
 def overlap(corners: Floats, axes: Floats, center: Floats, half: Floats, above: float) -> float:
     """Returns by how much boxes that reach above a height enter a rectangle, summed, in metres."""
     tall = corners[corners[..., 2].max(axis=1) > above]
-    if len(tall) == 0:
-        return 0.0
-    extent = tall[..., :2] @ axes.T - center  # (boxes, 8, 2)
-    gap = np.maximum(extent.min(axis=1) - half, -half - extent.max(axis=1)).max(axis=1)
-    return float(np.maximum(-gap, 0.0).sum())
+    return float(np.maximum(0.0, _depths(tall, axes, center, half)).sum())
+
+
+def top_within(corners: Floats, axes: Floats, center: Floats, half: Floats) -> float:
+    """Returns the height of the tallest box that enters a rectangle, in metres; -inf if none."""
+    inside = _depths(corners, axes, center, half) > 0.0
+    return float(corners[inside, :, 2].max(initial=-np.inf))
+
+
+def _depths(corners: Floats, axes: Floats, center: Floats, half: Floats) -> Floats:
+    """Returns by how much each box enters a rectangle, in metres; negative outside of it."""
+    extent = corners[..., :2] @ axes.T - center  # (boxes, 8, 2)
+    gaps = np.maximum(extent.min(axis=1) - half, -half - extent.max(axis=1))
+    depths: Floats = -gaps.max(axis=1)
+    return depths
 
 
 def _is_within(model: mujoco.MjModel, body: int, ancestor: int) -> bool:

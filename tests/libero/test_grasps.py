@@ -9,7 +9,7 @@ choose_gl()
 
 mujoco = pytest.importorskip("mujoco")
 
-from srpo_env.libero.grasps import Shape, plan_grasp  # noqa: E402
+from srpo_env.libero.grasps import MAX_WIDTH, Shape, plan_grasp, top_within  # noqa: E402
 
 pytestmark = pytest.mark.libero
 
@@ -29,9 +29,9 @@ def shapes(**boxes):
     return {name: Shape(model, data, model.body(name).id) for name in boxes}
 
 
-def grasp_of(target, **obstacles):
+def grasp_of(target, *, beside=False, **obstacles):
     found = shapes(target=target, **obstacles)
-    return plan_grasp(found.pop("target"), list(found.values()))
+    return plan_grasp(found.pop("target"), list(found.values()), beside=beside)
 
 
 def test_a_box_that_fits_is_grasped_without_rotation():
@@ -74,6 +74,26 @@ def test_the_grasp_avoids_a_tall_neighbour():
     alone, beside = grasp_of(target), grasp_of(target, neighbour=neighbour)
     assert (alone.yaw, *alone.position[:2]) == pytest.approx((0, 0, 0), abs=1e-9)
     assert (beside.yaw, *beside.position[:2]) != pytest.approx((0, 0, 0), abs=1e-9)
+
+
+def test_a_grasp_beside_the_middle_is_farther_from_a_neighbour():
+    target = ([0.038, 0.02, 0.009], 0.0, 0.0, 0)
+    tall = ([0.03, 0.03, 0.065], 0.0, -0.115, 0)
+    middle, narrow = grasp_of(target, tall=tall), grasp_of(target, tall=tall, beside=True)
+    assert middle.position[1] == pytest.approx(0.0, abs=1e-9)
+    assert narrow.width <= MAX_WIDTH
+    assert narrow.position[1] > 0.01
+    # The object is within the open fingers on both sides.
+    assert narrow.width / 2 == pytest.approx(narrow.position[1] + 0.02)
+
+
+def test_the_tallest_box_that_enters_a_rectangle():
+    found = shapes(low=([0.1, 0.1, 0.01], 0, 0, 0), tall=([0.01, 0.01, 0.05], 0.2, 0, 0))
+    corners = np.concatenate([shape.corners() for shape in found.values()])
+    half = np.array([0.05, 0.05])
+    for x, height in ((0.0, 0.02), (0.17, 0.1), (0.5, -np.inf)):
+        top = top_within(corners, np.eye(2), np.array([x, 0.0]), half)
+        assert top == pytest.approx(height), x
 
 
 def test_a_neighbour_lower_than_the_hand_changes_nothing():

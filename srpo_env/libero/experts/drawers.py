@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from srpo_env.libero.experts.hand import CLOSE, OPEN, Hand
 from srpo_env.libero.experts.joints import Joint
 from srpo_env.libero.experts.meters import MotionMeter
+from srpo_env.libero.experts.places import Region
 from srpo_env.libero.experts.scene import Scene
 from srpo_env.libero.experts.travel import way_to
 from srpo_env.types import Floats
@@ -18,12 +19,17 @@ OPENED = 0.14
 """Distance from the closed position, in metres, at which LIBERO's drawers are open."""
 BEFORE = 0.09
 """Distance in front of a handle, in metres, to which the hand moves first."""
+INSIDE = 0.035
+"""Distance from a drawer's front, in metres, at which the hand moves into it."""
 AHEAD = 0.05
 """Distance by which the hand's target is ahead of the hand while it pulls or pushes, in metres."""
 
 
 class PullOpen:
-    """Opens a drawer: takes the handle between the fingers, one above and one below, and pulls."""
+    """Opens a drawer: takes the handle between the fingers, one above and one below, and pulls.
+
+    A drawer that is open, but in which an object does not fit yet, is pushed on from inside.
+    """
 
     def __init__(
         self,
@@ -31,6 +37,7 @@ class PullOpen:
         hand: Hand,
         predicate: Sequence[str],
         unless: Sequence[str] | None = None,
+        region: Region | None = None,
     ) -> None:
         """Initialises the skill.
 
@@ -40,21 +47,29 @@ class PullOpen:
             predicate: For example ``("open", "cabinet_1_top_region")``.
             unless: A predicate with which the drawer need not be open, because the object that
                 belongs inside is there.
+            region: Its inside, if an object goes there.
         """
         self.predicate, self._unless = tuple(predicate), unless
-        self._scene, self._hand = scene, hand
+        self._scene, self._hand, self._region = scene, hand, region
         self._joint = Joint(scene, self.predicate[1])
+        self._was_wide = region is None
 
     def done(self) -> bool:
         """Returns whether the drawer is open and the hand has left the handle."""
         if self._unless is not None and self._scene.simulation.holds(self._unless):
             return True
-        if not self._scene.simulation.holds(self.predicate):
+        if not self._scene.simulation.holds(self.predicate) or not self._is_wide():
             return False
         position, orientation, _ = self._hand.sense()
         # A hand that points down is on its way to something else.
         turn = (self._facing() * orientation.inv()).magnitude()
         return bool(np.linalg.norm(position - self._joint.handle()) > BEFORE - 0.02 or turn > 0.3)
+
+    def _is_wide(self) -> bool:
+        """Returns whether the open drawer was wide enough once: objects that arrive may move it."""
+        if self._region is not None and not self._was_wide:
+            self._was_wide = self._region.fits() or self._joint.is_at_end()
+        return self._was_wide
 
     def _facing(self) -> Rotation:
         return self._hand.pointing(-self._joint.opening(), np.array([0.0, 0.0, 1.0]))
@@ -74,6 +89,8 @@ class PullOpen:
         """Returns the action for the simulator's current state, shape ``(7,)``, in [-1, 1]."""
         position, orientation, opening = self._hand.sense()
         handle, out = self._joint.handle(), self._joint.opening()
+        if self._scene.simulation.holds(self.predicate) and not self._is_wide():
+            return self._push_from_inside(position, orientation, out)
         facing = self._facing()
         offset = position - handle
         aside = offset - (offset @ out) * out
@@ -93,6 +110,20 @@ class PullOpen:
             goal = way_to(self._scene, position, handle + BEFORE * out, 0.1 * max(0, turn - 0.2))
             gripper = OPEN
         return self._hand.move_to(goal, gripper, orientation=facing)
+
+    def _push_from_inside(self, position: Floats, hand: Rotation, out: Floats) -> Floats:
+        """Returns the action that pushes the front of the drawer with the closed fingers."""
+        assert self._region is not None  # otherwise it is wide enough
+        facing = self._hand.pointing(np.array([0.0, 0.0, -1.0]), np.cross(out, [0.0, 0.0, 1.0]))
+        behind = self._region.edge(out) - INSIDE * out
+        turn = (facing * hand.inv()).magnitude()
+        offset = position - behind
+        if np.linalg.norm(offset - (offset @ out) * out) < 0.02 and turn < 0.2:
+            # Slowly, because something may stand in front of the drawer.
+            goal = behind + (offset @ out + AHEAD / 3) * out
+        else:
+            goal = way_to(self._scene, position, behind, 0.1 * max(0.0, turn - 0.2))
+        return self._hand.move_to(goal, CLOSE, orientation=facing)
 
 
 class PushClosed:

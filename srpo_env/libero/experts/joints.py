@@ -44,6 +44,10 @@ class Joint:
         """Returns whether the joint is near its end, where it stays beyond LIBERO's threshold."""
         return self._open_sign * self.position > 0.91 * self._limit
 
+    def is_at_end(self) -> bool:
+        """Returns whether the joint hardly opens any further."""
+        return self._open_sign * self.position > 0.97 * self._limit
+
     def handle(self) -> Floats:
         """Returns the center of the handle in metres, shape ``(3,)``."""
         point: Floats = self._data.geom_xpos[self.handle_geoms].mean(axis=0)

@@ -8,14 +8,25 @@ from dataclasses import replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from srpo_env.libero.experts.hand import CLOSE, FINGER_TIP, FULL_OPENING, OPEN, Hand
+from srpo_env.libero.experts.hand import CLOSE, FINGER_TIP, FULL_OPENING, OPEN, Hand, yaw_of
 from srpo_env.libero.experts.meters import CONTACT_MEMORY, PlaceMeter
 from srpo_env.libero.experts.places import Place
 from srpo_env.libero.experts.scene import Scene
 from srpo_env.libero.experts.travel import CLEARANCE, FUNNEL_SLOPE, way_to
-from srpo_env.libero.grasps import HAND, HAND_HEIGHT, MAX_WIDTH, Grasp, overlap, plan_grasp
+from srpo_env.libero.grasps import (
+    HAND,
+    HAND_HEIGHT,
+    MAX_WIDTH,
+    Grasp,
+    overlap,
+    plan_grasp,
+    top_within,
+)
 from srpo_env.libero.rim_grasps import plan_rim_grasp
 from srpo_env.types import Floats
+
+FIRM = 2
+"""Number of control steps after the first contact at which the fingers hold an object firmly."""
 
 
 class PickPlace:
@@ -37,6 +48,8 @@ class PickPlace:
         self._plan: tuple[Floats, Grasp] | None = None
         self._yaw = self._tilt = self._lean = 0.0
         self._steps_since_held = CONTACT_MEMORY + 1
+        self._steps_held = 0
+        self._anchor = np.zeros(3)
 
     def done(self) -> bool:
         """Returns whether the object is at its place and the hand has left it."""
@@ -54,16 +67,23 @@ class PickPlace:
         """Returns the action for the simulator's current state, shape ``(7,)``, in [-1, 1]."""
         position, orientation, opening = self._hand.sense()
         held = self._is_held()
-        if self._scene.simulation.holds(self.predicate) and not (held and self._is_falling()):
+        place = self._destination(position, orientation) if held else self._place.position()
+        falls = held and self._would_fall(place)
+        if self._scene.simulation.holds(self.predicate) and not falls:
             up = 0.0 if self._hand.touches(self._shape.geoms) and opening < 0.07 else 0.05
             return self._hand.move_to(
                 position + np.array([0.0, 0.0, up]), OPEN, orientation=orientation
             )
-        if held and self._rests_at_place():
+        if held and self._rests_at(place):
             return self._hand.move_to(position, OPEN, orientation=orientation)
+        if held and self._steps_held < FIRM:
+            # Where it touched the object: an arm with its own position as its goal would drift.
+            self._anchor = position if self._steps_held <= 1 else self._anchor
+            turned = self._orientation(position)
+            return self._hand.move_to(self._anchor, CLOSE, orientation=turned)
         if held:
             turned = self._carried(position, orientation)
-            return self._hand.move_to(self._carry(position), CLOSE, orientation=turned)
+            return self._hand.move_to(self._carry(position, place), CLOSE, orientation=turned)
         goal, gripper = self._approach(position, orientation, opening)
         turned = self._orientation(position)
         return self._hand.move_to(goal, gripper, orientation=turned)
@@ -72,23 +92,36 @@ class PickPlace:
         # Contacts can vanish for a moment while the hand moves.
         touched = self._plan is not None and self._hand.holds(self._shape.geoms)
         self._steps_since_held = 0 if touched else self._steps_since_held + 1
-        return self._steps_since_held <= CONTACT_MEMORY
+        held = self._steps_since_held <= CONTACT_MEMORY
+        self._steps_held = self._steps_held + 1 if held else 0
+        return held
 
     def _orientation(self, position: Floats) -> Rotation:
         outward = self._hand.outward(position, self._yaw, self._tilt)
         leaning: Rotation = outward * Rotation.from_euler("y", self._lean)
         return leaning
 
-    def _rests_at_place(self) -> bool:
+    def _destination(self, position: Floats, hand: Rotation) -> Floats:
+        """Returns the place, raised as far as the hand must stay above a container's rim."""
+        place, headroom = self._place.position(), self._place.headroom()
+        if headroom > 0.0:
+            yaw, offset = yaw_of(hand), position - self._scene.origin(self.name)
+            axes = np.array([[-np.sin(yaw), np.cos(yaw)], [np.cos(yaw), np.sin(yaw)]])
+            corners = np.concatenate([s.corners() for s in self._scene.others(self.name)])
+            rim = top_within(corners, axes, axes @ (place + offset)[:2], HAND)
+            grip = position[2] - self._scene.box(self.name)[0][2]
+            place[2] = np.clip(rim - HAND_HEIGHT - grip, place[2], place[2] + headroom)
+        return place
+
+    def _rests_at(self, place: Floats) -> bool:
         """Returns whether the object is at its goal, and only has to settle."""
-        origin, place = self._scene.origin(self.name), self._place.position()
-        near = np.linalg.norm((origin - place)[:2]) < 0.02
+        near = np.linalg.norm((self._scene.origin(self.name) - place)[:2]) < 0.02
         low = self._scene.box(self.name)[0][2] - place[2] < 0.05
         return bool(near and low and self._scene.is_supported(self.name))
 
-    def _is_falling(self) -> bool:
-        """Returns whether the object would fall if the hand opened."""
-        above = self._scene.box(self.name)[0][2] - self._place.position()[2]
+    def _would_fall(self, place: Floats) -> bool:
+        """Returns whether the object would fall from above its place if the hand opened."""
+        above = self._scene.box(self.name)[0][2] - place[2]
         return bool(above > 0.03 and not self._scene.is_supported(self.name))
 
     def _is_clear(self) -> bool:
@@ -103,13 +136,15 @@ class PickPlace:
 
     def current_grasp(self) -> Grasp:
         """Returns the grasp for the current position of the object."""
-        # Planned again only when the object has moved far or has rotated, because plans for nearby
-        # positions can differ, and the hand would oscillate. Otherwise the grasp moves along.
-        positions = self._scene.data.geom_xpos[self._shape.geoms].copy()
+        # Planned again only when the object or something around it has moved far or has rotated,
+        # because plans for nearby positions can differ, and the hand would oscillate. Otherwise the
+        # grasp moves along.
+        around = np.concatenate([shape.geoms for shape in self._scene.others(self.name)])
+        positions = self._scene.data.geom_xpos[[*self._shape.geoms, *around]]
         if self._plan is None or np.abs(positions - self._plan[0]).max() > 0.02:
             self._plan = positions, self._planned()
         planned_positions, grasp = self._plan
-        shift = (positions - planned_positions).mean(axis=0)
+        shift = (positions - planned_positions)[: len(self._shape.geoms)].mean(axis=0)
         return replace(grasp, position=grasp.position + shift)
 
     def _planned(self) -> Grasp:
@@ -123,8 +158,10 @@ class PickPlace:
         grasp = plan_grasp(self._shape, obstacles, azimuth)
         if grasp.width > MAX_WIDTH:
             on_knob = plan_grasp(self._shape, obstacles, azimuth, on_knob=True)
+            beside = plan_grasp(self._shape, obstacles, azimuth, beside=True)
             rim = plan_rim_grasp(self._shape, origin, obstacles, azimuth, self._obstruction)
-            grasp = on_knob if on_knob.width <= MAX_WIDTH else rim or grasp
+            narrow = [other for other in (on_knob, beside) if other.width <= MAX_WIDTH]
+            grasp = narrow[0] if narrow else rim or grasp
         # The arm keeps its tilt and its rotation relative to the direction from the base, so that
         # the object stays upright.
         self._lean = grasp.lean
@@ -173,10 +210,10 @@ class PickPlace:
         error = max(0.0, sideways - play) + 0.07 * max(0.0, turn - 0.1)
         return way_to(self._scene, position, grasp.position, error), OPEN
 
-    def _carry(self, position: Floats) -> Floats:
+    def _carry(self, position: Floats, place: Floats) -> Floats:
         """Returns the hand's target position with the object: up, across, down."""
         low, high = self._scene.box(self.name)
-        origin, place = self._scene.origin(self.name), self._place.position()
+        origin = self._scene.origin(self.name)
         offset = place[:2] - origin[:2]
         distance = float(np.linalg.norm(offset))
         radius = float(np.abs(np.concatenate([high - origin, origin - low])[[0, 1, 3, 4]]).max())
@@ -184,7 +221,10 @@ class PickPlace:
         travel = max(top + CLEARANCE, place[2])
         funnel = place[2] + FUNNEL_SLOPE * max(0.0, distance - 0.008)
         freedom = np.clip((low[2] - top) / CLEARANCE, 0.0, 1.0) if distance > 0.03 else 1.0
-        goal: Floats = position + np.array([*(freedom * offset), min(travel, funnel) - low[2]])
+        if freedom > 0.0:
+            self._anchor = position
+        rise = min(travel, funnel) - low[2]
+        goal: Floats = np.array([*(self._anchor[:2] + freedom * offset), position[2] + rise])
         return goal
 
     def _carried(self, position: Floats, hand: Rotation) -> Rotation:

@@ -142,7 +142,7 @@ def _skills(scene: Scene, hand: Hand, predicate: Predicate) -> list[Skill]:
         region = Region(scene, names[1], names[0], inside=kind == "in", slot=slot)
         skills: list[Skill] = [PickPlace(scene, hand, predicate, region)]
         if kind == "in" and simulation.can_open(names[1]):
-            skills.insert(0, PullOpen(scene, hand, ("open", names[1]), unless=predicate))
+            skills.insert(0, PullOpen(scene, hand, ("open", names[1]), predicate, region))
         return skills
     raise ValueError(
         f"the goal predicates of a task must be among those that the experts' skills reach, got "
