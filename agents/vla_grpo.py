@@ -8,9 +8,9 @@ Paper: https://arxiv.org/abs/2511.15605v2; its equation numbers are used below.
     python agents/vla_grpo.py --resume runs/NAME      # continue a run
 
 A group is eight episodes of one task from one initial state. Its failures are rewarded for how
-close their video comes to the successes of the same group, and the mean reward of the group is the
-baseline of its episodes. With ``--credit dense``, each decision has its own advantage; with
-``--replay-steps``, the policy also imitates its own successes.
+close their video comes to the successes of the same group, each decision by the progress it made.
+The policy also imitates its own successes. ``--credit episode --replay-steps 0 --correlation 0
+--target-kl 1 --learning-rate 1.5e-4`` is the paper's algorithm.
 
 Metrics (also in TensorBoard and in runs/NAME/history.jsonl):
 
@@ -38,13 +38,13 @@ from torch import Tensor
 
 from srpo_env import Group, ProgressReward, SelfReferentialProgressWrapper, group_statistics
 from srpo_env.cli.main import closed_output_ends_the_program, errors_as_sentences
-from srpo_env.encoders.named import WORLD_MODEL, named_encoder
+from srpo_env.encoders.named import WORLD_MODEL
 from srpo_env.encoders.timed import TimedEncoder
 from srpo_env.policy import Policy, ReferencePolicy, load_policy
 from srpo_env.policy.checkpoint import warn_about_look
 from srpo_env.rewards.diagnostics import has_signal
 from srpo_env.training.console import print_iteration
-from srpo_env.training.credit import dense_advantages, rewarded
+from srpo_env.training.credit import dense_advantages, encoder_for, rewarded
 from srpo_env.training.decisions import Decider
 from srpo_env.training.distributed import Ranks
 from srpo_env.training.evaluation import TRAINING_STATES
@@ -98,12 +98,12 @@ class Args(SuiteSettings):
     MODULE:NAME of a class"""
     reference: Literal["group", "task", "memory"] = "group"  # successes to compare failures with
     formula: Literal["paper", "siirl"] = "paper"  # Eq. 5 of the paper, or of its authors' code
-    credit: Literal["episode", "dense"] = "episode"
+    credit: Literal["episode", "dense"] = "dense"
     """episode: the advantage of a decision is that of its episode in its group, Eq. 6 of the paper;
     dense: every decision has its own, by how much progress it made"""
 
-    learning_rate: float = 1.5e-4  # maximum of AdamW; falls while updates end by --target-kl
-    target_kl: float = 1.0
+    learning_rate: float = 7e-5  # maximum of AdamW; falls while updates end by --target-kl
+    target_kl: float = 0.5
     """maximum KL of a decision (all tokens of a chunk), in nats, between the policies before and
     after an update; a gradient step beyond it is undone and ends the update"""
     update_epochs: int = 2  # passes over the chunks of an iteration; 0: no policy gradient
@@ -113,10 +113,10 @@ class Args(SuiteSettings):
     kl_coef: float = 0.0  # weight of the KL to the initial policy; beta in Eq. 8
     dual_clip: float = 3.0  # bound of the ratio where the advantage is negative
     temperature: float = 1.0  # sampling temperature of rollouts; evaluation is greedy
-    correlation: float = 0.0  # of the sampling noise of neighbouring steps of a chunk, in [0, 1)
+    correlation: float = 0.9  # of the sampling noise of neighbouring steps of a chunk, in [0, 1)
     max_grad_norm: float = 1.0  # maximum norm of the gradient
 
-    replay_steps: int = 0
+    replay_steps: int = 400
     """gradient steps per iteration that imitate own successes, as long as no task succeeds; the
     higher the success rate, the fewer. 0: none, as in the paper"""
     replay_learning_rate: float = 5e-4  # of imitation, AdamW; falls to 0 over its gradient steps
@@ -380,8 +380,7 @@ def main(args: Args) -> None:
             for rate in (args.learning_rate, args.replay_learning_rate)
         )
         region = TrustRegion(policy, optimizer, args.target_kl, args.learning_rate, ranks)
-        # The other rewards do not depend on the videos.
-        encoder = TimedEncoder(named_encoder(args.encoder if args.reward == "srpo" else "pixels"))
+        encoder = TimedEncoder(encoder_for(args.reward, args.credit, args.encoder))
         libero = make_simulators(
             args.simulators, args.gym_id, ranks, num_envs=own.num_envs,
             num_workers=args.num_workers, max_steps=args.rollout_steps,

@@ -37,24 +37,23 @@ import matplotlib.pyplot as plt
 
 AGENT = Path(__file__).parents[1] / "agents/vla_grpo.py"
 
-REPLAY = (
-    *("--replay-steps", "400", "--temperature", "0.5"),
-    *("--target-kl", "0.5", "--learning-rate", "7e-5"),
+PAPER = (
+    *("--credit", "episode", "--replay-steps", "0", "--correlation", "0"),
+    *("--temperature", "1", "--target-kl", "1", "--learning-rate", "1.5e-4"),
 )
-CORRELATED = ("--correlation", "0.9")
+IMITATION = ("--reward", "binary", "--update-epochs", "0")  # no step of the policy gradient
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "binary": ("--reward", "binary"),
-    "srpo": ("--reward", "srpo"),
-    "dense": ("--reward", "srpo", "--credit", "dense"),
-    "oracle-dense": ("--reward", "oracle", "--credit", "dense"),
-    # No step of the policy gradient.
-    "imitation": ("--reward", "binary", *REPLAY, "--update-epochs", "0"),
-    "correlated": ("--reward", "binary", *REPLAY, "--update-epochs", "0", *CORRELATED),
-    "dense-correlated": ("--reward", "srpo", "--credit", "dense", *REPLAY, *CORRELATED),
-    "binary-replay": ("--reward", "binary", *REPLAY),
-    "srpo-replay": ("--reward", "srpo", *REPLAY),
-    "dense-replay": ("--reward", "srpo", "--credit", "dense", *REPLAY),
-    "oracle-dense-replay": ("--reward", "oracle", "--credit", "dense", *REPLAY),
+    "recipe": ("--reward", "srpo"),  # the defaults
+    "recipe-binary": ("--reward", "binary"),
+    "recipe-oracle": ("--reward", "oracle"),
+    "recipe-episode": ("--reward", "srpo", "--credit", "episode"),
+    "imitation": IMITATION,
+    "imitation-cool": (*IMITATION, "--temperature", "0.5"),
+    "imitation-uncorrelated": (*IMITATION, "--temperature", "0.5", "--correlation", "0"),
+    "srpo": (*PAPER, "--reward", "srpo"),
+    "binary": (*PAPER, "--reward", "binary"),
+    "dense": (*PAPER, "--credit", "dense", "--reward", "srpo"),
+    "oracle-dense": (*PAPER, "--credit", "dense", "--reward", "oracle"),
 }
 """Arguments of the agent by the name of the variant; ``srpo`` is the paper's algorithm."""
 

@@ -8,11 +8,35 @@ from dataclasses import replace
 
 import numpy as np
 
+from srpo_env.encoders.named import named_encoder
+from srpo_env.encoders.protocol import TrajectoryEncoder
 from srpo_env.rewards.advantages import decision_advantages
 from srpo_env.rewards.progress import Formula, ProgressReward
 from srpo_env.training.distributed import Ranks
 from srpo_env.training.trajectories import Trajectory
 from srpo_env.types import Episode, Floats, Group
+
+
+def encoder_for(reward: str, credit: str, name: str) -> TrajectoryEncoder:
+    """Returns the encoder that a reward needs; other rewards than srpo do not depend on videos.
+
+    Args:
+        reward: ``"srpo"``, ``"binary"`` or ``"oracle"``.
+        credit: ``"episode"`` or ``"dense"``.
+        name: Name of the world model, see `named_encoder`.
+
+    Raises:
+        ValueError: If dense credit lacks an encoder whose latents are paths.
+    """
+    if reward != "srpo":
+        return named_encoder("pixels")
+    encoder = named_encoder(name)
+    if credit == "dense" and len(encoder.latent_shape) != 2:
+        raise ValueError(
+            "--credit dense needs a world model whose latents are paths, and those of --encoder "
+            f"{name} have shape {encoder.latent_shape}: take --credit episode, or another encoder"
+        )
+    return encoder
 
 
 def rewarded(

@@ -139,5 +139,6 @@ def toy_args(folder, **settings):
         "iterations": 2, "groups_per_iteration": 2, "max_groups_per_iteration": 4,
         "eval_every": 1, "eval_episodes": 4, "torch_threads": 1, "device": "cpu",
         "run_dir": folder / "runs", "learning_rate": 1e-3, "encoder": "pixels",
+        "replay_steps": 0, "credit": "episode",
     }  # fmt: skip
     return Args(**{**common, **settings})

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from srpo_env.training.credit import dense_advantages, potential_of, rewarded
+from srpo_env.training.credit import dense_advantages, encoder_for, potential_of, rewarded
 from srpo_env.training.trajectories import Chunk, Trajectory
 from tests.training.groups import make_group
 
@@ -77,3 +77,10 @@ def test_steps_before_a_decision_count_what_was_executed():
     trajectory.chunks = [*trajectory.chunks, trajectory.chunks[0]._replace(mask=mask)]
     trajectory.chunks.append(trajectory.chunks[0])
     assert trajectory.steps_before().tolist() == [0, 8, 16, 19]
+
+
+def test_dense_credit_with_latents_that_are_no_paths_is_an_error():
+    with pytest.raises(ValueError, match="--credit dense needs a world model whose latents are pa"):
+        encoder_for("srpo", "dense", "pixels")
+    for reward, credit in (("srpo", "episode"), ("binary", "dense"), ("oracle", "dense")):
+        assert len(encoder_for(reward, credit, "pixels").latent_shape) == 1
