@@ -3,14 +3,14 @@
 Paper: https://arxiv.org/abs/2511.15605v2; its equation numbers are used below.
 
     python agents/vla_grpo.py --env libero-object
-    python agents/vla_grpo.py --reward binary         # plain GRPO; oracle: ground-truth progress
+    python agents/vla_grpo.py --reward binary         # failures earn 0; oracle: true progress
     torchrun --nproc-per-node 2 agents/vla_grpo.py    # two learners
     python agents/vla_grpo.py --resume runs/NAME      # continue a run
 
 A group is eight episodes of one task from one initial state. Its failures are rewarded for how
 close their video comes to the successes of the same group, each decision by the progress it made.
 The policy also imitates its own successes. ``--credit episode --replay-steps 0 --correlation 0
---target-kl 1 --learning-rate 1.5e-4`` is the paper's algorithm.
+--target-kl 1 --learning-rate 1.5e-4`` is the paper's algorithm, with other latents.
 
 Metrics (also in TensorBoard and in runs/NAME/history.jsonl):
 
@@ -76,7 +76,7 @@ class Args(SuiteSettings):
 
     checkpoint: str = "libero-object"  # initial policy: name of a bundled one, path, or hub id
     reward: Literal["srpo", "binary", "oracle"] = "srpo"
-    """reward of a failure: srpo compares videos, binary is 0 (plain GRPO), oracle uses the
+    """reward of a failure: srpo compares videos, binary is 0 (as in plain GRPO), oracle uses the
     simulator's ground-truth progress (an upper bound for any video reward)"""
     iterations: int = 60  # number of policy updates
     stop_at: float | None = None  # stop when the held-out success rate reaches this, in (0, 1]
@@ -94,8 +94,8 @@ class Args(SuiteSettings):
     """control steps of a training episode at most; None: the suite's limit, as in evaluations"""
     encoder: str = WORLD_MODEL
     """world model that compares videos: a V-JEPA 2 (a bundled one by name, a folder, or an id of
-    the Hugging Face hub), with the suffix @mean for the paper's pooling and distance; pixels; or
-    MODULE:NAME of a class"""
+    the Hugging Face hub), with the suffix @mean for the paper's pooling and distance; pixels (both
+    need --credit episode); or MODULE:NAME of a class"""
     reference: Literal["group", "task", "memory"] = "group"  # successes to compare failures with
     formula: Literal["paper", "siirl"] = "paper"  # Eq. 5 of the paper, or of its authors' code
     credit: Literal["episode", "dense"] = "dense"

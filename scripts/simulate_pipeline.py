@@ -7,7 +7,8 @@ r"""Predict how busy simulators and learner are, from the times that their parts
 
 The simulation knows what waits for what in ``agents/vla_grpo.py``: a decision of the policy for all
 environments, a chunk in each of them, resets and encoding where episodes end, and an update after
-an iteration. It has no noise of the network and no other load of the machine.
+an iteration. Imitation of own successes (``--replay-steps``) is not part of it. It has no noise of
+the network and no other load of the machine.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def sample_tokens(
     # token turns them into its distribution.
     quantiles = torch.special.ndtr(noise).flatten(1)[..., None].to(logits.device)
     cumulative = scaled.softmax(dim=-1).cumsum(dim=-1)
-    # The sum of the probabilities is rounded, and a quantile may be above it.
+    quantiles = quantiles * cumulative[..., -1:]  # their sum is rounded, and may not be 1
     return torch.searchsorted(cumulative, quantiles)[..., 0].clamp(max=num_values - 1)
 
 

@@ -166,7 +166,8 @@ class SuccessReplay:
 def hindsight_examples(rows: Sequence[tuple[Trajectory, int]], policy: Policy) -> Examples:
     """Returns decisions with the actions that were taken, and the waypoints that were reached.
 
-    The gripper's actions are filtered, see `GRIPPER_FILTER`.
+    The gripper's actions, the last of each step, are filtered (see `GRIPPER_FILTER`), and are fully
+    open or closed. A change in an episode's last two steps is taken for noise, too.
 
     Args:
         rows: Trajectories of whole episodes, and the number of a decision in each.

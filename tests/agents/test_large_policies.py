@@ -62,7 +62,8 @@ def grpo_args(folder, checkpoint, **settings):
         "group_size": 2, "iterations": 1, "groups_per_iteration": 1, "max_groups_per_iteration": 1,
         "rollout_steps": 16, "eval_every": 100, "eval_episodes": 1, "physics": "fast",
         "torch_threads": 1, "device": "cpu", "run_dir": folder / "runs", "learning_rate": 1e-2,
-        "temperature": 1.6, "kl_coef": 0.1, "target_kl": 1e3,
+        "temperature": 1.6, "kl_coef": 0.1, "target_kl": 1e3, "replay_steps": 0,
+        "credit": "episode",
     }  # fmt: skip
     return vla_grpo.Args(**{**common, **settings})
 

@@ -13,7 +13,7 @@ from agents.vla_grpo import (
     surrogate_loss,
     update,
 )
-from srpo_env.policy import PolicyConfig, SmallPolicy
+from srpo_env.policy import PolicyConfig, SmallPolicy, load_policy
 from srpo_env.training.trajectories import Chunk, Trajectory
 from srpo_env.training.trust_region import TrustRegion
 from tests.training.groups import make_group
@@ -147,12 +147,15 @@ def test_stopped_libero_run_resumes_to_the_bit(tmp_path, policy, monkeypatch, ov
             "group_size": 2, "groups_per_iteration": 1, "max_groups_per_iteration": 2,
             "rollout_steps": 16, "eval_every": 9, "eval_episodes": 1, "torch_threads": 1,
             "device": "cpu", "iterations": 2, "run_dir": tmp_path / folder, "overlap": overlap,
-            **changed,
+            "credit": "episode", **changed,
         })  # fmt: skip
 
     # Evaluations would take most of the time.
     monkeypatch.setattr("agents.vla_grpo.HeldOutEvaluation", NoEvaluation)
     main(settings("whole"))
+    trained = load_policy(only_folder(tmp_path / "whole") / "checkpoints/iteration_0002/policy")
+    pairs = zip(trained.parameters(), policy.parameters(), strict=True)
+    assert any(not after.equal(before) for after, before in pairs)
     main(settings("parts", iterations=1))
     part = only_folder(tmp_path / "parts")
     main(settings("parts", resume=part))

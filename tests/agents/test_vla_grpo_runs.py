@@ -17,8 +17,10 @@ from srpo_env.policy.checkpoint import load_checkpoint
 from srpo_env.training.checkpoint import newest_checkpoint
 from srpo_env.training.decisions import Decider
 from srpo_env.training.episode_files import read_recordings
+from srpo_env.training.task_sampler import reset_options
 from tests.agents.toy_suite import CHUNK, ToySuite, registered_toy, toy_args
 from tests.policy.fakes import make_policy
+from tests.training.runs import assert_same_run
 
 
 @pytest.fixture
@@ -281,6 +283,31 @@ def test_imitation_alone_takes_no_step_of_the_policy_gradient(args):
     records = history(folder)
     assert sum(record.get("charts/replay_steps", 0) for record in records) > 0
     assert not any("losses/kl" in record for record in records)
+
+
+def test_decisions_are_sampled_with_correlated_noise():
+    policy, envs = make_policy(), ToySuite(4)
+    starts = {slot: (0, 0, "") for slot in range(4)}
+    observations, infos = envs.reset(options=reset_options(starts, 4))
+    instructions = list(infos["task"])
+
+    def generator():
+        return torch.Generator().manual_seed(0)
+
+    decider = Decider(envs, policy, generator(), 1.0, False, 0.9)
+    decisions, _ = decider.step(observations, instructions, ahead=False)
+    inputs = policy.prepare(observations, instructions)
+    assert decisions.tokens.equal(policy.sample(inputs, 1.0, generator(), 0.9)[0])
+    assert not decisions.tokens.equal(policy.sample(inputs, 1.0, generator())[0])
+
+
+def test_run_with_imitation_and_correlated_noise_resumes_to_the_bit(toy, tmp_path):
+    settings = {"replay_steps": 4, "correlation": 0.9}
+    whole = run(toy_args(tmp_path / "whole", **settings))
+    parts = toy_args(tmp_path / "parts", **settings)
+    folder = run(dataclasses.replace(parts, iterations=1))
+    main(dataclasses.replace(parts, resume=folder))
+    assert_same_run(whole, folder)
 
 
 def test_oracle_ranks_failures_by_their_highest_progress(args):

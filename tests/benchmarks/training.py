@@ -42,6 +42,7 @@ PARTS = (
     (LiberoVectorEnv, "messages to simulators", ("reset", "step", "start_step", "await_step")),
     (TimedEncoder, "encoding", ("encode",)),
     (vla_grpo, "update", ("update",)),
+    (vla_grpo.SuccessReplay, "imitation", ("imitate",)),
 )
 """Parts of the agent's process; what remains is bookkeeping."""
 

@@ -34,7 +34,7 @@ def make_run(folder):
         checkpoint=str(folder / "start"), num_envs=3, num_workers=1, group_size=2,
         groups_per_iteration=1, max_groups_per_iteration=2, rollout_steps=16, eval_every=99,
         eval_episodes=1, torch_threads=1, device="cpu", iterations=8, run_dir=folder / "runs",
-        encoder="pixels",
+        encoder="pixels", credit="episode", replay_steps=0,
     )  # fmt: skip
     return InterruptedRun(args, train)
 

@@ -5,6 +5,7 @@ from scipy.spatial.transform import Rotation
 
 from srpo_env.policy import PolicyConfig, SmallPolicy
 from srpo_env.policy.modules import BODY_FEATURES, body_features
+from srpo_env.policy.tokens import sample_tokens
 from tests.policy.fakes import INSTRUCTION, make_observations, make_policy
 
 
@@ -47,6 +48,15 @@ def test_log_probabilities_of_sampling_and_of_updates_agree():
     assert not sampled.requires_grad
     assert computed.requires_grad
     assert entropies.shape == tokens.shape == (3, 56)
+
+
+def test_steps_of_a_sampled_chunk_are_correlated():
+    policy = make_policy()
+    inputs = policy.prepare(make_observations(3), [INSTRUCTION] * 3)
+    tokens, _ = policy.sample(inputs, 0.7, torch.Generator().manual_seed(0), 0.99)
+    generator = torch.Generator().manual_seed(0)
+    expected = sample_tokens(policy.logits(inputs), 0.7, generator, 0.99, policy.action_dim)
+    assert tokens.equal(expected)
 
 
 def test_act_returns_the_most_likely_actions():

@@ -34,8 +34,8 @@ LATENT_SHAPE = (3, 2)
 UPDATES = {
     "episode": {"credit": "episode"},
     "dense": {"credit": "dense", "reward": "binary"},
-    "kl to the initial policy": {"kl_coef": 0.3},
-    "target": {"target_kl": 0.03},
+    "kl to the initial policy": {"credit": "episode", "kl_coef": 0.3},
+    "target": {"credit": "episode", "target_kl": 0.03},
 }
 """Settings of the updates that are compared, by name."""
 

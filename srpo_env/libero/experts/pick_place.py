@@ -136,9 +136,9 @@ class PickPlace:
 
     def current_grasp(self) -> Grasp:
         """Returns the grasp for the current position of the object."""
-        # Planned again only when the object or something around it has moved far or has rotated,
-        # because plans for nearby positions can differ, and the hand would oscillate. Otherwise the
-        # grasp moves along.
+        # Planned again only when the object or anything else in the scene has moved far or has
+        # rotated, because plans for nearby positions can differ, and the hand would oscillate.
+        # Otherwise the grasp moves along.
         around = np.concatenate([shape.geoms for shape in self._scene.others(self.name)])
         positions = self._scene.data.geom_xpos[[*self._shape.geoms, *around]]
         if self._plan is None or np.abs(positions - self._plan[0]).max() > 0.02:
