@@ -86,7 +86,8 @@ def dense_advantages(
         ranks: The learners; None: this process alone.
 
     Returns:
-        Advantages, ``(num_decisions,)`` for each episode, in the order of the batch.
+        Advantages, ``(num_decisions,)`` for each episode, in the order of the batch; none for an
+        empty batch.
     """
     pairs = [p for group, ts in batch for p in zip(group.episodes, ts, strict=True)]
     potentials = [potential_of(episode, trajectory, reward) for episode, trajectory in pairs]
@@ -101,6 +102,8 @@ def dense_advantages(
     own = list(zip(returns, [p[:-1] for p in potentials], steps, tasks, strict=True))
     parts = ranks.gather(own)
     every = [episode for part in parts for episode in part]
+    if not every:
+        return []  # no rank has a group with signal
     limit = max_steps or max(int(counts[-1]) + 1 for _, _, counts, _ in every)
     advantages = decision_advantages(
         np.array([total for total, *_ in every]),

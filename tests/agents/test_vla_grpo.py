@@ -14,6 +14,7 @@ from agents.vla_grpo import (
     update,
 )
 from srpo_env.policy import PolicyConfig, SmallPolicy, load_policy
+from srpo_env.training.checkpoint import newest_checkpoint
 from srpo_env.training.trajectories import Chunk, Trajectory
 from srpo_env.training.trust_region import TrustRegion
 from tests.training.groups import make_group
@@ -118,10 +119,12 @@ def test_update_ends_at_target_kl_and_undoes_the_last_step(policy):
     assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
 
 
-def test_group_without_signal_changes_nothing(policy):
+@pytest.mark.parametrize("credit", ["episode", "dense"])
+def test_group_without_signal_changes_nothing(policy, credit):
     batch, *_ = tiny_batch(policy, [1.0, 1.0, 1.0])
     before = [parameter.clone() for parameter in policy.parameters()]
-    assert update(policy, None, region_of(policy), batch, Args(), torch.Generator()) == {}
+    args = Args(credit=credit)
+    assert update(policy, None, region_of(policy), batch, args, torch.Generator()) == {}
     assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
 
 
@@ -153,7 +156,7 @@ def test_stopped_libero_run_resumes_to_the_bit(tmp_path, policy, monkeypatch, ov
     # Evaluations would take most of the time.
     monkeypatch.setattr("agents.vla_grpo.HeldOutEvaluation", NoEvaluation)
     main(settings("whole"))
-    trained = load_policy(only_folder(tmp_path / "whole") / "checkpoints/iteration_0002/policy")
+    trained = load_policy(newest_checkpoint(only_folder(tmp_path / "whole")) / "policy")
     pairs = zip(trained.parameters(), policy.parameters(), strict=True)
     assert any(not after.equal(before) for after, before in pairs)
     main(settings("parts", iterations=1))
