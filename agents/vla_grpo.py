@@ -394,8 +394,7 @@ def main(args: Args) -> None:
         seed = ranks.seed(args.seed)
         generator = torch.Generator().manual_seed(seed)
         sampler = TaskSampler(libero.num_tasks, TRAINING_STATES, seed, args.perturb)
-        noise = (args.temperature, args.overlap, args.correlation)
-        decider = Decider(envs, policy, generator, *noise)
+        decider = Decider(envs, policy, generator, args.temperature, args.overlap, args.correlation)
         rollout = Rollout(envs, decider, sampler, own)
         replay = SuccessReplay(libero.num_tasks, ranks=ranks)
         schedule = {"every": args.eval_every, "last": args.iterations, "ranks": ranks}

@@ -60,11 +60,11 @@ def sample_tokens(
 ) -> Tensor:
     """Samples tokens ``(B, T)`` from logits ``(B, T, V)``.
 
-    Every token has the distribution of its logits. With independent tokens, the steps of a chunk
-    deviate in all directions and cancel each other: the gripper arrives where it always does. With
-    ``correlation``, the deviations of each action dimension are those of a first-order
-    autoregressive process along the chunk (coloured noise, arXiv:2312.11091), so that a chunk
-    goes a little too far left, or opens the gripper, as a whole.
+    Every token has the distribution of its logits. The deviations of independent tokens partly
+    cancel over the steps of a chunk, so the gripper's position varies little. With ``correlation``,
+    the deviations of each action dimension are a first-order autoregressive process along the
+    chunk (arXiv:2312.11091 has coloured noise for PPO), and neighbouring steps deviate in the same
+    direction.
 
     Args:
         logits: Logits of the policy.
@@ -86,16 +86,12 @@ def sample_tokens(
         noise = torch.empty_like(logits, device=device).exponential_(generator=generator)
         return (scaled - noise.log().to(logits.device)).argmax(dim=-1)
     batch, num_tokens, num_values = logits.shape
-    num_steps = num_tokens // action_dim
-    steps = torch.arange(num_steps, device=device)
-    correlations = correlation ** (steps[:, None] - steps).abs().double()
-    noise = torch.randn(batch, num_steps, action_dim, generator=generator, device=device)
-    noise = torch.linalg.cholesky(correlations).to(noise) @ noise
-    # A normal distribution's quantiles are uniform, and the inverse distribution function of a
-    # token turns them into its distribution.
-    quantiles = torch.special.ndtr(noise).flatten(1)[..., None].to(logits.device)
+    shape = (batch, num_tokens // action_dim, action_dim)
+    noise = torch.randn(shape, generator=generator, device=device)
+    quantiles = torch.special.ndtr(_correlated(noise, correlation)).flatten(1)  # uniform in [0, 1]
     cumulative = scaled.softmax(dim=-1).cumsum(dim=-1)
-    quantiles = quantiles * cumulative[..., -1:]  # their sum is rounded, and may not be 1
+    # The last sum is rounded, and may not be 1.
+    quantiles = quantiles[..., None].to(logits.device) * cumulative[..., -1:]
     return torch.searchsorted(cumulative, quantiles)[..., 0].clamp(max=num_values - 1)
 
 
@@ -125,6 +121,14 @@ def log_probs_and_entropies(
     normalized = _scaled(logits, temperature).log_softmax(dim=-1)
     entropies = -(normalized.exp() * normalized).sum(dim=-1)
     return normalized.gather(-1, tokens[..., None]).squeeze(-1), entropies
+
+
+def _correlated(noise: Tensor, correlation: float) -> Tensor:
+    """Correlates independent normal noise ``(B, steps, dim)`` along its steps."""
+    steps = torch.arange(noise.shape[1], device=noise.device)
+    correlations = correlation ** (steps[:, None] - steps).abs().double()
+    correlated: Tensor = torch.linalg.cholesky(correlations).to(noise) @ noise
+    return correlated
 
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:

@@ -14,10 +14,10 @@ from srpo_env.rewards.advantages import decision_advantages
 from srpo_env.rewards.progress import Formula, ProgressReward
 from srpo_env.training.distributed import Ranks
 from srpo_env.training.trajectories import Trajectory
-from srpo_env.types import Episode, Floats, Group
+from srpo_env.types import Credit, Episode, Floats, Group, checked_credit
 
 
-def encoder_for(reward: str, credit: str, name: str) -> TrajectoryEncoder:
+def encoder_for(reward: str, credit: Credit, name: str) -> TrajectoryEncoder:
     """Returns the encoder that a reward needs; other rewards than srpo do not depend on videos.
 
     Args:
@@ -26,16 +26,12 @@ def encoder_for(reward: str, credit: str, name: str) -> TrajectoryEncoder:
         name: Name of the world model, see `named_encoder`.
 
     Raises:
-        ValueError: If dense credit lacks an encoder whose latents are paths.
+        ValueError: If the credit is dense and the latents are points.
     """
     if reward != "srpo":
         return named_encoder("pixels")
     encoder = named_encoder(name)
-    if credit == "dense" and len(encoder.latent_shape) != 2:
-        raise ValueError(
-            "--credit dense needs a world model whose latents are paths, and those of --encoder "
-            f"{name} have shape {encoder.latent_shape}: take --credit episode, or another encoder"
-        )
+    checked_credit(credit, encoder.latent_shape)
     return encoder
 
 

@@ -79,8 +79,8 @@ def no_signal(records: Records, settings: Settings) -> Finding | None:
     newest = [record for record in records if "rollout/num_groups" in record]
     newest = _newest(newest, "rollout/without_signal")
     num_groups = sum(record["rollout/num_groups"] for record in newest)
-    if not num_groups or _rate(records) >= SOLVED:
-        return None
+    if not num_groups or _rate(records) >= SOLVED or settings.get("update_epochs") == 0:
+        return None  # imitation needs no comparison of episodes
 
     def mean(metric: str) -> float:
         parts = (record.get(metric, 0.0) * record["rollout/num_groups"] for record in newest)
@@ -97,7 +97,8 @@ def no_signal(records: Records, settings: Settings) -> Finding | None:
         advice = (
             f"the policy is too weak for {_setting(settings, 'group_size')}: start from a better "
             f"--checkpoint (agents/vla_bc.py clones one), draw larger groups, lower "
-            f"{_setting(settings, 'temperature')}, or imitate the rare successes (--replay-steps)"
+            f"{_setting(settings, 'temperature')}, or imitate the rare successes more "
+            f"({_setting(settings, 'replay_steps')})"
         )
     else:
         advice = (
@@ -168,8 +169,8 @@ def dead_task(records: Records, settings: Settings) -> Finding | None:
         f"{named} had no success in the last {NUM_UPDATES} evaluations, of {num_episodes} episodes "
         f"each, and the others {others_rate:.0%}",
         f"groups larger than {_setting(settings, 'group_size')} hold a rare success more often, "
-        f"--replay-steps imitates it, and {_setting(settings, 'rollout_steps')} must leave time "
-        "for it",
+        f"{_setting(settings, 'replay_steps')} imitates it, and "
+        f"{_setting(settings, 'rollout_steps')} must leave time for it",
     )
 
 

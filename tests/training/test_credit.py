@@ -80,7 +80,7 @@ def test_steps_before_a_decision_count_what_was_executed():
 
 
 def test_dense_credit_with_latents_that_are_no_paths_is_an_error():
-    with pytest.raises(ValueError, match="--credit dense needs a world model whose latents are pa"):
+    with pytest.raises(ValueError, match="Dense credit needs latents that are paths"):
         encoder_for("srpo", "dense", "pixels")
     for reward, credit in (("srpo", "episode"), ("binary", "dense"), ("oracle", "dense")):
         assert len(encoder_for(reward, credit, "pixels").latent_shape) == 1

@@ -7,6 +7,7 @@ from srpo_env.training.diagnosis import diagnose, new_findings
 SETTINGS = {
     "group_size": 8, "temperature": 1.0, "target_kl": 1.0, "learning_rate": 1.5e-4,
     "groups_per_iteration": 12, "rollout_steps": 160, "clip_high": 0.28, "eval_episodes": 100,
+    "replay_steps": 400, "update_epochs": 2,
 }  # fmt: skip
 
 
@@ -54,6 +55,8 @@ def test_too_few_groups_with_signal_are_found_and_the_weak_policy_named():
     )
     assert "--group-size 8" in finding.advice
     assert "--checkpoint" in finding.advice
+    assert "more (--replay-steps 400)" in finding.advice
+    assert names(less, {**SETTINGS, "update_epochs": 0}) == []  # imitation learns from few
 
 
 def test_solved_tasks_have_another_advice_and_a_solved_suite_has_none():

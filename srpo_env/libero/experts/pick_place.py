@@ -25,9 +25,6 @@ from srpo_env.libero.grasps import (
 from srpo_env.libero.rim_grasps import plan_rim_grasp
 from srpo_env.types import Floats
 
-FIRM = 2
-"""Number of control steps after the first contact at which the fingers hold an object firmly."""
-
 
 class PickPlace:
     """Brings an object to a place and lets go of it."""
@@ -48,7 +45,6 @@ class PickPlace:
         self._plan: tuple[Floats, Grasp] | None = None
         self._yaw = self._tilt = self._lean = 0.0
         self._steps_since_held = CONTACT_MEMORY + 1
-        self._steps_held = 0
         self._anchor = np.zeros(3)
 
     def done(self) -> bool:
@@ -66,6 +62,7 @@ class PickPlace:
     def act(self) -> Floats:
         """Returns the action for the simulator's current state, shape ``(7,)``, in [-1, 1]."""
         position, orientation, opening = self._hand.sense()
+        was_held = self._steps_since_held <= CONTACT_MEMORY
         held = self._is_held()
         place = self._destination(position, orientation) if held else self._place.position()
         falls = held and self._would_fall(place)
@@ -76,11 +73,12 @@ class PickPlace:
             )
         if held and self._rests_at(place):
             return self._hand.move_to(position, OPEN, orientation=orientation)
-        if held and self._steps_held < FIRM:
-            # Where it touched the object: an arm with its own position as its goal would drift.
-            self._anchor = position if self._steps_held <= 1 else self._anchor
+        if held and not was_held:
+            # The fingers press for one step before they lift. From then on, the hand stays above
+            # this point: an arm with its own position as its goal would drift.
+            self._anchor = position
             turned = self._orientation(position)
-            return self._hand.move_to(self._anchor, CLOSE, orientation=turned)
+            return self._hand.move_to(position, CLOSE, orientation=turned)
         if held:
             turned = self._carried(position, orientation)
             return self._hand.move_to(self._carry(position, place), CLOSE, orientation=turned)
@@ -92,9 +90,7 @@ class PickPlace:
         # Contacts can vanish for a moment while the hand moves.
         touched = self._plan is not None and self._hand.holds(self._shape.geoms)
         self._steps_since_held = 0 if touched else self._steps_since_held + 1
-        held = self._steps_since_held <= CONTACT_MEMORY
-        self._steps_held = self._steps_held + 1 if held else 0
-        return held
+        return self._steps_since_held <= CONTACT_MEMORY
 
     def _orientation(self, position: Floats) -> Rotation:
         outward = self._hand.outward(position, self._yaw, self._tilt)
